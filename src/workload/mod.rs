@@ -1,0 +1,176 @@
+//! What runs: networks, the devices that execute them, and the check of their outputs.
+//!
+//! A workload knows nothing about MIG, processes or time: it is told to issue a batch on a lane and
+//! to wait for it, and [`crate::measure`] holds the clock.
+
+pub mod check;
+pub mod cpu;
+pub mod cuda;
+pub mod model;
+pub mod scripted;
+mod spec;
+
+pub use spec::{Kind, Spec};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The number format of weights and activations. Sums are fp32 in every one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// IEEE binary32.
+    Fp32,
+    /// IEEE binary16.
+    Fp16,
+    /// bfloat16: binary32's exponent, 8 bits of significand.
+    Bf16,
+}
+
+impl Precision {
+    /// Bytes of one number.
+    pub fn bytes(self) -> usize {
+        match self {
+            Precision::Fp32 => 4,
+            Precision::Fp16 | Precision::Bf16 => 2,
+        }
+    }
+
+    /// The nearest representable value, ties to even.
+    pub fn round(self, x: f32) -> f32 {
+        match self {
+            Precision::Fp32 => x,
+            Precision::Fp16 => half::f16::from_f32(x).to_f32(),
+            Precision::Bf16 => half::bf16::from_f32(x).to_f32(),
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Precision::Fp32 => "fp32",
+            Precision::Fp16 => "fp16",
+            Precision::Bf16 => "bf16",
+        })
+    }
+}
+
+/// How the host waits for the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Sync {
+    /// Polls: the lowest latency, one core busy.
+    Spin,
+    /// Sleeps until the driver's interrupt.
+    Blocking,
+}
+
+impl fmt::Display for Sync {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Sync::Spin => "spin",
+            Sync::Blocking => "blocking",
+        })
+    }
+}
+
+/// How a network is executed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Number format.
+    pub precision: Precision,
+    /// Seed of weights and inputs.
+    pub seed: u64,
+    /// A batch is one CUDA graph launch instead of single kernel launches.
+    pub graph: bool,
+    /// Input and output are copied in every batch.
+    pub transfers: bool,
+    /// How the host waits.
+    pub sync: Sync,
+    /// CPU threads (of the CPU device).
+    pub threads: usize,
+    /// A planted fault.
+    pub corruption: Option<Corruption>,
+}
+
+/// What a device says of itself, before anything runs on it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceIdentity {
+    /// Name, as the driver spells it.
+    pub name: String,
+    /// Devices visible to this process.
+    pub device_count: u32,
+    /// `GPU-…` or `MIG-…`, from `cuDeviceGetUuid_v2`; none where it can't be asked.
+    pub uuid: Option<String>,
+    /// Multiprocessors; none on a CPU.
+    pub sm_count: Option<u32>,
+    /// Memory in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Memory in bytes that is free now.
+    pub free_bytes: Option<u64>,
+    /// CUDA version of the driver, 1000 x major + 10 x minor.
+    pub cuda_version: Option<i32>,
+    /// The process is a client of an MPS server.
+    pub mps: Option<bool>,
+    /// The set of kernels it would use and the hash of their text.
+    pub kernels: String,
+}
+
+/// The three stages of one batch, by device events: trtexec's split of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stages {
+    /// Input copy, host to device.
+    pub h2d_ns: u64,
+    /// Everything between the copies.
+    pub compute_ns: u64,
+    /// Output copy, device to host.
+    pub d2h_ns: u64,
+    /// Host time spent in issuing the batch, without waiting for it.
+    pub enqueue_ns: u64,
+}
+
+/// One batch, issued and waited for.
+///
+/// A lane owns its stream, graphs and buffers, so that batches of different lanes may be in flight
+/// at once; one lane never has two.
+pub trait Workload {
+    /// Allocates and compiles all that batches of these sizes need on `lanes` lanes; after it,
+    /// neither [`issue`](Workload::issue) nor [`wait`](Workload::wait) allocates.
+    ///
+    /// # Errors
+    /// Not enough memory (with the bytes needed and free), or the device refused.
+    fn prepare(&mut self, batch_sizes: &[usize], lanes: usize) -> Result<()>;
+
+    /// Starts a batch on an idle lane: input copy, network, output copy.
+    fn issue(&mut self, lane: usize, batch: usize) -> Result<()>;
+
+    /// Returns when the lane's batch is done and its output is on the host.
+    fn wait(&mut self, lane: usize) -> Result<()>;
+
+    /// One whole batch with device events around its stages; `None` where a device has no stages.
+    fn staged(&mut self, lane: usize, batch: usize) -> Result<Option<Stages>> {
+        let _ = (lane, batch);
+        Ok(None)
+    }
+
+    /// Runs one batch on lane 0 after overwriting its output, on the device and on the host, with
+    /// NaN, and returns that output as f32, row-major; `None` for a workload without output.
+    ///
+    /// An element that nothing wrote is NaN afterwards, and [`check`] never lets NaN pass.
+    fn checked_output(&mut self, batch: usize) -> Result<Option<Vec<f32>>> {
+        let _ = batch;
+        Ok(None)
+    }
+}
+
+/// A planted fault, for proving that the output check would find a real one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Corruption {
+    /// The first 8 x 8 tile of the middle [`model::Op::Linear`]'s weight is zero.
+    ZeroTile,
+    /// One weight of the last [`model::Op::Linear`] has its sign flipped.
+    FlipWeight,
+}
