@@ -1,2 +1,3 @@
 //! lib
+pub mod machine;
 pub mod workload;

@@ -174,3 +174,48 @@ pub enum Corruption {
     /// One weight of the last [`model::Op::Linear`] has its sign flipped.
     FlipWeight,
 }
+
+impl Corruption {
+    /// The elements that it changes: a weight and the index within it.
+    pub fn elements(self, network: &model::Network) -> Vec<(model::WeightId, usize)> {
+        let linears: Vec<_> = network
+            .ops
+            .iter()
+            .filter_map(|op| match op {
+                model::Op::Linear { weight, .. } => Some(*weight),
+                _ => None,
+            })
+            .collect();
+        match self {
+            Corruption::ZeroTile => linears.get(linears.len() / 2).map_or(Vec::new(), |&id| {
+                let columns = network.weights[id.0].columns;
+                (0..64).map(|i| (id, i / 8 * columns + i % 8)).collect()
+            }),
+            Corruption::FlipWeight => linears.last().map(|&id| (id, 0)).into_iter().collect(),
+        }
+    }
+
+    /// What becomes of such an element.
+    pub fn apply(self, value: f32) -> f32 {
+        match self {
+            Corruption::ZeroTile => 0.0,
+            Corruption::FlipWeight => -value,
+        }
+    }
+}
+
+/// Refuses what cannot fit, before anything is allocated.
+pub(crate) fn refuse_if_too_large(
+    name: &str,
+    batch: usize,
+    needed: u64,
+    free: Option<u64>,
+    place: &str,
+) -> Result<()> {
+    let Some(free) = free.filter(|&free| needed > free) else { return Ok(()) };
+    anyhow::bail!(
+        "{name} at batch {batch} needs {:.1} GB, {place} has {:.1} GB free: choose a smaller --batch",
+        needed as f64 / 1e9,
+        free as f64 / 1e9
+    )
+}

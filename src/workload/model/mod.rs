@@ -6,6 +6,7 @@
 
 mod bert;
 mod mlp;
+pub mod plain;
 pub mod random;
 
 pub use bert::{Bert, bert};

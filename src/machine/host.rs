@@ -1,0 +1,105 @@
+//! The host: its name, processors and memory.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+/// The machine's name.
+pub fn name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The processor's name, as /proc/cpuinfo spells it.
+pub fn cpu_name() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split_once(':'));
+    name.map_or_else(|| "CPU".to_owned(), |(_, name)| name.trim().to_owned())
+}
+
+/// Memory that could be had without swapping, in bytes; `None` where /proc does not say.
+pub fn available_memory_bytes() -> Option<u64> {
+    meminfo("MemAvailable:")
+}
+
+/// Memory of the machine, in bytes.
+pub fn total_memory_bytes() -> Option<u64> {
+    meminfo("MemTotal:")
+}
+
+fn meminfo(field: &str) -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with(field))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}
+
+/// The logical processors this process may run on, ascending.
+pub fn allowed_cpus() -> Vec<usize> {
+    match rustix::thread::sched_getaffinity(None) {
+        Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect(),
+        Err(_) => (0..std::thread::available_parallelism().map_or(1, |n| n.get())).collect(),
+    }
+}
+
+/// Physical cores that this process may use: distinct cores among the allowed processors, at most
+/// the whole processors of the cgroup's quota, at least 1.
+pub fn usable_cores() -> usize {
+    let cores: BTreeSet<(String, String)> = allowed_cpus().into_iter().map(core_of).collect();
+    let quota = cgroup_cpus().map_or(usize::MAX, |cpus| cpus.floor() as usize);
+    cores.len().min(quota).max(1)
+}
+
+/// (package, core) of a logical processor; the processor itself where sysfs is silent.
+fn core_of(cpu: usize) -> (String, String) {
+    let read = |file: &str| fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/topology/{file}"));
+    match (read("physical_package_id"), read("core_id")) {
+        (Ok(package), Ok(core)) => (package, core),
+        _ => (String::new(), cpu.to_string()),
+    }
+}
+
+/// The CPU quota of this process's cgroup in processors, the tightest up to the root, if any.
+fn cgroup_cpus() -> Option<f64> {
+    cgroup_folders()
+        .iter()
+        .filter_map(|folder| parse_cpu_max(&fs::read_to_string(format!("{folder}/cpu.max")).ok()?))
+        .reduce(f64::min)
+}
+
+/// Time for which this process's cgroup was kept off the processors, in microseconds.
+pub fn cgroup_throttled_us() -> Option<u64> {
+    let text = fs::read_to_string(format!("{}/cpu.stat", cgroup_folders().first()?)).ok()?;
+    text.lines().find_map(|l| l.strip_prefix("throttled_usec ")?.parse().ok())
+}
+
+/// The cgroup v2 folders of this process, its own first.
+fn cgroup_folders() -> Vec<String> {
+    let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let path = text.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/");
+    std::path::Path::new(path)
+        .ancestors()
+        .map(|p| format!("/sys/fs/cgroup{}", p.display()).trim_end_matches('/').to_owned())
+        .collect()
+}
+
+/// `cpu.max`: "quota period" in microseconds, or "max period".
+fn parse_cpu_max(text: &str) -> Option<f64> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_is_in_processors() {
+        assert_eq!(parse_cpu_max("150000 100000\n"), Some(1.5));
+        assert_eq!(parse_cpu_max("max 100000\n"), None);
+        assert_eq!(parse_cpu_max(""), None);
+    }
+
+    #[test]
+    fn this_machine_has_a_core() {
+        assert!((1..=allowed_cpus().len()).contains(&usable_cores()));
+        assert!(available_memory_bytes() <= total_memory_bytes());
+    }
+}

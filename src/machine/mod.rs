@@ -1,0 +1,3 @@
+//! What is here: GPUs, MIG devices, the host.
+
+pub mod host;
