@@ -1,3 +1,4 @@
 //! lib
 pub mod machine;
+pub mod measure;
 pub mod workload;

@@ -9,6 +9,9 @@ use anyhow::{Context, Result, bail};
 use kernels::Matrix;
 use rayon::prelude::*;
 
+/// What a row calls the kernels of this device.
+pub const KERNELS: &str = "cpu:gemm-0.19";
+
 /// A network with its weights in memory.
 pub struct Executor {
     network: Network,

@@ -1,0 +1,11 @@
+//! One worker: the clock, the window, the recorder and the protocol spoken with the parent.
+//!
+//! Between the start of a window and its end nothing here prints, locks or allocates per batch.
+
+pub mod clock;
+pub mod fault;
+pub mod protocol;
+pub mod recorder;
+pub mod stopping;
+pub mod window;
+pub mod worker;

@@ -1,0 +1,79 @@
+//! When a window ends. Pure: a function of elapsed time and batches.
+
+use serde::{Deserialize, Serialize};
+
+/// A window ends at the first batch after which both minimums are met, or the cap is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rule {
+    /// At least this long, in ns.
+    pub min_ns: u64,
+    /// At least this many batches.
+    pub min_batches: u64,
+    /// At most this long, in ns, once one batch is done.
+    pub max_ns: u64,
+}
+
+impl Rule {
+    /// 10 s and 700 batches, at most 60 s. 662 batches give a 99 % upper bound of p99
+    /// ([`crate::results::summary::batches_needed`]); 700 leave some to spare.
+    pub const DEFAULT: Rule = Rule { min_ns: 10_000_000_000, min_batches: 700, max_ns: 60_000_000_000 };
+
+    /// Given bounds only: exactly so long, exactly so many batches, or both at least.
+    pub fn given(duration_ns: Option<u64>, batches: Option<u64>) -> Rule {
+        match (duration_ns, batches) {
+            (None, None) => Rule::DEFAULT,
+            (min_ns, min_batches) => {
+                Rule { min_ns: min_ns.unwrap_or(0), min_batches: min_batches.unwrap_or(0), max_ns: u64::MAX }
+            }
+        }
+    }
+
+    /// Is a window of this length over?
+    #[inline]
+    pub fn is_over(&self, elapsed_ns: u64, batches: u64) -> bool {
+        (elapsed_ns >= self.min_ns && batches >= self.min_batches) || elapsed_ns >= self.max_ns
+    }
+
+    /// Did the cap end it before both minimums were met?
+    pub fn hit_cap(&self, elapsed_ns: u64, batches: u64) -> bool {
+        self.is_over(elapsed_ns, batches) && (elapsed_ns < self.min_ns || batches < self.min_batches)
+    }
+
+    /// How long a window lasts, in ns, if a batch takes `batch_ns`.
+    pub fn estimate_ns(&self, batch_ns: u64) -> u64 {
+        self.min_ns.max(self.min_batches.saturating_mul(batch_ns)).min(self.max_ns).max(batch_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_needs_both_minimums_or_the_cap() {
+        let rule = Rule::DEFAULT;
+        assert!(!rule.is_over(9_999_999_999, 1_000_000));
+        assert!(!rule.is_over(59_999_999_999, 699));
+        assert!(rule.is_over(10_000_000_000, 700) && !rule.hit_cap(10_000_000_000, 700));
+        assert!(rule.is_over(60_000_000_000, 61) && rule.hit_cap(60_000_000_000, 61));
+    }
+
+    #[test]
+    fn a_given_bound_replaces_the_default() {
+        let rule = Rule::given(Some(5), None);
+        assert!(!rule.is_over(4, u64::MAX) && rule.is_over(5, 1));
+        let rule = Rule::given(None, Some(3));
+        assert!(!rule.is_over(u64::MAX - 1, 2) && rule.is_over(0, 3) && !rule.hit_cap(0, 3));
+        let rule = Rule::given(Some(5), Some(3));
+        assert!(!rule.is_over(5, 2) && !rule.is_over(4, 3) && rule.is_over(5, 3));
+    }
+
+    #[test]
+    fn the_estimate_is_what_the_rule_does() {
+        for (batch_ns, expected) in
+            [(1_000_000, 10_000_000_000), (20_000_000, 14_000_000_000), (10u64.pow(9), 60_000_000_000)]
+        {
+            assert_eq!(Rule::DEFAULT.estimate_ns(batch_ns), expected);
+        }
+    }
+}

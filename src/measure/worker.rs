@@ -1,0 +1,232 @@
+//! The worker process: hidden verb `worker`, one device, one job, told by the parent when.
+
+use super::clock::{Clock, Monotonic, Virtual};
+use super::fault::{Fault, Phase};
+use super::protocol::{self, Device, FromWorker, Job, ToWorker};
+use super::recorder::Recorder;
+use super::window::{Control, Ended, Window};
+use crate::machine::host;
+use crate::workload::scripted::{Script, Scripted};
+use crate::workload::{DeviceIdentity, Kind, Spec, Workload, check, cpu};
+use anyhow::{Context, Result, bail};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Between two progress messages.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// Speaks the protocol on standard input and output until the job is done.
+///
+/// # Errors
+/// What went wrong; the parent has been told, if it could be.
+pub fn run() -> Result<()> {
+    // The kernel ends this worker with its parent; a parent that is gone already sends nothing.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if getppid().is_none_or(|parent| parent.is_init()) {
+        bail!("the worker is started by migbench, not by hand");
+    }
+    let out = Out::take_stdout()?;
+    let mut stdin = BufReader::new(std::io::stdin());
+    let job = match read_message(&mut stdin)? {
+        Some(ToWorker::Job(job)) => job,
+        other => bail!("expected a job, got {other:?}"),
+    };
+    let control = Arc::new(Control::default());
+    std::thread::spawn({
+        let control = Arc::clone(&control);
+        move || listen(stdin, &control)
+    });
+    let mut phase = Phase::Hello;
+    let outcome = dispatch(&job, &control, &out, &mut phase);
+    if let Err(error) = &outcome {
+        out.send(&FromWorker::Failed { phase: phase.name().into(), error: format!("{error:#}") })?;
+    }
+    outcome
+}
+
+/// The protocol's stream: a private copy of standard output, while descriptor 1 points at standard
+/// error, so that nothing a library prints can get between two messages.
+#[derive(Clone)]
+struct Out(Arc<Mutex<File>>);
+
+impl Out {
+    fn take_stdout() -> Result<Out> {
+        let private = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
+        rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
+        Ok(Out(Arc::new(Mutex::new(File::from(private)))))
+    }
+
+    fn send(&self, message: &FromWorker) -> Result<()> {
+        let mut file = self.0.lock().expect("no thread panics while it writes");
+        file.write_all(&protocol::encode(message)).context("the parent is gone")
+    }
+
+    fn fault(&self, fault: Option<Fault>, phase: Phase) -> Result<()> {
+        match fault {
+            Some(fault) => fault.at(phase, &mut *self.0.lock().expect("no thread panics while it writes")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn read_message(stdin: &mut impl BufRead) -> Result<Option<ToWorker>> {
+    let mut line = Vec::new();
+    stdin.take(protocol::MAX_LINE).read_until(b'\n', &mut line)?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    protocol::decode(&line).map(Some)
+}
+
+/// The reader thread. The end of the stream means that the parent is gone: so is the worker, then.
+fn listen(mut stdin: impl BufRead, control: &Control) {
+    loop {
+        match read_message(&mut stdin) {
+            Ok(Some(ToWorker::Start { at_ns })) => control.start_at.store(at_ns, Relaxed),
+            Ok(Some(ToWorker::Stages)) => control.stages.store(true, Relaxed),
+            Ok(Some(ToWorker::Cut)) => control.cut.store(true, Relaxed),
+            Ok(Some(ToWorker::Stop)) => control.stop.store(true, Relaxed),
+            Ok(Some(ToWorker::Job(_)) | None) | Err(_) => std::process::exit(1),
+        }
+    }
+}
+
+/// Opens the device, says hello, and hands workload and clock to [`work`].
+fn dispatch(job: &Job, control: &Arc<Control>, out: &Out, phase: &mut Phase) -> Result<()> {
+    let spec: Spec = job.workload.parse()?;
+    if let Kind::Scripted(text) = &spec.kind {
+        let script = Script::parse(text)?;
+        let fault = script.fault.as_deref().map(Fault::parse).transpose()?;
+        let mut session = Session { job, spec: &spec, control, out, phase, fault };
+        session.hello(cpu_identity())?;
+        if script.real_clock {
+            let mut workload = Scripted::new(text, |ns| Monotonic.sleep_until(Monotonic.now() + ns))?;
+            return session.work(&Monotonic, &mut workload);
+        }
+        let clock = Virtual::starting_at(Monotonic.now());
+        let mut workload = Scripted::new(text, |ns| clock.advance(ns))?;
+        return session.work(&clock, &mut workload);
+    }
+    let mut session = Session { job, spec: &spec, control, out, phase, fault: None };
+    match job.device {
+        Device::Cpu => {
+            session.hello(cpu_identity())?;
+            cpu::start_threads(job.settings.threads)?;
+            let mut workload = cpu::Cpu::new(job.workload.clone(), spec.network(), job.settings.clone())?;
+            session.work(&Monotonic, &mut workload)
+        }
+        Device::Cuda => bail!("not yet"),
+    }
+}
+
+fn cpu_identity() -> DeviceIdentity {
+    DeviceIdentity {
+        name: host::cpu_name(),
+        device_count: 1,
+        memory_bytes: host::total_memory_bytes(),
+        free_bytes: host::available_memory_bytes(),
+        kernels: cpu::KERNELS.to_owned(),
+        ..DeviceIdentity::default()
+    }
+}
+
+/// One job, from hello to done.
+struct Session<'a> {
+    job: &'a Job,
+    spec: &'a Spec,
+    control: &'a Arc<Control>,
+    out: &'a Out,
+    phase: &'a mut Phase,
+    fault: Option<Fault>,
+}
+
+impl Session<'_> {
+    fn enter(&mut self, phase: Phase) -> Result<()> {
+        *self.phase = phase;
+        self.out.fault(self.fault, phase)
+    }
+
+    fn hello(&mut self, identity: DeviceIdentity) -> Result<()> {
+        self.enter(Phase::Hello)?;
+        self.out.send(&FromWorker::Hello { identity })
+    }
+
+    fn work<C: Clock>(&mut self, clock: &C, workload: &mut dyn Workload) -> Result<()> {
+        let batch = self.job.batch;
+        self.enter(Phase::Prepare)?;
+        workload.prepare(&[batch], 1)?;
+        let before = workload.checked_output(batch)?;
+        let mut recorder = Recorder::new();
+        let mut window = Window { clock, workload, batch, control: self.control };
+        let warmup_batches = window.warm_up()?;
+        self.enter(Phase::Ready)?;
+        self.out.send(&FromWorker::Ready { warmup_batches })?;
+
+        window.load_while(|_, c| c.start_at.load(Relaxed) == 0 && !c.stop.load(Relaxed))?;
+        window.load_while(|clock, c| clock.now() < c.start_at.load(Relaxed) && !c.stop.load(Relaxed))?;
+        if self.control.stop.load(Relaxed) {
+            return self.out.send(&FromWorker::Done { output_error: None, output_failure: None });
+        }
+        self.enter(Phase::Window)?;
+        let throttled_before = host::cgroup_throttled_us();
+        let progress = Progress::start(self.control, self.out);
+        let ended = window.measure(self.job.rule, &mut recorder)?;
+        progress.end();
+        let throttled_after = host::cgroup_throttled_us();
+        self.enter(Phase::WindowDone)?;
+        self.out.send(&FromWorker::WindowDone {
+            lanes: vec![recorder.finish()],
+            cut: ended == Ended::Cut,
+            cpu_throttled_us: throttled_after.zip(throttled_before).map(|(after, before)| after - before),
+        })?;
+
+        window.load_while(|_, c| !c.stages.load(Relaxed) && !c.stop.load(Relaxed))?;
+        self.enter(Phase::Stages)?;
+        if self.control.stages.load(Relaxed) {
+            let stages = window.split()?;
+            self.out.send(&FromWorker::StagesDone { stages })?;
+        }
+        window.load_while(|_, c| !c.stop.load(Relaxed))?;
+        self.enter(Phase::Done)?;
+        let (output_error, output_failure) = match (before, ended) {
+            (Some(before), Ended::Rule) => {
+                let after = workload.checked_output(batch)?.unwrap_or_default();
+                let verdict = check::check(&self.spec.network(), &self.job.settings, batch, &before, &after);
+                (Some(verdict.error).filter(|e| e.is_finite()), verdict.failure)
+            }
+            _ => (None, None),
+        };
+        self.out.send(&FromWorker::Done { output_error, output_failure })
+    }
+}
+
+/// The progress thread of one window.
+struct Progress {
+    end: std::sync::mpsc::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Progress {
+    fn start(control: &Arc<Control>, out: &Out) -> Progress {
+        let (end, ended) = std::sync::mpsc::channel();
+        let (control, out) = (Arc::clone(control), out.clone());
+        let thread = std::thread::spawn(move || {
+            while ended.recv_timeout(PROGRESS_EVERY) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                let batches = control.batches.load(Relaxed);
+                if out.send(&FromWorker::Progress { batches }).is_err() {
+                    return;
+                }
+            }
+        });
+        Progress { end, thread }
+    }
+
+    fn end(self) {
+        let _ = self.end.send(());
+        let _ = self.thread.join();
+    }
+}
