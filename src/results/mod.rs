@@ -1,0 +1,12 @@
+//! Rows: what was asked for and what came of it, and their CSV form.
+//!
+//! Everything to the right of this room reads saved rows only.
+
+pub mod csv_file;
+pub mod environment;
+pub mod row;
+pub mod summary;
+mod wire;
+
+pub use row::Row;
+pub use wire::{from_record, header, line};

@@ -1,0 +1,272 @@
+//! From what a worker recorded to the numbers of a row. Pure.
+
+use super::row::{Histograms, Latency, Rates, StageSummary, Window};
+use crate::measure::recorder::{Recording, decode};
+use crate::workload::Stages;
+use anyhow::{Result, ensure};
+use hdrhistogram::Histogram;
+
+/// One minus the confidence of a percentile's bound.
+const RISK: f64 = 0.01;
+
+/// The fewest batches with which the second largest latency bounds quantile `q` from above with
+/// 99 % confidence: the smallest n with P(Bin(n, 1 - q) ≤ 1) ≤ 1 %. Gives 64, 130, 662 and 6636 for
+/// p90, p95, p99 and p99.9, MLPerf LoadGen's numbers for independent samples.
+pub fn batches_needed(q: f64) -> u64 {
+    let enough = |n: u64| {
+        let n = n as f64;
+        q.powf(n) + n * (1.0 - q) * q.powf(n - 1.0) <= RISK
+    };
+    let (mut low, mut high) = (1, 1);
+    while !enough(high) {
+        (low, high) = (high, high * 2);
+    }
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if enough(middle) { high = middle } else { low = middle }
+    }
+    high
+}
+
+/// The rank (from 1) of the order statistic among `n` that bounds quantile `q` from above with 99 %
+/// confidence for independent samples; none if there are too few.
+///
+/// Y samples lie above the quantile, Y ~ Bin(n, 1 - q); the statistic with k samples above it fails
+/// when Y ≤ k, so k is the largest with P(Y ≤ k) ≤ 1 %, and at least 1 must remain above
+/// ([`batches_needed`]).
+pub fn upper_bound_rank(n: u64, q: f64) -> Option<u64> {
+    if n < batches_needed(q) {
+        return None;
+    }
+    // Probabilities relative to the mode's, from there downwards, so that nothing underflows.
+    let (count, p) = (n as f64, 1.0 - q);
+    let mode = ((count + 1.0) * p).floor();
+    let ratio_down = |k: f64| k * q / ((count - k + 1.0) * p);
+    let below: Vec<f64> = terms(mode, 0.0, |k| (k - 1.0, ratio_down(k)));
+    let above: Vec<f64> = terms(mode, count, |k| (k + 1.0, 1.0 / ratio_down(k + 1.0)));
+    let total = 1.0 + below.iter().sum::<f64>() + above.iter().sum::<f64>();
+    let mut cumulated = 0.0;
+    let mut k = None;
+    let first = mode - below.len() as f64;
+    for (i, term) in below.iter().rev().enumerate() {
+        cumulated += term / total;
+        if cumulated > RISK {
+            break;
+        }
+        k = Some(first + i as f64);
+    }
+    k.map(|k| n - k as u64)
+}
+
+/// Relative probabilities from a start to an end, until they no longer count.
+fn terms(start: f64, end: f64, step: impl Fn(f64) -> (f64, f64)) -> Vec<f64> {
+    let (mut k, mut term) = (start, 1.0);
+    let mut terms = Vec::new();
+    while k != end && term > 1e-18 {
+        let (next, ratio) = step(k);
+        (k, term) = (next, term * ratio);
+        terms.push(term);
+    }
+    terms
+}
+
+/// Latencies in ms. Mean, deviation, minimum and maximum are exact; percentiles are HDR's ceil rank,
+/// to three digits, and empty below [`batches_needed`].
+///
+/// # Errors
+/// The recording contradicts itself.
+pub fn latency(recording: &Recording) -> Result<(Latency, Histograms)> {
+    let histogram = decode(&recording.histogram)?;
+    let n = recording.batches;
+    ensure!(n == histogram.len(), "the histogram holds {} batches, the window {n}", histogram.len());
+    ensure!(recording.end_ns >= recording.start_ns, "the window ends before it starts");
+    let elapsed = recording.end_ns - recording.start_ns;
+    ensure!(recording.sum_ns <= elapsed, "batches took {} ns in a window of {elapsed} ns", recording.sum_ns);
+    let spread = u128::from(n) * u128::from(recording.min_ns)..=u128::from(n) * u128::from(recording.max_ns);
+    ensure!(spread.contains(&u128::from(recording.sum_ns)), "the mean is not between minimum and maximum");
+    if n == 0 {
+        return Ok(Default::default());
+    }
+    let ms = |ns: u64| Some(ns as f64 / 1e6);
+    let within = |ns: u64| ns.clamp(recording.min_ns, recording.max_ns);
+    let quantile = |q: f64| (n >= batches_needed(q)).then(|| within(value_at(&histogram, q)) as f64 / 1e6);
+    let upper = upper_bound_rank(n, 0.99).and_then(|rank| ms(within(value_at_rank(&histogram, rank))));
+    let latency = Latency {
+        mean: Some(recording.sum_ns as f64 / n as f64 / 1e6),
+        stddev: Some(recording.variance_ns2.sqrt() / 1e6),
+        min: ms(recording.min_ns),
+        p50: quantile(0.5),
+        p90: quantile(0.9),
+        p95: quantile(0.95),
+        p99: quantile(0.99),
+        p999: quantile(0.999),
+        max: ms(recording.max_ns),
+        p99_upper: upper,
+    };
+    Ok((latency, Histograms { latency: Some(recording.histogram.clone()), response: None }))
+}
+
+fn value_at(histogram: &Histogram<u64>, q: f64) -> u64 {
+    histogram.value_at_quantile(q)
+}
+
+fn value_at_rank(histogram: &Histogram<u64>, rank: u64) -> u64 {
+    let mut seen = 0;
+    for value in histogram.iter_recorded() {
+        seen += value.count_at_value();
+        if seen >= rank {
+            return histogram.highest_equivalent(value.value_iterated_to());
+        }
+    }
+    histogram.max()
+}
+
+/// The window's columns.
+pub fn window(recording: &Recording, warmup_batches: u64) -> Window {
+    Window {
+        warmup_batches: Some(warmup_batches),
+        batches: Some(recording.batches),
+        batches_common: None,
+        elapsed_s: Some((recording.end_ns - recording.start_ns) as f64 / 1e9),
+        start_ns: Some(recording.start_ns),
+        end_ns: Some(recording.end_ns),
+        drift: recording.drift,
+    }
+}
+
+/// `throughput` = (1000 / mean latency in ms) x batch; `throughput_wall` = batches x batch / length
+/// of the window; operations and bytes by the network's counts for one batch.
+pub fn rates(latency: &Latency, window: &Window, batch: u64, flops: f64, bytes: f64) -> Rates {
+    let mean = latency.mean.filter(|&mean| mean > 0.0);
+    let per_second = |amount: f64| mean.filter(|_| amount > 0.0).map(|mean| amount / (mean / 1e3));
+    let wall = window.batches.zip(window.elapsed_s).filter(|&(_, elapsed)| elapsed > 0.0);
+    Rates {
+        throughput: mean.map(|mean| 1000.0 / mean * batch as f64),
+        throughput_wall: wall.map(|(batches, elapsed)| (batches * batch) as f64 / elapsed),
+        tflops: per_second(flops / 1e12),
+        gbytes_per_s: per_second(bytes / 1e9),
+    }
+}
+
+/// Means and medians of the stage split; empty without one.
+pub fn stages(stages: &[Stages]) -> StageSummary {
+    if stages.is_empty() {
+        return StageSummary::default();
+    }
+    let mean = |part: fn(&Stages) -> u64| {
+        Some(stages.iter().map(|s| part(s) as f64).sum::<f64>() / stages.len() as f64 / 1e6)
+    };
+    let median = |part: fn(&Stages) -> u64| {
+        let mut values: Vec<u64> = stages.iter().map(part).collect();
+        values.sort_unstable();
+        Some(values[values.len().div_ceil(2) - 1] as f64 / 1e6)
+    };
+    StageSummary {
+        h2d_mean: mean(|s| s.h2d_ns),
+        compute_mean: mean(|s| s.compute_ns),
+        compute_p50: median(|s| s.compute_ns),
+        d2h_mean: mean(|s| s.d2h_ns),
+        enqueue_p50: median(|s| s.enqueue_ns),
+        batches: Some(stages.len() as u64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::recorder::Recorder;
+
+    #[test]
+    fn loadgens_numbers() {
+        let needed = [0.5, 0.9, 0.95, 0.99, 0.999].map(batches_needed);
+        assert_eq!(needed, [11, 64, 130, 662, 6636]);
+    }
+
+    #[test]
+    fn the_bound_covers_as_often_as_it_says() {
+        // By direct summation of the binomial, for small n where nothing underflows.
+        let cdf = |n: u64, k: u64, p: f64| {
+            let mut term = (1.0 - p).powi(n as i32);
+            let mut sum = term;
+            for i in 1..=k {
+                term *= (n - i + 1) as f64 / i as f64 * p / (1.0 - p);
+                sum += term;
+            }
+            sum
+        };
+        for (n, q) in
+            [(662, 0.99), (700, 0.99), (5_000, 0.99), (64, 0.9), (1_000, 0.9), (11, 0.5), (900, 0.5)]
+        {
+            let rank = upper_bound_rank(n, q).unwrap();
+            let k = n - rank;
+            assert!(k >= 1, "{n} {q}");
+            assert!(cdf(n, k, 1.0 - q) <= 0.01 && cdf(n, k + 1, 1.0 - q) > 0.01, "{n} {q}: {rank}");
+        }
+        assert_eq!(upper_bound_rank(661, 0.99), None);
+        let rank = upper_bound_rank(10_000_000, 0.99).unwrap();
+        // Normal approximation: n q + 2.326 sqrt(n q (1 - q)).
+        assert!((rank as f64 - 9_900_000.0 - 2.326 * 314.64).abs() < 3.0, "{rank}");
+    }
+
+    fn recorded(latencies: impl Iterator<Item = u64>) -> Recording {
+        let mut recorder = Recorder::new();
+        recorder.open(5);
+        let mut now = 5;
+        for latency in latencies {
+            recorder.record(now, now + latency);
+            now += latency;
+        }
+        recorder.finish()
+    }
+
+    #[test]
+    fn the_mission_formula_holds_exactly() {
+        let recording = recorded((0..1000).map(|i| if i % 20 == 0 { 9_000_000 } else { 1_000_000 }));
+        let (latency, _) = latency(&recording).unwrap();
+        let window = window(&recording, 3);
+        let rates = rates(&latency, &window, 32, 1e9, 0.0);
+        assert_eq!(latency.mean, Some(1.4));
+        assert_eq!(rates.throughput, Some(1000.0 / 1.4 * 32.0));
+        assert_eq!(rates.throughput_wall, Some(32.0 * 1000.0 / 1.4));
+        assert!((rates.tflops.unwrap() - 1e-3 / 1.4e-3).abs() < 1e-12);
+        assert_eq!(rates.gbytes_per_s, None);
+        assert_eq!((latency.min, latency.max), (Some(1.0), Some(9.0)));
+        assert_eq!(latency.p99, Some(9.0), "clamped to the exact maximum");
+    }
+
+    #[test]
+    fn too_few_batches_leave_a_percentile_empty() {
+        let (latency, _) = latency(&recorded((0..661).map(|i| 1_000_000 + i))).unwrap();
+        assert!(latency.p95.is_some() && latency.p99.is_none() && latency.p99_upper.is_none());
+        let (latency, _) = super::latency(&recorded(std::iter::empty())).unwrap();
+        assert_eq!(latency, Latency::default());
+    }
+
+    #[test]
+    fn a_recording_that_contradicts_itself_is_refused() {
+        let good = recorded((0..100).map(|_| 1_000));
+        for spoil in [
+            |r: &mut Recording| r.batches += 1,
+            |r: &mut Recording| r.end_ns = r.start_ns + 1,
+            |r: &mut Recording| r.end_ns = 0,
+            |r: &mut Recording| r.max_ns = 999,
+            |r: &mut Recording| r.min_ns = 1_001,
+            |r: &mut Recording| r.histogram.truncate(8),
+        ] {
+            let mut bad = good.clone();
+            spoil(&mut bad);
+            assert!(latency(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn stage_means_and_medians() {
+        let split = |ns| Stages { h2d_ns: ns, compute_ns: 10 * ns, d2h_ns: 1, enqueue_ns: ns };
+        let summary = stages(&[split(1_000_000), split(2_000_000), split(6_000_000)]);
+        assert_eq!(
+            (summary.h2d_mean, summary.compute_p50, summary.batches),
+            (Some(3.0), Some(20.0), Some(3))
+        );
+        assert_eq!(stages(&[]), StageSummary::default());
+    }
+}

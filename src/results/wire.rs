@@ -1,0 +1,221 @@
+//! The columns: one line below for each, in the order of the file.
+
+use super::row::{Row, Warnings};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// From one list: the flat struct that serde turns into a CSV record, and both conversions.
+macro_rules! columns {
+    ($($column:ident: $($field:ident).+ as $type:ty;)*) => {
+        /// A row as the CSV file has it: flat, in the order of the columns.
+        #[derive(Serialize, Deserialize)]
+        struct WireRow { $($column: $type,)* }
+
+        impl From<&Row> for WireRow {
+            fn from(row: &Row) -> WireRow {
+                WireRow { $($column: row.$($field).+.clone(),)* }
+            }
+        }
+
+        impl From<WireRow> for Row {
+            fn from(wire: WireRow) -> Row {
+                let mut row = Row::default();
+                $(row.$($field).+ = wire.$column;)*
+                row
+            }
+        }
+
+        /// The names of the columns.
+        pub fn header() -> Vec<&'static str> {
+            vec![$(stringify!($column)),*]
+        }
+    };
+}
+
+columns! {
+    schema_version: provenance.schema_version as u32;
+    run_id: provenance.run_id as String;
+    session_id: provenance.session_id as String;
+    point_id: provenance.point_id as String;
+    repetition: provenance.repetition as u32;
+    attempt: provenance.attempt as u32;
+    seed: provenance.seed as u64;
+    started_at: provenance.started_at as String;
+    host: provenance.host as String;
+    scope: provenance.scope as String;
+    migbench_version: provenance.migbench_version as String;
+    git_revision: provenance.git_revision as String;
+    kernels: provenance.kernels as String;
+    gpu_index: subject.instance.gpu_index as Option<u32>;
+    gpu_name: subject.instance.gpu_name as String;
+    gpu_uuid: subject.instance.gpu_uuid as Option<String>;
+    instance_kind: subject.instance.kind as crate::machine::InstanceKind;
+    mig_uuid: subject.instance.mig_uuid as Option<String>;
+    gi_id: subject.instance.gi_id as Option<u32>;
+    ci_id: subject.instance.ci_id as Option<u32>;
+    profile: subject.instance.profile as Option<String>;
+    sm_count: subject.instance.sm_count as Option<u32>;
+    memory_mib: subject.instance.memory_mib as Option<u64>;
+    identity: subject.identity as Option<super::row::Identity>;
+    sharing: subject.sharing as Option<super::row::Sharing>;
+    neighbours: subject.neighbours as Option<super::row::Neighbours>;
+    driver_version: subject.driver_version as Option<String>;
+    cuda_version: subject.cuda_version as Option<String>;
+    device: point.device as crate::measure::protocol::Device;
+    backend: point.backend as String;
+    workload: point.workload as String;
+    precision: point.precision as crate::workload::Precision;
+    batch: point.batch as u64;
+    mode: point.mode as super::row::Mode;
+    corunners: point.corunners as String;
+    load: point.load as String;
+    inflight: point.inflight as u32;
+    sync: point.sync as Option<crate::workload::Sync>;
+    graph: point.graph as Option<bool>;
+    transfers: point.transfers as Option<bool>;
+    threads: point.threads as Option<u32>;
+    cpus: point.cpus as String;
+    warmup_batches: window.warmup_batches as Option<u64>;
+    batches: window.batches as Option<u64>;
+    batches_common: window.batches_common as Option<u64>;
+    elapsed_s: window.elapsed_s as Option<f64>;
+    window_start_ns: window.start_ns as Option<u64>;
+    window_end_ns: window.end_ns as Option<u64>;
+    drift: window.drift as Option<f64>;
+    latency_mean_ms: latency.mean as Option<f64>;
+    latency_stddev_ms: latency.stddev as Option<f64>;
+    latency_min_ms: latency.min as Option<f64>;
+    latency_p50_ms: latency.p50 as Option<f64>;
+    latency_p90_ms: latency.p90 as Option<f64>;
+    latency_p95_ms: latency.p95 as Option<f64>;
+    latency_p99_ms: latency.p99 as Option<f64>;
+    latency_p999_ms: latency.p999 as Option<f64>;
+    latency_max_ms: latency.max as Option<f64>;
+    latency_p99_upper_ms: latency.p99_upper as Option<f64>;
+    response_mean_ms: response.mean as Option<f64>;
+    response_p50_ms: response.p50 as Option<f64>;
+    response_p99_ms: response.p99 as Option<f64>;
+    response_max_ms: response.max as Option<f64>;
+    throughput: rates.throughput as Option<f64>;
+    throughput_wall: rates.throughput_wall as Option<f64>;
+    tflops: rates.tflops as Option<f64>;
+    gbytes_per_s: rates.gbytes_per_s as Option<f64>;
+    h2d_mean_ms: stages.h2d_mean as Option<f64>;
+    compute_mean_ms: stages.compute_mean as Option<f64>;
+    compute_p50_ms: stages.compute_p50 as Option<f64>;
+    d2h_mean_ms: stages.d2h_mean as Option<f64>;
+    enqueue_p50_ms: stages.enqueue_p50 as Option<f64>;
+    stage_batches: stages.batches as Option<u64>;
+    overlap: health.overlap as Option<f64>;
+    output_error: health.output_error as Option<f64>;
+    gpu_sm_clock_mhz: health.gpu_sm_clock_mhz as Option<f64>;
+    gpu_power_w: health.gpu_power_w as Option<f64>;
+    gpu_throttled_ms: health.gpu_throttled_ms as Option<f64>;
+    cpu_throttled_ms: health.cpu_throttled_ms as Option<f64>;
+    warnings: outcome.warnings as Warnings;
+    status: outcome.status as super::row::Status;
+    error: outcome.error as Option<String>;
+    latency_histogram: histograms.latency as Option<String>;
+    response_histogram: histograms.response as Option<String>;
+}
+
+/// A row as one line of the file, newline included.
+pub fn line(row: &Row) -> Vec<u8> {
+    let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
+    writer.serialize(WireRow::from(row)).expect("plain cells in memory");
+    writer.into_inner().expect("a Vec takes every byte")
+}
+
+/// The inverse of [`line`], by the names in `header`.
+///
+/// # Errors
+/// A cell that is not of its column's type, or a missing column.
+pub fn from_record(record: &csv::StringRecord, header: &csv::StringRecord) -> Result<Row> {
+    let wire: WireRow = record.deserialize(Some(header)).context("not a row of this schema")?;
+    Ok(wire.into())
+}
+
+impl Serialize for Warnings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.codes())
+    }
+}
+
+impl Warnings {
+    /// The codes, `;`-separated.
+    pub fn codes(&self) -> String {
+        let code = |warning| match serde_json::to_value(warning) {
+            Ok(serde_json::Value::String(code)) => code,
+            _ => unreachable!("a unit variant is a string"),
+        };
+        self.0.iter().map(code).collect::<Vec<_>>().join(";")
+    }
+}
+
+impl<'de> Deserialize<'de> for Warnings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Warnings, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let code = |code: &str| serde_json::from_value(serde_json::Value::String(code.into()));
+        let set = text.split(';').filter(|c| !c.is_empty()).map(code).collect::<Result<_, _>>();
+        set.map(Warnings).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::row::*;
+    use super::*;
+    use crate::workload::Precision;
+    use proptest::prelude::*;
+
+    fn round_trip(row: &Row) -> Row {
+        let text = line(row);
+        let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_slice());
+        let record = reader.records().next().unwrap().unwrap();
+        from_record(&record, &csv::StringRecord::from(header())).unwrap()
+    }
+
+    #[test]
+    fn absent_is_an_empty_cell_and_comes_back_absent() {
+        let row = Row::default();
+        assert_eq!(round_trip(&row), row);
+        assert!(!String::from_utf8(line(&row)).unwrap().contains("NaN"));
+    }
+
+    #[test]
+    fn enumerations_are_spelt_as_documented() {
+        let mut row = Row::default();
+        row.subject.identity = Some(Identity::Proven);
+        row.subject.sharing = Some(Sharing::TimeSliced);
+        row.subject.neighbours = Some(Neighbours::NoneSeen);
+        row.point.precision = Precision::Bf16;
+        row.point.sync = Some(crate::workload::Sync::Spin);
+        row.outcome.warnings.0.extend([Warning::HostBound, Warning::CapReached]);
+        let text = String::from_utf8(line(&row)).unwrap();
+        for word in ["proven", "time-sliced", "none-seen", "bf16", "spin", "cap-reached;host-bound"] {
+            assert!(text.contains(&format!(",{word},")), "{word}: {text}");
+        }
+        assert_eq!(round_trip(&row), row);
+    }
+
+    proptest! {
+        #[test]
+        fn any_row_survives(
+            text in "[^\\p{Cc}]{0,20}",
+            numbers in prop::collection::vec(prop::option::of(prop::num::f64::NORMAL | prop::num::f64::SUBNORMAL), 6),
+            count in any::<Option<u64>>(),
+            flag in any::<Option<bool>>(),
+        ) {
+            let mut row = Row::default();
+            row.provenance.scope.clone_from(&text);
+            row.point.workload.clone_from(&text);
+            row.outcome.error = Some(text).filter(|t| !t.is_empty());
+            (row.latency.mean, row.latency.p99, row.rates.tflops) = (numbers[0], numbers[1], numbers[2]);
+            (row.window.drift, row.health.overlap, row.stages.h2d_mean) = (numbers[3], numbers[4], numbers[5]);
+            (row.window.batches, row.window.start_ns) = (count, count);
+            row.point.graph = flag;
+            prop_assert_eq!(line(&row).iter().filter(|&&b| b == b'\n').count(), 1);
+            prop_assert_eq!(round_trip(&row), row);
+        }
+    }
+}
