@@ -71,9 +71,12 @@ pub enum FromWorker {
         /// Batches of the warm-up.
         warmup_batches: u64,
     },
-    /// At most 10 times a second during the window.
+    /// At most 10 times a second, from a thread of its own. Counts that stand still for long mean
+    /// that the worker hangs.
     Progress {
-        /// Batches so far.
+        /// Batches outside the window so far.
+        unmeasured: u64,
+        /// Batches of the window so far.
         batches: u64,
     },
     /// The window is over; the load goes on.
@@ -173,7 +176,7 @@ mod tests {
         #[test]
         fn messages_survive_the_line(batches in any::<u64>(), error in "\\PC{0,80}", value in any::<f64>()) {
             for message in [
-                FromWorker::Progress { batches },
+                FromWorker::Progress { unmeasured: 1, batches },
                 FromWorker::Failed { phase: "window".into(), error: format!("{error}\n{error}") },
                 FromWorker::Done { output_error: Some(value).filter(|v| v.is_finite()), output_failure: None },
             ] {

@@ -18,6 +18,8 @@ pub struct Control {
     pub stages: AtomicBool,
     /// Go home.
     pub stop: AtomicBool,
+    /// Batches outside the window so far.
+    pub unmeasured: AtomicU64,
     /// Batches of the window so far.
     pub batches: AtomicU64,
 }
@@ -53,7 +55,9 @@ pub struct Window<'a, C: Clock> {
 impl<C: Clock> Window<'_, C> {
     fn one(&mut self) -> Result<()> {
         self.workload.issue(0, self.batch)?;
-        self.workload.wait(0)
+        self.workload.wait(0)?;
+        self.control.unmeasured.fetch_add(1, Relaxed);
+        Ok(())
     }
 
     /// At least 10 batches and 1 s, or until told to stop; returns the number of batches.

@@ -9,14 +9,14 @@ use crate::machine::host;
 use crate::workload::scripted::{Script, Scripted};
 use crate::workload::{DeviceIdentity, Kind, Spec, Workload, check, cpu};
 use anyhow::{Context, Result, bail};
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Between two progress messages.
+/// Between two progress messages: at most 10 a second.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// Speaks the protocol on standard input and output until the job is done.
@@ -24,22 +24,23 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// # Errors
 /// What went wrong; the parent has been told, if it could be.
 pub fn run() -> Result<()> {
-    // The kernel ends this worker with its parent; a parent that is gone already sends nothing.
+    // The kernel ends this worker with its parent; of a parent that is gone already, standard input
+    // is at its end.
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    if getppid().is_none_or(|parent| parent.is_init()) {
-        bail!("the worker is started by migbench, not by hand");
-    }
     let out = Out::take_stdout()?;
     let mut stdin = BufReader::new(std::io::stdin());
     let job = match read_message(&mut stdin)? {
         Some(ToWorker::Job(job)) => job,
-        other => bail!("expected a job, got {other:?}"),
+        other => {
+            bail!("expected a job on standard input, got {other:?}: workers are started by migbench itself")
+        }
     };
     let control = Arc::new(Control::default());
     std::thread::spawn({
         let control = Arc::clone(&control);
         move || listen(stdin, &control)
     });
+    report_progress(&control, &out);
     let mut phase = Phase::Hello;
     let outcome = dispatch(&job, &control, &out, &mut phase);
     if let Err(error) = &outcome {
@@ -173,9 +174,7 @@ impl Session<'_> {
         }
         self.enter(Phase::Window)?;
         let throttled_before = host::cgroup_throttled_us();
-        let progress = Progress::start(self.control, self.out);
         let ended = window.measure(self.job.rule, &mut recorder)?;
-        progress.end();
         let throttled_after = host::cgroup_throttled_us();
         self.enter(Phase::WindowDone)?;
         self.out.send(&FromWorker::WindowDone {
@@ -204,29 +203,19 @@ impl Session<'_> {
     }
 }
 
-/// The progress thread of one window.
-struct Progress {
-    end: std::sync::mpsc::Sender<()>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-impl Progress {
-    fn start(control: &Arc<Control>, out: &Out) -> Progress {
-        let (end, ended) = std::sync::mpsc::channel();
-        let (control, out) = (Arc::clone(control), out.clone());
-        let thread = std::thread::spawn(move || {
-            while ended.recv_timeout(PROGRESS_EVERY) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                let batches = control.batches.load(Relaxed);
-                if out.send(&FromWorker::Progress { batches }).is_err() {
-                    return;
-                }
+/// The progress thread: tells how far the worker is whenever that has changed.
+fn report_progress(control: &Arc<Control>, out: &Out) {
+    let (control, out) = (Arc::clone(control), out.clone());
+    std::thread::spawn(move || {
+        let mut last = (0, 0);
+        loop {
+            std::thread::sleep(PROGRESS_EVERY);
+            let now = (control.unmeasured.load(Relaxed), control.batches.load(Relaxed));
+            let message = FromWorker::Progress { unmeasured: now.0, batches: now.1 };
+            if now != last && out.send(&message).is_err() {
+                return;
             }
-        });
-        Progress { end, thread }
-    }
-
-    fn end(self) {
-        let _ = self.end.send(());
-        let _ = self.thread.join();
-    }
+            last = now;
+        }
+    });
 }

@@ -60,6 +60,14 @@ impl Output {
         Ok(Output::File(file, path.to_owned()))
     }
 
+    /// Where the file lies; none on standard output.
+    pub fn path(&self) -> Option<&PathBuf> {
+        match self {
+            Output::File(_, path) => Some(path),
+            Output::Stdout => None,
+        }
+    }
+
     /// Appends one row by one write under a lock. A write that the disk takes only in part is taken
     /// back, so that the file ends with a whole line.
     ///

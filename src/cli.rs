@@ -1,0 +1,135 @@
+//! The command line.
+
+use crate::measure::protocol::Device;
+use crate::workload::scripted::parse_ns;
+use crate::workload::{Corruption, Precision, Spec, Sync};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// How the program ends; never a count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done, all rows ok.
+    Ok = 0,
+    /// Internal or I/O error.
+    Internal = 1,
+    /// Wrong usage, or an environment in which it can't work.
+    Usage = 2,
+    /// A regression.
+    Regression = 3,
+    /// Inconclusive, and asked to fail on that.
+    Inconclusive = 4,
+    /// A failed or invalid row, or rows that are missing.
+    Incomplete = 5,
+    /// Interrupted; what was measured is saved.
+    Interrupted = 130,
+}
+
+/// Measures what each MIG instance of a GPU delivers.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// What to do; `run` when left out.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The options of `run`.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  migbench --uuid MIG-8f1a --batch 32       one instance, by any unique prefix of its UUID
+  migbench --batch 1,8,32 --repeat 5        everything in scope, three points, five rounds
+  migbench --workload mlp -o mlp.csv        another network, another file
+
+Exit codes: 0 done · 1 internal or I/O error · 2 usage or environment · 3 regression · 4 inconclusive
+5 a failed or invalid row · 130 interrupted";
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Measure (the default)
+    Run(Box<RunArgs>),
+    /// One worker; spoken to by its parent
+    #[command(hide = true)]
+    Worker,
+}
+
+/// Options of `run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// A GPU or MIG device, by UUID or unique prefix; several, repeated or comma-separated
+    #[arg(long, value_name = "UUID", value_delimiter = ',')]
+    pub uuid: Vec<String>,
+    /// Everything on this machine, whatever CUDA_VISIBLE_DEVICES says
+    #[arg(long)]
+    pub all: bool,
+    /// The CPU device, or GPUs only [default: GPUs where there is a driver, the CPU elsewhere]
+    #[arg(long, value_enum)]
+    pub device: Option<Device>,
+    /// What to run: bert-tiny, bert-mini, bert-base, bert-large, mlp or null
+    /// [default: bert-base on a GPU, bert-tiny on the CPU]
+    #[arg(long, value_name = "NAME", value_parser = str::parse::<Spec>)]
+    pub workload: Option<Spec>,
+    /// Tokens per sample of the bert workloads [default: 128]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u16).range(1..=Spec::MAX_SEQ_LEN as i64))]
+    pub seq_len: Option<u16>,
+    /// Number format [default: fp16 on a GPU, fp32 on the CPU]
+    #[arg(long, value_enum)]
+    pub precision: Option<Precision>,
+    /// Samples in a batch; several, comma-separated
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', default_value = "1,32", value_parser = clap::value_parser!(u64).range(1..))]
+    pub batch: Vec<u64>,
+    /// Rounds: every point once in each, in a fresh worker, in an order of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeat: u32,
+    /// Length of a window, as 10s or 500ms [default: 10 s and 700 batches, at most 60 s]
+    #[arg(long, value_name = "TIME", value_parser = parse_ns)]
+    pub duration: Option<u64>,
+    /// Batches in a window
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub batches: Option<u64>,
+    /// The CSV file; - for standard output [default: results/<time>-<host>-<run>.csv]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Overwrite the file
+    #[arg(long, conflicts_with = "append")]
+    pub force: bool,
+    /// Add rows to the file
+    #[arg(long)]
+    pub append: bool,
+    /// Launch each kernel by itself instead of one CUDA graph a batch
+    #[arg(long)]
+    pub no_graph: bool,
+    /// Leave the copies of input and output out of the batch
+    #[arg(long)]
+    pub no_transfers: bool,
+    /// How the host waits for the GPU
+    #[arg(long, value_enum, default_value_t = Sync::Spin)]
+    pub sync: Sync,
+    /// CPU threads of the CPU device [default: the physical cores this process may use]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Seed of weights, inputs and order
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Refuse a device whose UUID cannot be compared
+    #[arg(long)]
+    pub require_proof: bool,
+    /// Measure under an MPS server
+    #[arg(long)]
+    pub allow_mps: bool,
+    /// No progress, no plan
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Plant a fault that the output check must find
+    #[arg(long, value_enum, hide = true)]
+    pub corrupt: Option<Corruption>,
+    /// How long a worker may show no sign of life
+    #[arg(long, value_name = "TIME", value_parser = parse_ns, default_value = "120s", hide = true)]
+    pub patience: u64,
+    /// Another NVML library
+    #[arg(long, value_name = "FILE", env = "MIGBENCH_NVML", hide = true)]
+    pub nvml: Option<PathBuf>,
+}

@@ -1,0 +1,76 @@
+//! Progress on standard error: a line for each worker on a terminal, a plain line every few seconds
+//! elsewhere, where indicatif shows nothing at all.
+
+use crate::sweep::group::Stage;
+use crate::sweep::plan::Run;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// Between two plain lines.
+const PLAIN_EVERY: Duration = Duration::from_secs(5);
+
+/// The progress of a sweep.
+pub struct Progress {
+    bars: MultiProgress,
+    quiet: bool,
+    total: usize,
+    number: usize,
+    members: Vec<(String, ProgressBar)>,
+    last_line: Instant,
+}
+
+impl Progress {
+    /// For `total` runs; a quiet one shows nothing.
+    pub fn new(total: usize, quiet: bool) -> Progress {
+        Progress {
+            bars: MultiProgress::new(),
+            quiet,
+            total,
+            number: 0,
+            members: Vec::new(),
+            last_line: Instant::now(),
+        }
+    }
+
+    /// A run begins.
+    pub fn begin(&mut self, number: usize, run: &Run) {
+        self.number = number;
+        self.last_line = Instant::now();
+        self.members.clear();
+        if self.quiet {
+            return;
+        }
+        let style =
+            ProgressStyle::with_template("{prefix} {spinner} {msg} [{elapsed}]").expect("a valid template");
+        for member in &run.members {
+            let name = format!("{}, batch {}", member.instance.label(), member.job.batch);
+            let bar = self.bars.add(ProgressBar::new_spinner().with_style(style.clone()));
+            bar.set_prefix(format!("[{number}/{}] {name}", self.total));
+            bar.set_message(Stage::Starting.doing());
+            self.members.push((name, bar));
+        }
+    }
+
+    /// A member has got somewhere.
+    pub fn show(&mut self, member: usize, stage: Stage, batches: u64) {
+        let Some((name, bar)) = self.members.get(member) else { return };
+        let message = match stage {
+            Stage::Measuring => format!("measuring, {batches} batches"),
+            _ => stage.doing().to_owned(),
+        };
+        bar.set_message(message.clone());
+        bar.tick();
+        if self.bars.is_hidden() && self.last_line.elapsed() >= PLAIN_EVERY {
+            self.last_line = Instant::now();
+            let _ = writeln!(std::io::stderr(), "[{}/{}] {name}: {message}", self.number, self.total);
+        }
+    }
+
+    /// The run is over: its lines go.
+    pub fn end(&mut self) {
+        for (_, bar) in self.members.drain(..) {
+            bar.finish_and_clear();
+        }
+    }
+}

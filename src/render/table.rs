@@ -1,0 +1,172 @@
+//! The result table on standard output.
+
+use crate::results::Row;
+use crate::results::row::Status;
+use crate::results::summary::batches_needed;
+use comfy_table::{CellAlignment, Table};
+use std::io::{self, Write};
+
+/// Column titles. Latencies are in ms, throughputs in samples/s.
+const TITLES: [&str; 10] =
+    ["instance", "batch", "p50 ms", "p90", "p99", "max", "compute ms", "samples/s", "wall", "identity"];
+
+/// One line a row, in the order given, and a line of reading below it for each that is not plain.
+///
+/// # Errors
+/// The stream does not take it.
+pub fn write(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
+    let Some(first) = rows.first() else { return Ok(()) };
+    let lines: Vec<Vec<String>> = rows.iter().map(cells).collect();
+    // A column in which nobody has a value only takes room.
+    let used: Vec<usize> =
+        (0..TITLES.len()).filter(|&i| lines.iter().any(|cells| !cells[i].is_empty())).collect();
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_header(used.iter().map(|&i| TITLES[i]));
+    for cells in &lines {
+        table.add_row(used.iter().map(|&i| &cells[i]));
+    }
+    for (column, &i) in table.column_iter_mut().zip(&used) {
+        let text = i == 0 || i == TITLES.len() - 1;
+        column.set_cell_alignment(if text { CellAlignment::Left } else { CellAlignment::Right });
+        column.set_padding((0, 2));
+    }
+    writeln!(out, "{}, {}, {}", first.point.workload, first.point.precision, conditions(first))?;
+    for line in table.lines() {
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    for row in rows {
+        for note in notes(row) {
+            writeln!(out, "{}, batch {}: {note}", row.subject.instance.label(), row.point.batch)?;
+        }
+    }
+    Ok(())
+}
+
+fn conditions(row: &Row) -> String {
+    let point = &row.point;
+    let mut words = vec![format!("{} load", point.load)];
+    match (point.threads, point.sync) {
+        (Some(1), _) => words.push("1 thread".into()),
+        (Some(threads), _) => words.push(format!("{threads} threads")),
+        (None, Some(sync)) => words.push(format!("{sync} wait")),
+        _ => {}
+    }
+    if point.graph == Some(false) {
+        words.push("no graph".into());
+    }
+    if let Some(transfers) = point.transfers {
+        words.push(if transfers { "with transfers" } else { "without transfers" }.into());
+    }
+    words.join(", ")
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let latency = &row.latency;
+    let measured = latency.mean.is_some();
+    let percentile = |value: Option<f64>, q| match value {
+        Some(value) => milliseconds(value),
+        None if measured => format!("needs {}", batches_needed(q)),
+        None => String::new(),
+    };
+    let identity = row.subject.identity.map_or(String::new(), |i| format!("{i:?}").to_lowercase());
+    vec![
+        row.subject.instance.label().to_owned(),
+        row.point.batch.to_string(),
+        percentile(latency.p50, 0.5),
+        percentile(latency.p90, 0.9),
+        percentile(latency.p99, 0.99),
+        latency.max.map_or(String::new(), milliseconds),
+        row.stages.compute_p50.map_or(String::new(), milliseconds),
+        row.rates.throughput.map_or(String::new(), rate),
+        row.rates.throughput_wall.map_or(String::new(), rate),
+        match row.outcome.status {
+            Status::Ok => identity,
+            status => format!("{status:?}").to_uppercase(),
+        },
+    ]
+}
+
+/// What a reader must know about a row before using it.
+fn notes(row: &Row) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(error) = &row.outcome.error {
+        notes.push(error.clone());
+    }
+    if let (Some(batches), None) = (row.window.batches, row.latency.p99) {
+        notes.push(format!("p99 needs {} batches, had {batches}", batches_needed(0.99)));
+    }
+    if !row.outcome.warnings.0.is_empty() {
+        notes.push(format!("warnings: {}", row.outcome.warnings.codes().replace(';', ", ")));
+    }
+    notes
+}
+
+/// Four significant digits, no exponent.
+fn milliseconds(value: f64) -> String {
+    let decimals = (3 - value.abs().max(1e-3).log10().floor() as i32).clamp(0, 6);
+    format!("{value:.0$}", decimals as usize)
+}
+
+/// Four significant digits at least.
+fn rate(value: f64) -> String {
+    if value < 1000.0 { milliseconds(value) } else { format!("{value:.0}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::row::{Identity, Latency};
+
+    fn text(rows: &[Row]) -> String {
+        let mut out = Vec::new();
+        write(&mut out, rows).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn row() -> Row {
+        let mut row = Row::default();
+        row.subject.instance.gpu_name = "STAND-IN".into();
+        row.subject.identity = Some(Identity::Proven);
+        (row.point.workload, row.point.load) = ("mlp".into(), "closed".into());
+        (row.point.batch, row.point.threads) = (8, Some(2));
+        row.window.batches = Some(61);
+        row.latency =
+            Latency { mean: Some(1.5), p50: Some(1.4567), max: Some(123.456), ..Latency::default() };
+        (row.rates.throughput, row.rates.throughput_wall) = (Some(5333.3), Some(533.333));
+        row
+    }
+
+    #[test]
+    fn an_empty_percentile_says_what_it_needs() {
+        let expected = "\
+mlp, fp32, closed load, 2 threads
+instance  batch  p50 ms       p90        p99    max  samples/s   wall  identity
+STAND-IN      8   1.457  needs 64  needs 662  123.5       5333  533.3  proven
+STAND-IN, batch 8: p99 needs 662 batches, had 61
+";
+        assert_eq!(text(&[row()]), expected);
+    }
+
+    #[test]
+    fn a_failed_row_shows_its_reason_and_no_numbers() {
+        let mut failed = row().failed("the worker exited");
+        (failed.latency, failed.rates, failed.window) = Default::default();
+        let text = text(&[failed]);
+        assert!(text.contains("FAILED") && text.ends_with("batch 8: the worker exited\n"), "{text}");
+        assert!(!text.contains("needs") && !text.contains("p50"), "{text}");
+    }
+
+    #[test]
+    fn nothing_is_printed_for_no_rows() {
+        assert_eq!(text(&[]), "");
+    }
+
+    #[test]
+    fn four_significant_digits() {
+        for (value, expected) in
+            [(0.005_961, "0.005961"), (1.0, "1.000"), (12.345, "12.35"), (1234.5, "1234"), (0.0, "0.000000")]
+        {
+            assert_eq!(milliseconds(value), expected);
+        }
+    }
+}

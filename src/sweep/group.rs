@@ -1,0 +1,339 @@
+//! One run: workers that start, measure and end together.
+//!
+//! All are ready → one start time for all → all windows done → stage split of all → stop. A member
+//! that fails leaves the others alone; it is out of the conversation, with its reason.
+
+use super::identity;
+use super::launch::{Heard, Launcher, Worker};
+use super::patience::Patience;
+use super::plan::{Member, Run};
+use crate::machine::Instance;
+use crate::measure::clock::{Clock, Monotonic};
+use crate::measure::protocol::{FromWorker, ToWorker};
+use crate::measure::recorder::Recording;
+use crate::results::environment::now_rfc3339;
+use crate::results::row::{Identity, Warning};
+use crate::workload::{DeviceIdentity, Stages};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+/// From the last worker's readiness to the common start: long enough for the message to reach all.
+const START_IN_NS: u64 = 20_000_000;
+/// How often interruptions and deadlines are looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// A worker that has said its last word ends within this, or is ended.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What the runs of a sweep share.
+pub struct Conductor {
+    /// Starts workers.
+    pub launcher: Launcher,
+    /// How long a worker may show no sign of life.
+    pub patience: Duration,
+    /// Refuse an identity that is merely consistent.
+    pub require_proof: bool,
+    /// Measure under MPS.
+    pub allow_mps: bool,
+    /// How often the user has asked to stop.
+    pub interrupts: &'static AtomicUsize,
+}
+
+/// What came of one member.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    /// What the worker said of its device.
+    pub device: Option<DeviceIdentity>,
+    /// The verdict on it.
+    pub identity: Option<Identity>,
+    /// What was noticed.
+    pub warnings: Vec<Warning>,
+    /// Batches of the warm-up.
+    pub warmup_batches: u64,
+    /// The window.
+    pub recording: Option<Recording>,
+    /// The window was cut.
+    pub cut: bool,
+    /// During the window.
+    pub cpu_throttled_us: Option<u64>,
+    /// The stage split.
+    pub stages: Vec<Stages>,
+    /// Relative L2 error of the output.
+    pub output_error: Option<f64>,
+    /// Why the output is wrong.
+    pub output_failure: Option<String>,
+    /// Why there is no result.
+    pub failure: Option<String>,
+}
+
+/// Where a member stands, in the order in which it gets there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// The process runs.
+    Starting,
+    /// Its device is open and proven.
+    Preparing,
+    /// It loads the device and waits for the start.
+    Ready,
+    /// It was told when to start.
+    Measuring,
+    /// Its window is done.
+    Measured,
+    /// It was told to take the stage split.
+    Splitting,
+    /// Its stage split is done.
+    Split,
+    /// It was told to stop, and checks its output.
+    Stopping,
+    /// It has said its last word.
+    Over,
+}
+
+/// Something to show: the member, where it stands, batches of its window.
+pub type Observer<'a> = dyn FnMut(usize, Stage, u64) + 'a;
+
+struct Player {
+    worker: Option<Worker>,
+    stage: Stage,
+    patience: Patience,
+    batches: u64,
+    outcome: Outcome,
+}
+
+/// Plays a run to its end; one outcome a member, in their order.
+pub fn play(run: &Run, conductor: &Conductor, observer: &mut Observer) -> Vec<Outcome> {
+    let (sender, receiver) = channel();
+    let players = run.members.iter().enumerate();
+    let players = players.map(|(i, member)| start(i, member, conductor, &sender)).collect();
+    drop(sender);
+    let mut group = Group { run, conductor, players, interrupts_seen: 0 };
+    group.converse(&receiver, observer);
+    group.players.into_iter().map(|player| player.outcome).collect()
+}
+
+fn start(index: usize, member: &Member, conductor: &Conductor, sender: &Sender<(usize, Heard)>) -> Player {
+    let mut player = Player {
+        worker: None,
+        stage: Stage::Starting,
+        patience: Patience::new(conductor.patience),
+        batches: 0,
+        outcome: Outcome { started_at: now_rfc3339(), ..Outcome::default() },
+    };
+    match conductor.launcher.start(&member.instance, index, sender.clone()) {
+        Ok(mut worker) => {
+            worker.send(&ToWorker::Job(member.job.clone()));
+            player.worker = Some(worker);
+        }
+        Err(error) => player.fail(format!("{error:#}"), Duration::ZERO),
+    }
+    player
+}
+
+impl Player {
+    fn say(&mut self, message: &ToWorker) {
+        if let Some(worker) = &mut self.worker {
+            worker.send(message);
+        }
+    }
+
+    /// Out of the conversation, with the reason, how the process ended and what it wrote last.
+    fn fail(&mut self, mut reason: String, grace: Duration) {
+        if let Some(worker) = self.worker.take() {
+            let (status, stderr) = worker.end(grace);
+            reason = format!("{reason}; the worker {status}");
+            if !stderr.is_empty() {
+                reason = format!("{reason}; its last lines: {}", stderr.join(" | "));
+            }
+        }
+        self.stage = Stage::Over;
+        self.outcome.failure = Some(reason);
+    }
+
+    fn finish(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            worker.end(GRACE);
+        }
+        self.stage = Stage::Over;
+    }
+}
+
+struct Group<'a> {
+    run: &'a Run,
+    conductor: &'a Conductor,
+    players: Vec<Player>,
+    interrupts_seen: usize,
+}
+
+impl Group<'_> {
+    fn converse(&mut self, receiver: &Receiver<(usize, Heard)>, observer: &mut Observer) {
+        while self.players.iter().any(|p| p.stage != Stage::Over) {
+            match receiver.recv_timeout(TICK) {
+                Ok((member, heard)) => {
+                    self.hear(member, heard);
+                    let player = &self.players[member];
+                    observer(member, player.stage, player.batches);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
+            }
+            self.check_interrupts();
+            self.check_patience();
+            self.move_on();
+        }
+    }
+
+    fn hear(&mut self, member: usize, heard: Heard) {
+        let asked = &self.run.members[member].instance;
+        let player = &mut self.players[member];
+        if player.stage == Stage::Over {
+            return;
+        }
+        player.patience.renew();
+        let message = match heard {
+            Heard::Message(message) => message,
+            Heard::Rubbish(why) => {
+                return player.fail(format!("the worker broke the protocol: {why}"), GRACE);
+            }
+            Heard::Closed => {
+                let doing = player.stage.doing();
+                return player.fail(format!("the worker ended while {doing}"), GRACE);
+            }
+        };
+        match (player.stage, message) {
+            (_, FromWorker::Progress { batches, .. }) => player.batches = batches,
+            (_, FromWorker::Failed { phase, error }) => player.fail(format!("{error} (at {phase})"), GRACE),
+            (Stage::Starting, FromWorker::Hello { identity }) => {
+                let refusal = self.conductor.judge(asked, &identity, &mut player.outcome);
+                player.outcome.device = Some(identity);
+                player.stage = Stage::Preparing;
+                if let Some(reason) = refusal {
+                    player.fail(reason, Duration::ZERO);
+                }
+            }
+            (Stage::Preparing, FromWorker::Ready { warmup_batches }) => {
+                player.outcome.warmup_batches = warmup_batches;
+                player.stage = Stage::Ready;
+            }
+            (Stage::Measuring, FromWorker::WindowDone { mut lanes, cut, cpu_throttled_us })
+                if lanes.len() == 1 =>
+            {
+                player.outcome.recording = lanes.pop();
+                player.outcome.cut = cut;
+                player.outcome.cpu_throttled_us = cpu_throttled_us;
+                player.stage = Stage::Measured;
+            }
+            (Stage::Splitting, FromWorker::StagesDone { stages }) => {
+                player.outcome.stages = stages;
+                player.stage = Stage::Split;
+            }
+            (Stage::Stopping, FromWorker::Done { output_error, output_failure }) => {
+                player.outcome.output_error = output_error;
+                player.outcome.output_failure = output_failure;
+                player.finish();
+            }
+            // It was told to stop early, and had this on its way.
+            (Stage::Stopping, FromWorker::StagesDone { .. }) => {}
+            (stage, other) => {
+                player.fail(format!("the worker said {other:?} while {}", stage.doing()), Duration::ZERO);
+            }
+        }
+    }
+
+    /// What all have reached, all leave together.
+    fn move_on(&mut self) {
+        let alive = || self.players.iter().map(|p| p.stage).filter(|&stage| stage != Stage::Over);
+        let (message, next) = match alive().min() {
+            Some(Stage::Ready) => {
+                (ToWorker::Start { at_ns: Monotonic.now() + START_IN_NS }, Stage::Measuring)
+            }
+            Some(Stage::Measured | Stage::Split) if self.interrupts_seen > 0 => {
+                (ToWorker::Stop, Stage::Stopping)
+            }
+            Some(Stage::Measured) => (ToWorker::Stages, Stage::Splitting),
+            Some(Stage::Split) => (ToWorker::Stop, Stage::Stopping),
+            _ => return,
+        };
+        for player in self.players.iter_mut().filter(|p| p.stage != Stage::Over) {
+            player.say(&message);
+            player.stage = next;
+        }
+    }
+
+    /// The first interruption cuts the windows, a second one ends everything now.
+    fn check_interrupts(&mut self) {
+        let interrupts = self.conductor.interrupts.load(Relaxed);
+        if interrupts == self.interrupts_seen {
+            return;
+        }
+        self.interrupts_seen = interrupts;
+        for player in &mut self.players {
+            player.outcome.cut = true;
+            match player.stage {
+                Stage::Over => player.outcome.cut = false,
+                _ if interrupts > 1 => player.fail("interrupted twice".into(), Duration::ZERO),
+                Stage::Measuring => player.say(&ToWorker::Cut),
+                // The window is whole; only what follows it is left out.
+                Stage::Measured | Stage::Splitting | Stage::Split | Stage::Stopping => {
+                    player.outcome.cut = false
+                }
+                Stage::Starting | Stage::Preparing | Stage::Ready => {
+                    player.fail("interrupted before its window".into(), Duration::ZERO);
+                }
+            }
+        }
+    }
+
+    fn check_patience(&mut self) {
+        for player in self.players.iter_mut().filter(|p| p.stage != Stage::Over) {
+            if player.patience.is_over() {
+                let limit = player.patience.limit().as_secs();
+                let reason =
+                    format!("the worker gave no sign of life for {limit} s while {}", player.stage.doing());
+                player.fail(reason, Duration::ZERO);
+            }
+        }
+    }
+}
+
+impl Conductor {
+    /// Notes the verdict on a worker's device; a reason if it must not be measured.
+    fn judge(&self, asked: &Instance, found: &DeviceIdentity, outcome: &mut Outcome) -> Option<String> {
+        let judgement = identity::judge(asked, found);
+        outcome.identity = judgement.identity;
+        outcome.warnings = judgement.warnings;
+        if found.mps == Some(true) {
+            outcome.warnings.push(Warning::Mps);
+            if !self.allow_mps {
+                return Some(
+                    "the worker is a client of an MPS server: stop the server, or say --allow-mps".into(),
+                );
+            }
+        }
+        if judgement.refuted.is_none()
+            && self.require_proof
+            && judgement.identity == Some(Identity::Consistent)
+        {
+            return Some("the device's UUID cannot be compared, and --require-proof was given".into());
+        }
+        judgement.refuted
+    }
+}
+
+impl Stage {
+    /// For messages: "the worker ended while …".
+    pub fn doing(self) -> &'static str {
+        match self {
+            Stage::Starting => "opening its device",
+            Stage::Preparing => "preparing and warming up",
+            Stage::Ready => "waiting for the start",
+            Stage::Measuring => "measuring",
+            Stage::Measured => "loading after its window",
+            Stage::Splitting => "taking the stage split",
+            Stage::Split => "loading after its stage split",
+            Stage::Stopping => "checking its output",
+            Stage::Over => "ended",
+        }
+    }
+}

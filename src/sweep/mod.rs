@@ -1,0 +1,11 @@
+//! Many workers: what to run in which order, the processes, and the rows that come of them.
+//!
+//! The parent's side. It never touches CUDA, and one failing worker never takes its siblings along.
+
+pub mod group;
+mod identity;
+pub mod launch;
+mod patience;
+pub mod plan;
+pub mod rows;
+pub mod select;

@@ -1,0 +1,251 @@
+//! From what came of a worker to its row. Pure.
+
+use super::group::Outcome;
+use super::plan::{Member, Run};
+use crate::machine::{InstanceKind, Topology};
+use crate::measure::protocol::Device;
+use crate::results::Row;
+use crate::results::row::{Health, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning};
+use crate::results::summary;
+use crate::workload::model::Network;
+
+/// Thresholds above which a row warns (method.md, When and What is timed).
+const DRIFT: f64 = 0.01;
+const THROUGHPUT_GAP: f64 = 0.05;
+const HOST_BOUND: f64 = 0.8;
+
+/// What all rows of a sweep share.
+pub struct Context {
+    /// Run id, host, versions.
+    pub provenance: Provenance,
+    /// Driver versions.
+    pub topology: Topology,
+    /// The processors the workers may use, as `0-3,8`.
+    pub cpus: String,
+    /// What the workload computes.
+    pub network: Network,
+}
+
+/// The row of one member. Every outcome becomes one.
+pub fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row {
+    let mut row = Row {
+        provenance: provenance(context, run, outcome),
+        subject: subject(context, member, outcome),
+        point: point(context, run, member),
+        ..Row::default()
+    };
+    row.seal();
+    row.outcome.warnings.0.extend(&outcome.warnings);
+    if let Some(recording) = &outcome.recording {
+        match summary::latency(recording) {
+            Ok((latency, histograms)) => {
+                let batch = member.job.batch;
+                let (flops, bytes) = (
+                    context.network.flops(batch),
+                    context.network.compulsory_bytes(batch, member.job.settings.precision),
+                );
+                row.window = summary::window(recording, outcome.warmup_batches);
+                row.rates = summary::rates(&latency, &row.window, batch as u64, flops, bytes);
+                (row.latency, row.histograms) = (latency, histograms);
+            }
+            Err(error) => return row.failed(&format!("the worker's recording is impossible: {error:#}")),
+        }
+        if recording.out_of_range > 0 {
+            row.outcome.warnings.0.insert(Warning::OutOfRange);
+        }
+        if member.job.rule.hit_cap(recording.end_ns - recording.start_ns, recording.batches) {
+            row.outcome.warnings.0.insert(Warning::CapReached);
+        }
+    }
+    row.stages = summary::stages(&outcome.stages);
+    row.health = Health {
+        output_error: outcome.output_error,
+        cpu_throttled_ms: outcome.cpu_throttled_us.map(|us| us as f64 / 1e3),
+        ..Health::default()
+    };
+    warn(&mut row);
+    conclude(row, outcome)
+}
+
+fn provenance(context: &Context, run: &Run, outcome: &Outcome) -> Provenance {
+    Provenance {
+        repetition: run.repetition,
+        started_at: outcome.started_at.clone(),
+        kernels: outcome.device.as_ref().map(|device| device.kernels.clone()).unwrap_or_default(),
+        ..context.provenance.clone()
+    }
+}
+
+fn subject(context: &Context, member: &Member, outcome: &Outcome) -> Subject {
+    let mut instance = member.instance.clone();
+    let device = outcome.device.as_ref();
+    // NVML does not know a whole GPU's multiprocessors; CUDA does.
+    instance.sm_count = instance.sm_count.or(device.and_then(|d| d.sm_count));
+    let mps = device.and_then(|d| d.mps) == Some(true);
+    Subject {
+        identity: outcome.identity,
+        sharing: match instance.kind {
+            _ if mps => Some(Sharing::Mps),
+            InstanceKind::Mig => Some(Sharing::Mig),
+            InstanceKind::Gpu => Some(Sharing::Exclusive),
+            InstanceKind::Cpu => None,
+        },
+        neighbours: (instance.kind != InstanceKind::Cpu).then_some(Neighbours::Unknown),
+        driver_version: context.topology.driver_version.clone(),
+        cuda_version: context.topology.cuda_version.clone(),
+        instance,
+    }
+}
+
+fn point(context: &Context, run: &Run, member: &Member) -> Point {
+    let (job, settings) = (&member.job, &member.job.settings);
+    let cuda = job.device == Device::Cuda;
+    Point {
+        device: job.device,
+        backend: "builtin".into(),
+        workload: job.workload.clone(),
+        precision: settings.precision,
+        batch: job.batch as u64,
+        mode: run.mode,
+        corunners: String::new(),
+        load: "closed".into(),
+        inflight: 1,
+        sync: cuda.then_some(settings.sync),
+        graph: cuda.then_some(settings.graph),
+        transfers: cuda.then_some(settings.transfers),
+        threads: (!cuda).then_some(settings.threads as u32),
+        cpus: context.cpus.clone(),
+    }
+}
+
+/// Warnings that follow from the row's own numbers.
+fn warn(row: &mut Row) {
+    let gap = row.rates.throughput.zip(row.rates.throughput_wall).map(|(formula, wall)| formula / wall - 1.0);
+    let enqueue =
+        row.stages.enqueue_p50.zip(row.stages.compute_p50).map(|(enqueue, compute)| enqueue / compute);
+    let found = [
+        (Warning::Drift, row.window.drift.is_some_and(|drift| drift.abs() > DRIFT)),
+        (Warning::ThroughputGap, gap.is_some_and(|gap| gap.abs() > THROUGHPUT_GAP)),
+        (Warning::HostBound, enqueue.is_some_and(|share| share > HOST_BOUND)),
+        (Warning::CpuThrottled, row.health.cpu_throttled_ms.is_some_and(|ms| ms > 0.0)),
+    ];
+    row.outcome.warnings.0.extend(found.into_iter().filter(|(_, is)| *is).map(|(warning, _)| warning));
+}
+
+/// The status: how the conversation ended, and whether the output was right.
+fn conclude(mut row: Row, outcome: &Outcome) -> Row {
+    match (&outcome.failure, &outcome.output_failure) {
+        (Some(reason), _) if outcome.cut => {
+            row = row.failed(reason);
+            row.outcome.status = Status::Interrupted;
+        }
+        // What was measured before the failure stays in the row, and is not used.
+        (Some(reason), _) => row = row.failed(reason),
+        (None, Some(reason)) => row.invalid(&format!("wrong output: {reason}")),
+        (None, None) if outcome.cut => row.outcome.status = Status::Interrupted,
+        (None, None) => {}
+    }
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Instance;
+    use crate::measure::protocol::Job;
+    use crate::measure::recorder::Recorder;
+    use crate::measure::stopping::Rule;
+    use crate::results::row::Mode;
+    use crate::workload::{DeviceIdentity, Precision, Settings, Stages, Sync};
+
+    fn parts() -> (Context, Run, Outcome) {
+        let spec: crate::workload::Spec = "mlp".parse().unwrap();
+        let settings = Settings {
+            precision: Precision::Fp16,
+            seed: 1,
+            graph: true,
+            transfers: true,
+            sync: Sync::Spin,
+            threads: 1,
+            corruption: None,
+        };
+        let job =
+            Job { device: Device::Cuda, workload: "mlp".into(), batch: 8, settings, rule: Rule::DEFAULT };
+        let instance = Instance { kind: InstanceKind::Gpu, ..Instance::default() };
+        let mut recorder = Recorder::new();
+        recorder.open(0);
+        for i in 0..700 {
+            recorder.record(i * 20_000_000, (i + 1) * 20_000_000);
+        }
+        let outcome = Outcome {
+            device: Some(DeviceIdentity { sm_count: Some(132), ..DeviceIdentity::default() }),
+            recording: Some(recorder.finish()),
+            warmup_batches: 50,
+            stages: vec![Stages { h2d_ns: 1, compute_ns: 1000, d2h_ns: 1, enqueue_ns: 900 }],
+            output_error: Some(1e-4),
+            ..Outcome::default()
+        };
+        let context = Context {
+            provenance: Provenance::default(),
+            topology: Topology::default(),
+            cpus: "0-1".into(),
+            network: spec.network(),
+        };
+        (
+            context,
+            Run { repetition: 2, mode: Mode::Isolated, members: vec![Member { instance, job }] },
+            outcome,
+        )
+    }
+
+    #[test]
+    fn a_measured_row() {
+        let (context, run, outcome) = parts();
+        let row = row(&context, &run, &run.members[0], &outcome);
+        assert_eq!(row.outcome.status, Status::Ok);
+        assert_eq!((row.latency.mean, row.rates.throughput), (Some(20.0), Some(400.0)));
+        assert_eq!((row.rates.throughput_wall, row.window.elapsed_s), (Some(400.0), Some(14.0)));
+        assert_eq!((row.subject.instance.sm_count, row.provenance.repetition), (Some(132), 2));
+        let tflops = 2.0 * 8.0 * (1024.0 * 4096.0 + 4096.0 * 4096.0 + 4096.0 * 1000.0) / 1e12 / 0.02;
+        assert!((row.rates.tflops.unwrap() - tflops).abs() < 1e-12);
+        assert_eq!(row.outcome.warnings.codes(), "host-bound");
+        assert_eq!((row.point.threads, row.point.graph), (None, Some(true)));
+    }
+
+    #[test]
+    fn each_ending_has_its_status() {
+        let (context, run, outcome) = parts();
+        let end = |change: fn(&mut Outcome)| {
+            let mut outcome = outcome.clone();
+            change(&mut outcome);
+            let row = row(&context, &run, &run.members[0], &outcome);
+            (row.outcome.status, row.outcome.error.unwrap_or_default(), row.latency.mean.is_some())
+        };
+        assert_eq!(end(|o| o.cut = true), (Status::Interrupted, String::new(), true));
+        assert_eq!(end(|o| o.failure = Some("x".into())), (Status::Failed, "x".into(), true));
+        assert_eq!(
+            end(|o| o.output_failure = Some("x".into())),
+            (Status::Invalid, "wrong output: x".into(), true)
+        );
+        let nothing =
+            |o: &mut Outcome| *o = Outcome { failure: Some("x".into()), cut: true, ..Outcome::default() };
+        assert_eq!(end(nothing), (Status::Interrupted, "x".into(), false));
+        let impossible = |o: &mut Outcome| o.recording.as_mut().unwrap().batches = 1;
+        let (status, error, measured) = end(impossible);
+        assert!(
+            status == Status::Failed
+                && error.starts_with("the worker's recording is impossible")
+                && !measured
+        );
+    }
+
+    #[test]
+    fn a_cap_and_a_gap_are_said() {
+        let (context, run, mut outcome) = parts();
+        let recording = outcome.recording.as_mut().unwrap();
+        recording.end_ns += 60_000_000_000;
+        let row = row(&context, &run, &run.members[0], &outcome);
+        assert!(row.outcome.warnings.0.contains(&Warning::ThroughputGap));
+        assert!(!row.outcome.warnings.0.contains(&Warning::CapReached), "700 batches are enough");
+    }
+}
