@@ -1,5 +1,7 @@
 //! The command line.
 
+pub mod check;
+
 use crate::measure::protocol::Device;
 use crate::workload::scripted::parse_ns;
 use crate::workload::{Corruption, Precision, Spec, Sync};
@@ -51,6 +53,8 @@ Exit codes: 0 done · 1 internal or I/O error · 2 usage or environment · 3 reg
 pub enum Command {
     /// Measure (the default)
     Run(Box<RunArgs>),
+    /// Does each saved row hold together?
+    Check(check::CheckArgs),
     /// One worker; spoken to by its parent
     #[command(hide = true)]
     Worker,

@@ -4,6 +4,7 @@
 //! loads NVML.
 
 pub mod host;
+pub mod limits;
 pub mod nvml;
 pub mod topology;
 pub mod visible;

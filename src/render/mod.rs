@@ -1,4 +1,6 @@
 //! What people and machines see. One file per form; no statistics here.
 
+pub mod check;
+mod markdown;
 pub mod progress;
 pub mod table;

@@ -1,0 +1,146 @@
+//! Do the columns say what the histogram beside them recorded?
+
+use super::field::{Cells, Field};
+use super::finding::{Finding, Findings};
+use super::numbers::{PERCENTILES, needed};
+use super::short;
+use crate::results::histogram::{Reader, Slots};
+use crate::results::summary::upper_bound_rank;
+
+/// Own numbers, written unrounded from the same integers.
+const EXACT: f64 = 1e-9;
+
+/// A histogram and the columns that were taken from it.
+struct Recorded {
+    histogram: Field,
+    count: Field,
+    mean: Field,
+    min: Option<Field>,
+    max: Field,
+    stddev: Option<Field>,
+    quantiles: &'static [(Field, f64)],
+    upper: Option<Field>,
+}
+
+const LATENCY: Recorded = Recorded {
+    histogram: Field::LatencyHistogram,
+    count: Field::Batches,
+    mean: Field::Mean,
+    min: Some(Field::Min),
+    max: Field::Max,
+    stddev: Some(Field::Stddev),
+    quantiles: &PERCENTILES,
+    upper: Some(Field::P99Upper),
+};
+
+const RESPONSE: Recorded = Recorded {
+    histogram: Field::ResponseHistogram,
+    count: Field::Batches,
+    mean: Field::ResponseMean,
+    min: None,
+    max: Field::ResponseMax,
+    stddev: None,
+    quantiles: &[(Field::ResponseP50, 0.5), (Field::ResponseP99, 0.99)],
+    upper: None,
+};
+
+/// Both histograms of a row.
+pub fn check(row: &Cells, reader: &mut Reader, slots: &mut Slots, findings: &mut Findings) {
+    for recorded in [&LATENCY, &RESPONSE] {
+        let cell = row.text(recorded.histogram);
+        if cell.is_empty() {
+            continue;
+        }
+        match reader.read(cell, slots) {
+            Ok(()) => recorded.compare(row, slots, findings),
+            Err(error) => {
+                let expected = format!("an HdrHistogram V2 as this program writes it: {error:#}");
+                let name = row.view.column(recorded.histogram);
+                findings.push(Finding::new(row.line, name, "histogram", cell, expected));
+            }
+        }
+    }
+}
+
+impl Recorded {
+    fn compare(&self, row: &Cells, slots: &Slots, findings: &mut Findings) {
+        let mut compare = Compare { row, histogram: self.histogram, findings };
+        let count = slots.count();
+        compare.between(self.count, count as f64, count as f64, 1.0);
+        let (Some(first), Some(last)) = (slots.0.first(), slots.0.last()) else { return };
+        let sums = slots.0.iter().fold((0.0, 0.0), |(low, high), &(least, most, n)| {
+            (low + least as f64 * n as f64, high + most as f64 * n as f64)
+        });
+        compare.between(self.mean, sums.0 / count as f64, sums.1 / count as f64, 1e6);
+        // Beyond its range the histogram holds the nearer end.
+        let clipped = row.warns("out-of-range");
+        if !clipped {
+            if let Some(min) = self.min {
+                compare.between(min, first.0 as f64, first.1 as f64, 1e6);
+            }
+            compare.between(self.max, last.0 as f64, last.1 as f64, 1e6);
+        }
+        if let Some(stddev) = self.stddev.filter(|_| !clipped) {
+            let (low, high) = deviation(slots, count as f64);
+            compare.between(stddev, low, high, 1e6);
+        }
+        // The columns were clamped to the exact extremes.
+        let ends = (self.min.and_then(|min| row.number(min)), row.number(self.max));
+        let clamp = |ns: u64| {
+            let ms = ns as f64 / 1e6;
+            ms.max(ends.0.unwrap_or(ms)).min(ends.1.unwrap_or(ms)) * 1e6
+        };
+        for &(field, q) in self.quantiles {
+            if let Some(value) = slots.at_quantile(q).filter(|_| count >= needed(q)) {
+                compare.between(field, clamp(value), clamp(value), 1e6);
+            }
+        }
+        if let Some(field) = self.upper.filter(|&field| row.number(field).is_some())
+            && let Some(value) = upper_bound_rank(count, 0.99).and_then(|rank| slots.at_rank(rank))
+        {
+            compare.between(field, clamp(value), clamp(value), 1e6);
+        }
+    }
+}
+
+/// Between which values the deviation lies. Moving each value to the middle of its slot changes the
+/// deviation by at most the deviation, and so the root mean square, of the moves.
+fn deviation(slots: &Slots, count: f64) -> (f64, f64) {
+    let middle = |low: u64, high: u64| f64::midpoint(low as f64, high as f64);
+    let mean = slots.0.iter().map(|&(low, high, n)| middle(low, high) * n as f64).sum::<f64>() / count;
+    let (mut squares, mut moves) = (0.0, 0.0);
+    for &(low, high, n) in &slots.0 {
+        squares += (middle(low, high) - mean).powi(2) * n as f64;
+        moves += ((high - low) as f64 / 2.0).powi(2) * n as f64;
+    }
+    let (deviation, slack) = ((squares / count).sqrt(), (moves / count).sqrt());
+    ((deviation - slack).max(0.0), deviation + slack)
+}
+
+struct Compare<'a, 'b> {
+    row: &'a Cells<'b>,
+    histogram: Field,
+    findings: &'a mut Findings,
+}
+
+impl Compare<'_, '_> {
+    /// The column times `scale` lies between `low` and `high`.
+    fn between(&mut self, field: Field, low: f64, high: f64, scale: f64) {
+        let Some(found) = self.row.number(field).map(|value| value * scale) else { return };
+        // Half a nanosecond is below anything that is told apart.
+        let slack = |end: f64| EXACT * end.abs() + 1e-3;
+        if found >= low - slack(low) && found <= high + slack(high) {
+            return;
+        }
+        let end = if found < low { low } else { high };
+        let expected = if low == high {
+            format!("{} by {}", short(low / scale), self.row.view.column(self.histogram))
+        } else {
+            let (low, high) = (short(low / scale), short(high / scale));
+            format!("{low} to {high} by {}", self.row.view.column(self.histogram))
+        };
+        let name = self.row.view.column(field);
+        let finding = Finding::new(self.row.line, name, "histogram", self.row.text(field), expected);
+        self.findings.push(finding.factor(found / end));
+    }
+}

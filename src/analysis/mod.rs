@@ -1,0 +1,6 @@
+//! What saved rows say: does each hold together, and did they change?
+//!
+//! Pure: no clock, no file, no environment. Rows and cells in, findings and verdicts out.
+
+pub mod check;
+pub mod stats;
