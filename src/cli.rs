@@ -1,6 +1,7 @@
 //! The command line.
 
 pub mod check;
+pub mod compare;
 
 use crate::measure::protocol::Device;
 use crate::workload::scripted::parse_ns;
@@ -55,6 +56,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Does each saved row hold together?
     Check(check::CheckArgs),
+    /// Did it change? A gate for CI
+    Compare(Box<compare::CompareArgs>),
     /// One worker; spoken to by its parent
     #[command(hide = true)]
     Worker,

@@ -1,6 +1,8 @@
 //! Rows as a run would have saved them, from simulated batches: for tests and benches.
 #![allow(dead_code, reason = "not every user needs all of it")]
 
+pub mod gate;
+
 use migbench::machine::{Instance, InstanceKind};
 use migbench::measure::protocol::Device;
 use migbench::measure::recorder::Recorder;

@@ -3,4 +3,5 @@
 //! Pure: no clock, no file, no environment. Rows and cells in, findings and verdicts out.
 
 pub mod check;
+pub mod compare;
 pub mod stats;

@@ -1,6 +1,7 @@
 //! The verbs: glue between the rooms and the streams, a file each.
 
 pub mod check;
+pub mod compare;
 pub mod run;
 
 use crate::cli::{Cli, Command, Exit};
@@ -12,6 +13,7 @@ pub fn dispatch(cli: Cli, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
         None => run::run(&cli.run, out, err),
         Some(Command::Run(args)) => run::run(&args, out, err),
         Some(Command::Check(args)) => check::run(&args, out, err),
+        Some(Command::Compare(args)) => compare::run(&args, out, err),
         Some(Command::Worker) => match crate::measure::worker::run() {
             Ok(()) => Exit::Ok,
             Err(error) => {

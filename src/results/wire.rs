@@ -159,12 +159,12 @@ pub fn line(row: &Row) -> Vec<u8> {
     writer.into_inner().expect("a Vec takes every byte")
 }
 
-/// The inverse of [`line`], by the names in `header`.
+/// The inverse of [`line`], by the names in `header`; without one, in the order of this schema.
 ///
 /// # Errors
 /// A cell that is not of its column's type, or a missing column.
-pub fn from_record(record: &csv::StringRecord, header: &csv::StringRecord) -> Result<Row> {
-    let wire: WireRow = record.deserialize(Some(header)).context("not a row of this schema")?;
+pub fn from_record(record: &csv::StringRecord, header: Option<&csv::StringRecord>) -> Result<Row> {
+    let wire: WireRow = record.deserialize(header).context("not a row of this schema")?;
     Ok(wire.into())
 }
 
@@ -205,7 +205,11 @@ mod tests {
         let text = line(row);
         let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_slice());
         let record = reader.records().next().unwrap().unwrap();
-        from_record(&record, &csv::StringRecord::from(header())).unwrap()
+        {
+            let named = from_record(&record, Some(&csv::StringRecord::from(header()))).unwrap();
+            assert_eq!(named, from_record(&record, None).unwrap());
+            named
+        }
     }
 
     #[test]
