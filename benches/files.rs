@@ -42,7 +42,7 @@ fn own_file(path: &Path, rows: u64, histograms: bool) {
     let patterns: Vec<Row> = (0..50)
         .map(|i| {
             let run = 1.0 + 0.01 * random.normal();
-            measured(template(8, i), &batches(&mut random, 5_000, 2e6 * run, 0.05, 0.5))
+            measured(mlp(i), &batches(&mut random, 5_000, 2e6 * run, 0.05, 0.5))
         })
         .collect();
     let mut out = BufWriter::new(File::create(path).unwrap());
@@ -69,6 +69,13 @@ fn own_file(path: &Path, rows: u64, histograms: bool) {
         row.seal();
         out.write_all(&results::line(&row)).unwrap();
     }
+}
+
+/// A small network: no batch of it is beyond the instance.
+fn mlp(instance: u32) -> Row {
+    let mut row = template(8, instance);
+    row.point.workload = "mlp".into();
+    row
 }
 
 fn others_file(path: &Path, rows: u64) {

@@ -20,10 +20,14 @@ const HEADER: usize = 40;
 /// 33,792 slots, mostly of one byte.
 const MOST_BYTES: usize = 1 << 20;
 
-/// The used slots of a histogram, ascending: the lowest and the highest value that a slot stands
-/// for, and its count.
+/// What a histogram holds.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Slots(pub Vec<(u64, u64, u64)>);
+pub struct Slots {
+    /// The used slots, ascending: the lowest and the highest value that one stands for, and its count.
+    pub slots: Vec<(u64, u64, u64)>,
+    /// How many values were recorded.
+    pub count: u64,
+}
 
 /// Reads histograms; keeps its buffers between them.
 pub struct Reader {
@@ -44,7 +48,8 @@ impl Reader {
     /// # Errors
     /// It is no histogram, or one that this program can't have written.
     pub fn read(&mut self, cell: &str, slots: &mut Slots) -> Result<()> {
-        slots.0.clear();
+        slots.slots.clear();
+        slots.count = 0;
         self.text.clear();
         STANDARD.decode_vec(cell, &mut self.text).context("it is not base64")?;
         let head = self.text.get(..8).context("it is cut off")?;
@@ -94,7 +99,6 @@ fn counts(bytes: &[u8], slots: &mut Slots) -> Result<()> {
     ensure!(f64::from_bits(long(bytes, 32)) == 1.0, "its values are scaled");
     let grid = Grid::new(word(bytes, 12), long(bytes, 16), long(bytes, 24))?;
     let (mut at, mut index) = (HEADER, 0u64);
-    let mut total = 0u64;
     while at < bytes.len() {
         let number = zigzag(varint(bytes, &mut at)?);
         if number < 0 {
@@ -104,9 +108,9 @@ fn counts(bytes: &[u8], slots: &mut Slots) -> Result<()> {
         if number > 0 {
             ensure!(index < grid.slots, "it has more slots than its range");
             let count = number.unsigned_abs();
-            total = total.checked_add(count).context("it counts too far")?;
+            slots.count = slots.count.checked_add(count).context("it counts too far")?;
             let (low, high) = grid.range(index);
-            slots.0.push((low, high, count));
+            slots.slots.push((low, high, count));
         }
         index += 1;
     }
@@ -115,6 +119,12 @@ fn counts(bytes: &[u8], slots: &mut Slots) -> Result<()> {
 
 /// LEB128 of at most nine bytes, the ninth taking all its eight bits.
 fn varint(bytes: &[u8], at: &mut usize) -> Result<u64> {
+    // Most counts fit into one byte.
+    let first = bytes[*at];
+    if first < 0x80 {
+        *at += 1;
+        return Ok(u64::from(first));
+    }
     let mut value = 0u64;
     for i in 0..9 {
         let byte = *bytes.get(*at).context("it is cut off")?;
@@ -164,31 +174,30 @@ impl Grid {
         let doubling = (index / half).saturating_sub(1);
         let within = if index < 2 * half { index } else { index % half + half };
         let shift = self.unit_bits + doubling as u32;
-        let low = u128::from(within) << shift;
-        let high = low + (1u128 << shift) - 1;
-        (low.min(u128::from(u64::MAX)) as u64, high.min(u128::from(u64::MAX)) as u64)
+        // The last slot ends at 2^64 - 1 at most: `new` stops doubling there.
+        let low = within << shift;
+        (low, low + ((1u64 << shift) - 1))
     }
 }
 
 impl Slots {
-    /// How many values were recorded.
-    pub fn count(&self) -> u64 {
-        self.0.iter().fold(0, |sum, &(_, _, count)| sum.saturating_add(count))
+    /// The rank, from 1, of quantile `q`: HDR's ceil rank.
+    pub fn rank(&self, q: f64) -> u64 {
+        ((q * self.count as f64).ceil() as u64).max(1)
     }
 
-    /// The highest value of the slot that holds the value of this rank, from 1.
-    pub fn at_rank(&self, rank: u64) -> Option<u64> {
-        let mut seen = 0u64;
-        self.0.iter().find_map(|&(_, high, count)| {
-            seen = seen.saturating_add(count);
-            (seen >= rank).then_some(high)
-        })
-    }
-
-    /// The value of quantile `q` by HDR's ceil rank.
-    pub fn at_quantile(&self, q: f64) -> Option<u64> {
-        let rank = (q * self.count() as f64).ceil() as u64;
-        self.at_rank(rank.max(1))
+    /// The highest values of the slots that hold the values of these ascending ranks, in one pass.
+    pub fn at_ranks<const N: usize>(&self, ranks: [u64; N]) -> [Option<u64>; N] {
+        let mut values = [None; N];
+        let (mut seen, mut at) = (0u64, 0);
+        for &(_, high, count) in &self.slots {
+            seen += count;
+            while at < N && ranks[at] <= seen {
+                values[at] = Some(high);
+                at += 1;
+            }
+        }
+        values
     }
 }
 
@@ -244,12 +253,12 @@ mod tests {
                     (histogram.lowest_equivalent(value), histogram.highest_equivalent(value), v.count_at_value())
                 })
                 .collect();
-            prop_assert_eq!(&slots.0, &expected);
-            prop_assert_eq!(slots.count(), histogram.len());
-            for q in [0.5, 0.9, 0.95, 0.99, 0.999, 1.0] {
-                if !histogram.is_empty() {
-                    prop_assert_eq!(slots.at_quantile(q), Some(histogram.value_at_quantile(q)));
-                }
+            prop_assert_eq!(&slots.slots, &expected);
+            prop_assert_eq!(slots.count, histogram.len());
+            let quantiles = [0.5, 0.9, 0.95, 0.99, 0.999, 1.0];
+            let values = slots.at_ranks(quantiles.map(|q| slots.rank(q)));
+            if !histogram.is_empty() {
+                prop_assert_eq!(values, quantiles.map(|q| Some(histogram.value_at_quantile(q))));
             }
         }
 

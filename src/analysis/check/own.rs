@@ -4,7 +4,7 @@ use super::field::{Cells, Field};
 use super::finding::{Finding, Findings};
 use super::numbers::{PERCENTILES, needed};
 use super::short;
-use crate::machine::limits::{self, CLOCK_HEADROOM, Profile};
+use crate::machine::limits::{self, CLOCK_HEADROOM, Model, Profile};
 use crate::results::row::{SCHEMA_VERSION, point_id};
 use crate::results::{COLUMNS, from_record};
 use crate::workload::model::Network;
@@ -26,6 +26,8 @@ const MOST_POINTS: usize = 10_000;
 pub struct Memory {
     points: HashMap<String, String>,
     networks: HashMap<String, Option<Network>>,
+    /// The last row's GPU.
+    model: (String, Option<&'static Model>),
 }
 
 /// All of them.
@@ -33,8 +35,9 @@ pub fn check(row: &Cells, memory: &mut Memory, findings: &mut Findings) {
     types(row, findings);
     status(row, findings);
     warnings(row, findings);
-    device(row, findings);
-    limit(row, findings);
+    let model = memory.model(row);
+    device(row, model, findings);
+    limit(row, model, findings);
     memory.counts(row, findings);
     memory.point(row, findings);
 }
@@ -47,7 +50,7 @@ fn add(findings: &mut Findings, row: &Cells, field: Field, rule: &'static str, e
 fn types(row: &Cells, findings: &mut Findings) {
     if row.view.exact {
         for (i, column) in COLUMNS.iter().enumerate() {
-            if !(column.accepts)(row.at(i)) {
+            if column.holds != "text" && !(column.accepts)(row.at(i)) {
                 findings.push(Finding::new(row.line, column.name, "type", row.at(i), column.holds));
             }
         }
@@ -156,7 +159,7 @@ fn warnings(row: &Cells, findings: &mut Findings) {
 }
 
 /// The instance is one that there can be.
-fn device(row: &Cells, findings: &mut Findings) {
+fn device(row: &Cells, model: Option<&Model>, findings: &mut Findings) {
     let kind = row.text(Field::Kind);
     for (field, wanted) in [(Field::MigUuid, kind == "mig"), (Field::GpuUuid, kind != "cpu")] {
         if row.text(field).is_empty() == wanted {
@@ -168,7 +171,6 @@ fn device(row: &Cells, findings: &mut Findings) {
     if row.text(Field::Device) != device {
         add(findings, row, Field::Device, "instance", format!("{device}: instance_kind is {kind}"));
     }
-    let model = limits::model(row.text(Field::GpuName));
     let sms = row.number(Field::SmCount);
     if kind == "gpu"
         && let (Some(model), Some(sms)) = (model, sms)
@@ -211,8 +213,8 @@ fn impossible(row: &Cells, field: Field, found: f64, bound: f64, word: &str, fin
 }
 
 /// Not faster than the instance can be.
-fn limit(row: &Cells, findings: &mut Findings) {
-    let Some(model) = limits::model(row.text(Field::GpuName)) else { return };
+fn limit(row: &Cells, model: Option<&Model>, findings: &mut Findings) {
+    let Some(model) = model else { return };
     let profile = Profile::parse(row.text(Field::Profile));
     let whole = row.text(Field::Kind) == "gpu";
     let mut above = |field: Field, found: f64, most: f64, what: &str| {
@@ -241,6 +243,14 @@ fn limit(row: &Cells, findings: &mut Findings) {
 }
 
 impl Memory {
+    fn model(&mut self, row: &Cells) -> Option<&'static Model> {
+        let name = row.text(Field::GpuName);
+        if self.model.0 != name {
+            self.model = (name.to_owned(), limits::model(name));
+        }
+        self.model.1
+    }
+
     /// Operations and bytes are the network's own count over the mean.
     fn counts(&mut self, row: &Cells, findings: &mut Findings) {
         let Some(mean) = row.number(Field::Mean).filter(|_| row.text(Field::Backend) == "builtin") else {

@@ -65,56 +65,72 @@ pub fn check(row: &Cells, reader: &mut Reader, slots: &mut Slots, findings: &mut
 impl Recorded {
     fn compare(&self, row: &Cells, slots: &Slots, findings: &mut Findings) {
         let mut compare = Compare { row, histogram: self.histogram, findings };
-        let count = slots.count();
-        compare.between(self.count, count as f64, count as f64, 1.0);
-        let (Some(first), Some(last)) = (slots.0.first(), slots.0.last()) else { return };
-        let sums = slots.0.iter().fold((0.0, 0.0), |(low, high), &(least, most, n)| {
-            (low + least as f64 * n as f64, high + most as f64 * n as f64)
-        });
-        compare.between(self.mean, sums.0 / count as f64, sums.1 / count as f64, 1e6);
+        let count = slots.count as f64;
+        compare.between(self.count, count, count, 1.0);
+        let (Some(first), Some(last)) = (slots.slots.first(), slots.slots.last()) else { return };
+        let moments = Moments::of(slots, row.number(self.mean).unwrap_or(0.0) * 1e6);
+        compare.between(self.mean, moments.mean.0, moments.mean.1, 1e6);
         // Beyond its range the histogram holds the nearer end.
-        let clipped = row.warns("out-of-range");
-        if !clipped {
+        if !row.warns("out-of-range") {
             if let Some(min) = self.min {
                 compare.between(min, first.0 as f64, first.1 as f64, 1e6);
             }
             compare.between(self.max, last.0 as f64, last.1 as f64, 1e6);
-        }
-        if let Some(stddev) = self.stddev.filter(|_| !clipped) {
-            let (low, high) = deviation(slots, count as f64);
-            compare.between(stddev, low, high, 1e6);
-        }
-        // The columns were clamped to the exact extremes.
-        let ends = (self.min.and_then(|min| row.number(min)), row.number(self.max));
-        let clamp = |ns: u64| {
-            let ms = ns as f64 / 1e6;
-            ms.max(ends.0.unwrap_or(ms)).min(ends.1.unwrap_or(ms)) * 1e6
-        };
-        for &(field, q) in self.quantiles {
-            if let Some(value) = slots.at_quantile(q).filter(|_| count >= needed(q)) {
-                compare.between(field, clamp(value), clamp(value), 1e6);
+            if let Some(stddev) = self.stddev {
+                compare.between(stddev, moments.deviation.0, moments.deviation.1, 1e6);
             }
         }
-        if let Some(field) = self.upper.filter(|&field| row.number(field).is_some())
-            && let Some(value) = upper_bound_rank(count, 0.99).and_then(|rank| slots.at_rank(rank))
-        {
-            compare.between(field, clamp(value), clamp(value), 1e6);
+        self.percentiles(slots, &mut compare);
+    }
+
+    fn percentiles(&self, slots: &Slots, compare: &mut Compare) {
+        let row = compare.row;
+        // The columns were clamped to the exact extremes.
+        let ends = (self.min.and_then(|min| row.number(min)), row.number(self.max));
+        let values = slots.at_ranks(PERCENTILES.map(|(_, q)| slots.rank(q)));
+        let upper = self.upper.filter(|&field| row.number(field).is_some());
+        let rank = upper.and_then(|_| upper_bound_rank(slots.count, 0.99));
+        let upper = upper.zip(rank.and_then(|rank| slots.at_ranks([rank])[0]));
+        let enough = |&(field, q): &(Field, f64)| {
+            let at = PERCENTILES.iter().position(|&(_, known)| known == q)?;
+            Some((field, values[at]?)).filter(|_| slots.count >= needed(q))
+        };
+        for (field, ns) in self.quantiles.iter().filter_map(enough).chain(upper) {
+            let ms = ns as f64 / 1e6;
+            let clamped = ms.max(ends.0.unwrap_or(ms)).min(ends.1.unwrap_or(ms)) * 1e6;
+            compare.between(field, clamped, clamped, 1e6);
         }
     }
 }
 
-/// Between which values the deviation lies. Moving each value to the middle of its slot changes the
-/// deviation by at most the deviation, and so the root mean square, of the moves.
-fn deviation(slots: &Slots, count: f64) -> (f64, f64) {
-    let middle = |low: u64, high: u64| f64::midpoint(low as f64, high as f64);
-    let mean = slots.0.iter().map(|&(low, high, n)| middle(low, high) * n as f64).sum::<f64>() / count;
-    let (mut squares, mut moves) = (0.0, 0.0);
-    for &(low, high, n) in &slots.0 {
-        squares += (middle(low, high) - mean).powi(2) * n as f64;
-        moves += ((high - low) as f64 / 2.0).powi(2) * n as f64;
+/// Between which values the mean and the deviation lie.
+struct Moments {
+    mean: (f64, f64),
+    deviation: (f64, f64),
+}
+
+impl Moments {
+    /// Moving each value to the middle of its slot changes the deviation by at most the deviation,
+    /// and so the root mean square, of the moves. `near` is about the mean: sums of squares are taken
+    /// from there, so that they do not cancel.
+    fn of(slots: &Slots, near: f64) -> Moments {
+        let count = slots.count as f64;
+        let (mut off, mut squares, mut moves, mut halves) = (0.0, 0.0, 0.0, 0.0);
+        for &(low, high, n) in &slots.slots {
+            let (n, half) = (n as f64, (high - low) as f64 / 2.0);
+            let away = low as f64 + half - near;
+            off += away * n;
+            squares += away * away * n;
+            moves += half * half * n;
+            halves += half * n;
+        }
+        let (mean, half) = (off / count, halves / count);
+        let (deviation, slack) = ((squares / count - mean * mean).max(0.0).sqrt(), (moves / count).sqrt());
+        Moments {
+            mean: (near + mean - half, near + mean + half),
+            deviation: ((deviation - slack).max(0.0), deviation + slack),
+        }
     }
-    let (deviation, slack) = ((squares / count).sqrt(), (moves / count).sqrt());
-    ((deviation - slack).max(0.0), deviation + slack)
 }
 
 struct Compare<'a, 'b> {

@@ -1,6 +1,6 @@
 //! One side of a comparison: its rows as points, and each point's replicates.
 
-use super::key::{KEY, Key};
+use super::key::{Column, KEY, Key};
 use super::{Options, Problem, ProblemKind};
 use crate::results::Row;
 use crate::results::row::Status;
@@ -48,8 +48,9 @@ pub struct Side<'a> {
     pub repeated: usize,
 }
 
-/// What makes a row unique among those of its point.
-type Place<'a> = (&'a str, &'a str, Option<&'a str>, Option<u32>, u32);
+/// What makes a row unique among those of its point: host, run, instance, repetition, and the values
+/// of the columns that may differ.
+type Place<'a> = (&'a str, &'a str, Option<&'a str>, Option<u32>, u32, Vec<String>);
 
 /// Sorts out one side; what is wrong with it goes to `problems`.
 pub fn build<'a>(
@@ -63,12 +64,14 @@ pub fn build<'a>(
     for row in rows {
         let instance = &row.subject.instance;
         let provenance = &row.provenance;
+        let mismatched = ignored(&options.allow_mismatch).map(|column| column.of(row)).collect();
         let place = (
             &*provenance.host,
             &*provenance.run_id,
             instance.uuid(),
             instance.gpu_index,
             provenance.repetition,
+            mismatched,
         );
         let key = Key::of(row, &options.allow_mismatch);
         keys.entry(key).or_default().entry(place).or_default().push(row);
@@ -80,7 +83,7 @@ pub fn build<'a>(
             let attempts: Vec<&Row> =
                 attempts.into_iter().filter(|row| Some(row.provenance.attempt) == last).collect();
             let row = attempts[0];
-            if attempts.iter().any(|other| *other != row) {
+            if attempts[1..].iter().any(|other| *other != row) {
                 problems.push(Problem::row(
                     ProblemKind::Duplicate,
                     name,
@@ -92,9 +95,7 @@ pub fn build<'a>(
             }
             side.repeated += attempts.len() - 1;
             side.sessions.insert(&row.provenance.session_id);
-            for column in
-                KEY.iter().filter(|column| options.allow_mismatch.iter().any(|name| name == column.name))
-            {
+            for column in ignored(&options.allow_mismatch) {
                 point.ignored.entry(column.name).or_default().insert(column.of(row));
             }
             match row.outcome.status {
@@ -126,6 +127,11 @@ pub fn build<'a>(
         side.points.insert(key, point);
     }
     side
+}
+
+/// The columns of the key that may differ.
+fn ignored(names: &[String]) -> impl Iterator<Item = &'static Column> {
+    KEY.iter().filter(move |column| names.iter().any(|name| name == column.name))
 }
 
 impl Point<'_> {

@@ -1,6 +1,8 @@
 //! Markdown for a pull request or a step summary.
 
-use super::{Shared, bound_text, change, counts, hint, interval, percent, problem, summary, value, verdict};
+use super::{
+    Shared, bound_text, change, counts, hint, interval_text, percent, problem, summary, value, verdict,
+};
 use crate::analysis::compare::Comparison;
 use crate::render::markdown::escape;
 use std::io::{self, Write};
@@ -49,7 +51,7 @@ pub fn write(out: &mut dyn Write, found: &Comparison) -> io::Result<()> {
                 value(numbers.base),
                 value(numbers.new),
                 percent(change(decision, numbers.shift)),
-                interval(decision).map_or(String::new(), |(a, b)| format!("{} … {}", percent(a), percent(b))),
+                interval_text(decision),
                 escape(&bound_text(decision)),
                 counts(decision),
                 numbers.p,

@@ -57,6 +57,15 @@ fn interval(decision: &Decision) -> Option<(f64, f64)> {
     Some((ends.0.min(ends.1), ends.0.max(ends.1)))
 }
 
+/// The interval in words.
+fn interval_text(decision: &Decision) -> String {
+    match interval(decision) {
+        Some((low, high)) if low == -1.0 && high.is_infinite() => "unbounded".to_owned(),
+        Some((low, high)) => format!("{} … {}", percent(low), percent(high)),
+        None => String::new(),
+    }
+}
+
 /// The bound that the verdict rests on, as a ratio that is above 0 where NEW is worse.
 fn bound(decision: &Decision) -> Option<f64> {
     let numbers = decision.numbers?;

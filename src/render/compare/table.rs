@@ -1,6 +1,8 @@
 //! A table for the terminal.
 
-use super::{Shared, bound_text, change, counts, hint, interval, percent, problem, summary, value, verdict};
+use super::{
+    Shared, bound_text, change, counts, hint, interval_text, percent, problem, summary, value, verdict,
+};
 use crate::analysis::compare::Comparison;
 use comfy_table::{CellAlignment, Table};
 use std::io::{self, Write};
@@ -52,7 +54,7 @@ fn table(found: &Comparison, varying: &[&'static str]) -> Table {
                 value(numbers.base),
                 value(numbers.new),
                 percent(change(decision, numbers.shift)),
-                interval(decision).map_or(String::new(), |(a, b)| format!("{} … {}", percent(a), percent(b))),
+                interval_text(decision),
                 bound_text(decision),
                 counts(decision),
                 format!("{:.3}", numbers.p),
