@@ -7,9 +7,9 @@
 //! ```
 //!
 //! Floors, from the ground: [`machine`], [`workload`] · [`measure`] (uses workload) · [`results`]
-//! (measure, machine) · [`sweep`] (results, measure, machine), [`analysis`]
-//! (results, machine) · [`render`] · [`cmd`] · main. An import
-//! never climbs; `tests/house.rs` keeps it so.
+//! (measure, machine) · [`sweep`] (results, measure, machine), [`analysis`] (results, machine) ·
+//! [`render`] (analysis, results, machine) · [`cmd`] · main. An import never climbs; `tests/house.rs`
+//! keeps it so.
 //!
 //! # Invariants
 //! 1. The parent never touches CUDA.
