@@ -133,7 +133,8 @@ fn every_problem_in_every_form() {
     let mut twice = rounds("b", 4, 1, 1.0);
     twice.push(row("b", 2, 1, 7.0));
     let bench = Bench::new(&base.concat(), &[twice, other_graph, failed].concat());
-    let ran = bench.run(&["--output", "markdown=@a.md,junit=@a.xml,json=@a.json", "--github"]);
+    let ran =
+        bench.run(&["--output", "markdown=@a.md,junit=@a.xml,json=@a.json", "--github", "--github-summary="]);
     assert_eq!(ran.exit, Exit::Incomplete);
     assert_eq!(
         ran.err,

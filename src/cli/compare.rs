@@ -2,7 +2,6 @@
 
 use crate::workload::scripted::parse_ns;
 use clap::{Args, ValueEnum};
-use std::path::PathBuf;
 
 /// Did it change?
 #[derive(Args, Clone, Debug)]
@@ -47,7 +46,7 @@ pub struct CompareArgs {
     pub github: bool,
     /// The file of the step summary
     #[arg(long, value_name = "FILE", env = "GITHUB_STEP_SUMMARY", hide = true)]
-    pub github_summary: Option<PathBuf>,
+    pub github_summary: Option<String>,
 }
 
 const AFTER_HELP: &str = "\

@@ -183,11 +183,11 @@ fn show(
         return Ok(());
     }
     github::write(out, found)?;
-    let Some(path) = args.github_summary.as_ref().filter(|path| !path.as_os_str().is_empty()) else {
+    let Some(path) = args.github_summary.as_ref().filter(|path| !path.is_empty()) else {
         writeln!(err, "warning: --github without GITHUB_STEP_SUMMARY: there is no step summary to write to")?;
         return Ok(());
     };
-    let context = || format!("cannot add to the step summary {}", path.display());
+    let context = || format!("cannot add to the step summary {path}");
     let mut file = OpenOptions::new().create(true).append(true).open(path).with_context(context)?;
     markdown::write(&mut file, found).with_context(context)
 }

@@ -12,7 +12,8 @@ use std::path::Path;
 /// Longer lines are refused: the largest row, with two histograms of 33,792 different counts each,
 /// has 300 kB.
 pub const LONGEST_LINE: usize = 1 << 20;
-/// Bytes that are read at once.
+/// Bytes that are read at once, at first and at most.
+const FIRST_CHUNK: usize = 64 << 10;
 const CHUNK: usize = 4 << 20;
 
 /// Opens a file to be read as CSV.
@@ -71,7 +72,15 @@ pub struct Chunk<'a> {
 impl<R: Read> Lines<R> {
     /// From the start of a file.
     pub fn new(source: R) -> Lines<R> {
-        Lines { source, buffer: vec![0; CHUNK], filled: 0, start: 0, line: 0, ended: false, torn: false }
+        Lines {
+            source,
+            buffer: vec![0; FIRST_CHUNK],
+            filled: 0,
+            start: 0,
+            line: 0,
+            ended: false,
+            torn: false,
+        }
     }
 
     /// The next lines; none at the end. At most `most` lines.
@@ -118,6 +127,11 @@ impl<R: Read> Lines<R> {
     fn fill(&mut self) -> Result<()> {
         self.buffer.copy_within(self.start..self.filled, 0);
         (self.filled, self.start) = (self.filled - self.start, 0);
+        if self.line > 0 || self.filled == self.buffer.len() {
+            // A file that goes on: larger chunks are shared out better.
+            let larger = (self.buffer.len() * 8).min(CHUNK);
+            self.buffer.resize(larger.max(self.buffer.len()), 0);
+        }
         // No line end in all of this.
         if self.filled > LONGEST_LINE {
             return Err(TooLong { line: self.line + 1 }.into());
