@@ -13,10 +13,7 @@ const RISK: f64 = 0.01;
 /// 99 % confidence: the smallest n with P(Bin(n, 1 - q) ≤ 1) ≤ 1 %. Gives 64, 130, 662 and 6636 for
 /// p90, p95, p99 and p99.9, MLPerf LoadGen's numbers for independent samples.
 pub fn batches_needed(q: f64) -> u64 {
-    let enough = |n: u64| {
-        let n = n as f64;
-        q.powf(n) + n * (1.0 - q) * q.powf(n - 1.0) <= RISK
-    };
+    let enough = |n: u64| is_enough(n, q);
     let (mut low, mut high) = (1, 1);
     while !enough(high) {
         (low, high) = (high, high * 2);
@@ -28,6 +25,12 @@ pub fn batches_needed(q: f64) -> u64 {
     high
 }
 
+/// P(Bin(n, 1 - q) ≤ 1) ≤ 1 %.
+fn is_enough(n: u64, q: f64) -> bool {
+    let n = n as f64;
+    q.powf(n) + n * (1.0 - q) * q.powf(n - 1.0) <= RISK
+}
+
 /// The rank (from 1) of the order statistic among `n` that bounds quantile `q` from above with 99 %
 /// confidence for independent samples; none if there are too few.
 ///
@@ -35,7 +38,8 @@ pub fn batches_needed(q: f64) -> u64 {
 /// when Y ≤ k, so k is the largest with P(Y ≤ k) ≤ 1 %, and at least 1 must remain above
 /// ([`batches_needed`]).
 pub fn upper_bound_rank(n: u64, q: f64) -> Option<u64> {
-    if n < batches_needed(q) {
+    // Falls with n from n = 1 / (1 - q) on, and is above the risk before.
+    if !is_enough(n, q) {
         return None;
     }
     // Probabilities relative to the mode's, from there downwards, so that nothing underflows.

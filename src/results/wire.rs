@@ -159,7 +159,7 @@ pub fn line(row: &Row) -> Vec<u8> {
     writer.into_inner().expect("a Vec takes every byte")
 }
 
-/// The inverse of [`line`], by the names in `header`; without one, in the order of this schema.
+/// The inverse of [`line()`], by the names in `header`; without one, in the order of this schema.
 ///
 /// # Errors
 /// A cell that is not of its column's type, or a missing column.
