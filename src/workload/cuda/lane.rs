@@ -23,6 +23,7 @@ pub(super) struct Lane {
     output: Option<End>,
     /// Around the three stages.
     events: [Event; 4],
+    addresses: Vec<u64>,
     _memory: DeviceMemory,
     context: Rc<Context>,
 }
@@ -75,10 +76,11 @@ impl Lane {
             input: network.input().map(|b| end(b.0)).transpose()?,
             output: network.output().map(|b| end(b.0)).transpose()?,
             events: [Event::new(context)?, Event::new(context)?, Event::new(context)?, Event::new(context)?],
+            addresses,
             _memory: memory,
             context: context.clone(),
         };
-        if let Some(launch) = builder.fill_input(settings.seed, largest, &addresses)? {
+        if let Some(launch) = builder.fill_input(settings.seed, largest, &lane.addresses)? {
             // SAFETY: it writes exactly the input buffer, which the lane owns.
             unsafe { launch.issue(context, &lane.stream) }?;
         }
@@ -86,7 +88,7 @@ impl Lane {
             lane.stream.copy_out(&input.host, input.address, largest * input.bytes)?;
         }
         for &samples in batch_sizes {
-            let launches = builder.batch(samples, &addresses)?;
+            let launches = builder.batch(samples, &lane.addresses)?;
             lane.batches.push(Batch { samples, launches, whole: None, compute: None });
         }
         for i in 0..lane.batches.len() {
@@ -99,6 +101,11 @@ impl Lane {
         }
         lane.stream.synchronize()?;
         Ok(lane)
+    }
+
+    /// Device addresses of the network's buffers.
+    pub(super) fn addresses(&self) -> &[u64] {
+        &self.addresses
     }
 
     fn batch(&self, samples: usize) -> Result<&Batch> {

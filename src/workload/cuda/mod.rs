@@ -3,6 +3,7 @@
 //! The only place of cudarc and of libcuda. Whatever the driver says becomes an error, never a
 //! panic. It reads the GPU and runs on it; no setting of it is ever changed.
 
+mod corrupt;
 mod device;
 mod driver;
 mod kernels;
@@ -18,12 +19,13 @@ pub use driver::CudaError;
 pub use tune::time_tiles;
 pub use verify::verify;
 
-use self::device::{Context, DeviceMemory, PinnedMemory, Stream};
+use self::corrupt::Target;
+use self::device::{Context, DeviceMemory, Stream};
 use self::kernels::Kernels;
 use self::lane::Lane;
 use self::network::{Builder, Layout};
-use super::model::{Network, Op};
-use super::{Corruption, Precision, Settings, Stages, Workload};
+use super::model::Network;
+use super::{Precision, Settings, Stages, Workload};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::rc::Rc;
 
@@ -74,7 +76,7 @@ impl Cuda {
         })
     }
 
-    /// Allocates and generates the weights, and plants the fault if there is one.
+    /// Allocates and generates the weights.
     fn create_weights(&mut self) -> Result<DeviceMemory> {
         let layout = Layout::weights(&self.network, self.settings.precision);
         let memory = DeviceMemory::new(&self.context, layout.bytes as usize)?;
@@ -87,9 +89,6 @@ impl Cuda {
         for launch in self.builder(&addresses).fill_weights(seed)? {
             // SAFETY: the launches write exactly the weights, which lie within `memory`.
             unsafe { launch.issue(&self.context, &stream) }?;
-        }
-        if let Some(corruption) = self.settings.corruption {
-            plant(corruption, &self.context, &stream, &self.network, &addresses)?;
         }
         stream.synchronize()?;
         Ok(memory)
@@ -129,7 +128,8 @@ impl Workload for Cuda {
             bail!(too_large(&self.name, largest, lanes, needed, free));
         }
 
-        if self.weights.is_none() {
+        let first_time = self.weights.is_none();
+        if first_time {
             self.weights = Some(self.create_weights()?);
         }
         let start = self.weights.as_ref().map_or(0, DeviceMemory::address);
@@ -138,6 +138,11 @@ impl Workload for Cuda {
             let (context, settings) = (self.context.clone(), self.settings.clone());
             let lane = Lane::new(&context, &mut self.builder(&weights), &settings, batch_sizes)?;
             self.lanes.push(lane);
+        }
+        if let Some(corruption) = self.settings.corruption.filter(|_| first_time) {
+            let (context, network) = (&self.context, &self.network);
+            let (weights, buffers) = (&weights[..], self.lanes[0].addresses());
+            Target { context, network, precision, weights, buffers }.plant(corruption)?;
         }
         Ok(())
     }
@@ -170,42 +175,6 @@ fn too_large(name: &str, batch: usize, lanes: usize, needed: u64, free: u64) -> 
         gb(needed),
         gb(free)
     )
-}
-
-/// Corrupts the generated weights as asked.
-fn plant(
-    corruption: Corruption,
-    context: &Rc<Context>,
-    stream: &Stream,
-    network: &Network,
-    addresses: &[u64],
-) -> Result<()> {
-    let linears: Vec<usize> = network
-        .ops
-        .iter()
-        .filter_map(|op| if let Op::Linear { weight, .. } = op { Some(weight.0) } else { None })
-        .collect();
-    let Some(&last) = linears.last() else { bail!("no weight to corrupt: the network has no linear layer") };
-    match corruption {
-        Corruption::ZeroTile => {
-            let id = linears[linears.len() / 2];
-            let weight = &network.weights[id];
-            for row in 0..weight.rows.min(8) {
-                let start = addresses[id] + (row * weight.columns * 2) as u64;
-                stream.set(start, 0, weight.columns.min(8) * 2)?;
-            }
-        }
-        Corruption::FlipWeight => {
-            let mut number = PinnedMemory::new(context, 2)?;
-            stream.copy_out(&number, addresses[last], 2)?;
-            stream.synchronize()?;
-            // Little-endian: the sign is the top bit of the second byte, in both formats.
-            number.as_mut_slice()[1] ^= 0x80;
-            stream.copy_in(addresses[last], &number, 2)?;
-            stream.synchronize()?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
