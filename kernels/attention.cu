@@ -28,18 +28,6 @@ DEVICE float quad_sum(float v) {
     return v + __shfl_xor_sync(0xffffffff, v, 2);
 }
 
-// 64 rows of one head from row `first` on to shared memory; rows from `rows` on are zero.
-template <class T>
-DEVICE void copy_tile(unsigned to, const T *from, long long stride, int first, int rows) {
-#pragma unroll
-    for (int i = 0; i < ROWS * CHUNKS / THREADS; ++i) {
-        int chunk = threadIdx.x + i * THREADS;
-        int row = chunk / CHUNKS, column = chunk % CHUNKS;
-        copy_async(to + swizzle<CHUNKS>(row, column) * 16, from + (first + row) * stride + column * 8,
-                   first + row < rows);
-    }
-}
-
 template <class T> DEVICE void attention(const T *qkv, T *out, int seq_len, int heads) {
     __shared__ uint4 memory[5 * TILE / 16]; // queries, two of keys, two of values
     const unsigned queries = shared_address(memory), keys = queries + TILE, values = keys + 2 * TILE;
@@ -48,12 +36,22 @@ template <class T> DEVICE void attention(const T *qkv, T *out, int seq_len, int 
     const int q0 = blockIdx.x % q_tiles * ROWS;
     const int head = blockIdx.x / q_tiles % heads, sample = blockIdx.x / q_tiles / heads;
     const long long stride = 3LL * heads * HEAD;
-    const T *q = qkv + sample * seq_len * stride + head * HEAD;
-    const T *k = q + heads * HEAD, *v = k + heads * HEAD;
 
-    copy_tile(queries, q, stride, q0, seq_len);
-    copy_tile(keys, k, stride, 0, seq_len);
-    copy_tile(values, v, stride, 0, seq_len);
+    // What this thread copies of each tile: one chunk of every COPIED-th row.
+    constexpr int COPIED = THREADS / CHUNKS;
+    const int row = threadIdx.x / CHUNKS, column = threadIdx.x % CHUNKS;
+    const unsigned to = swizzle<CHUNKS>(row, column) * 16;
+    const T *from = qkv + ((long long)sample * seq_len + row) * stride + head * HEAD + column * 8;
+    // Rows from `first` on of the queries, keys or values; zeros beyond the sequence.
+    auto copy_tile = [&](unsigned tile, int which, int first) {
+        const T *start = from + first * stride + which * heads * HEAD;
+#pragma unroll
+        for (int i = 0; i < ROWS; i += COPIED)
+            copy_async(tile + to + i * CHUNKS * 16, start + i * stride, first + row + i < seq_len);
+    };
+    copy_tile(queries, 0, q0);
+    copy_tile(keys, 1, 0);
+    copy_tile(values, 2, 0);
     copy_async_commit();
 
     // exp(s / √64) = 2^(s · scale)
@@ -68,8 +66,8 @@ template <class T> DEVICE void attention(const T *qkv, T *out, int seq_len, int 
     for (int step = 0; step < steps; ++step) {
         if (step + 1 < steps) {
             unsigned other = (step + 1) % 2 * TILE;
-            copy_tile(keys + other, k, stride, (step + 1) * ROWS, seq_len);
-            copy_tile(values + other, v, stride, (step + 1) * ROWS, seq_len);
+            copy_tile(keys + other, 1, (step + 1) * ROWS);
+            copy_tile(values + other, 2, (step + 1) * ROWS);
         }
         copy_async_commit();
         copy_async_wait<1>();
@@ -150,10 +148,7 @@ template <class T> DEVICE void attention(const T *qkv, T *out, int seq_len, int 
     }
 }
 
-#define ENTRY(name, T)                                                                                \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                            \
-        name(const T *__restrict__ qkv, T *__restrict__ out, int seq_len, int heads) {               \
-        attention(qkv, out, seq_len, heads);                                                         \
-    }
-ENTRY(attention_f16, half_t)
-ENTRY(attention_bf16, bfloat_t)
+extern "C" __global__ void __launch_bounds__(THREADS)
+    ENTRY(attention)(const NUMBER *__restrict__ qkv, NUMBER *__restrict__ out, int seq_len, int heads) {
+    attention(qkv, out, seq_len, heads);
+}

@@ -21,11 +21,8 @@ DEVICE void embed(const unsigned *tokens, const T *word, const T *position, cons
     store8(out + (unsigned long long)row * columns + column, w);
 }
 
-#define ENTRY(name, T)                                                                                \
-    extern "C" __global__ void __launch_bounds__(256)                                                \
-        name(const unsigned *tokens, const T *word, const T *position, const T *segment, T *out,     \
-             unsigned rows, unsigned seq_len, unsigned columns) {                                    \
-        embed(tokens, word, position, segment, out, rows, seq_len, columns);                         \
-    }
-ENTRY(embed_f16, half_t)
-ENTRY(embed_bf16, bfloat_t)
+extern "C" __global__ void __launch_bounds__(256)
+    ENTRY(embed)(const unsigned *tokens, const NUMBER *word, const NUMBER *position, const NUMBER *segment,
+                 NUMBER *out, unsigned rows, unsigned seq_len, unsigned columns) {
+    embed(tokens, word, position, segment, out, rows, seq_len, columns);
+}

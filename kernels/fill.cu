@@ -29,12 +29,8 @@ DEVICE void fill(T *out, u64 count, u64 key, unsigned columns, float mean, float
     }
 }
 
-extern "C" __global__ void fill_f16(half_t *out, u64 count, u64 key, unsigned columns, float mean,
-                                    float scale, unsigned wide_columns, float wide_scale) {
-    fill(out, count, key, columns, mean, scale, wide_columns, wide_scale);
-}
-extern "C" __global__ void fill_bf16(bfloat_t *out, u64 count, u64 key, unsigned columns, float mean,
-                                     float scale, unsigned wide_columns, float wide_scale) {
+extern "C" __global__ void ENTRY(fill)(NUMBER *out, u64 count, u64 key, unsigned columns, float mean,
+                                       float scale, unsigned wide_columns, float wide_scale) {
     fill(out, count, key, columns, mean, scale, wide_columns, wide_scale);
 }
 

@@ -189,20 +189,19 @@ DEVICE void linear(const T *__restrict__ x, long long x_stride, const T *__restr
     if (activation == TANH) write(activate<TANH>);
 }
 
-#define ENTRY(name, T, BM, BN, BK, WM, WN, WK, STAGES)                                                \
+#define TILE(name, BM, BN, BK, WM, WN, WK, STAGES)                                                    \
     extern "C" __global__ void __launch_bounds__(32 * WM * WN * WK)                                  \
-        name(const T *x, long long x_stride, const T *weight, const T *bias, T *out, int m, int n,   \
-             int k, int activation) {                                                                \
-        linear<T, BM, BN, BK, WM, WN, WK, STAGES>(x, x_stride, weight, bias, out, m, n, k,           \
-                                                  activation);                                       \
+        ENTRY(linear_##name)(const NUMBER *x, long long x_stride, const NUMBER *weight,              \
+                             const NUMBER *bias, NUMBER *out, int m, int n, int k, int activation) { \
+        linear<NUMBER, BM, BN, BK, WM, WN, WK, STAGES>(x, x_stride, weight, bias, out, m, n, k,      \
+                                                       activation);                                  \
     }
-#define ENTRIES(tile, ...)                                                                            \
-    ENTRY(linear_##tile##_f16, half_t, __VA_ARGS__)                                                  \
-    ENTRY(linear_##tile##_bf16, bfloat_t, __VA_ARGS__)
 
-//               BM   BN   BK  WM WN WK STAGES
-ENTRIES(128x128, 128, 128, 32, 2, 2, 1, 4)
-ENTRIES(128x96, 128, 96, 32, 2, 2, 1, 4)
-ENTRIES(64x64, 64, 64, 64, 2, 2, 2, 4)
-ENTRIES(32x32, 32, 32, 128, 1, 1, 4, 4)
-ENTRIES(16x32, 16, 32, 128, 1, 1, 4, 4)
+//           BM   BN   BK   WM WN WK STAGES
+TILE(256x128, 256, 128, 64, 4, 2, 1, 3)
+TILE(256x96, 256, 96, 64, 4, 2, 1, 3)
+TILE(128x96, 128, 96, 32, 2, 2, 1, 4)
+TILE(64x96, 64, 96, 64, 2, 2, 1, 3)
+TILE(64x64, 64, 64, 64, 2, 2, 2, 4)
+TILE(32x32, 32, 32, 128, 1, 1, 4, 4)
+TILE(16x32, 16, 32, 128, 1, 1, 4, 4)

@@ -1,6 +1,9 @@
-// The two 16-bit number formats, without CUDA's headers: conversion, packing, the tensor cores'
-// product, and the copies between memories that the kernels share. Everything is inline PTX of
-// PTX ISA 7.0 / sm_80.
+// The 16-bit number formats, without CUDA's headers: conversion, packing, the tensor cores' product,
+// and the copies between memories that the kernels share. Everything is inline PTX of PTX ISA 7.0 /
+// sm_80.
+//
+// kernels/generate compiles a file that includes this one twice: NUMBER is the format, and ENTRY(x)
+// names a kernel x_f16 or x_bf16.
 #pragma once
 
 struct half_t {
@@ -10,6 +13,13 @@ struct bfloat_t {
     unsigned short x;
 };
 
+#ifdef BF16
+#define NUMBER bfloat_t
+#define ENTRY(name) name##_bf16
+#else
+#define NUMBER half_t
+#define ENTRY(name) name##_f16
+#endif
 #define DEVICE __device__ __forceinline__
 
 DEVICE float widen(half_t v) {
@@ -41,12 +51,14 @@ template <class T> DEVICE void unpack(unsigned two, float &low, float &high) {
 }
 
 // Eight numbers, 16 bytes: the widest access of one thread.
-template <class T> DEVICE void load8(const T *from, float (&v)[8]) {
-    uint4 raw = *(const uint4 *)from;
+template <class T> DEVICE void unpack8(uint4 raw, float (&v)[8]) {
     unpack<T>(raw.x, v[0], v[1]);
     unpack<T>(raw.y, v[2], v[3]);
     unpack<T>(raw.z, v[4], v[5]);
     unpack<T>(raw.w, v[6], v[7]);
+}
+template <class T> DEVICE void load8(const T *from, float (&v)[8]) {
+    unpack8<T>(*(const uint4 *)from, v);
 }
 template <class T> DEVICE void store8(T *to, const float (&v)[8]) {
     *(uint4 *)to = make_uint4(pack<T>(v[0], v[1]), pack<T>(v[2], v[3]), pack<T>(v[4], v[5]),

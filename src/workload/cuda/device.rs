@@ -5,6 +5,7 @@
 //! context is current in.
 
 use super::driver::{Api, CudaError, api};
+use super::network::Gpu;
 use crate::workload::{DeviceIdentity, Sync};
 use anyhow::{Context as _, Result};
 use cudarc::driver::sys::{
@@ -116,6 +117,12 @@ impl Context {
     /// Multiprocessors.
     pub(super) fn sm_count(&self) -> Result<u32, CudaError> {
         self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT).map(|n| n.max(1) as u32)
+    }
+
+    /// What the launches of kernels depend on.
+    pub(super) fn gpu(&self) -> Result<Gpu, CudaError> {
+        let shared = self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        Ok(Gpu { multiprocessors: self.sm_count()? as usize, shared_bytes: shared.max(0) as u32 })
     }
 
     /// Compute capability.

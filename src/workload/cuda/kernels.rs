@@ -2,6 +2,7 @@
 
 use super::device::{Context, Stream};
 use super::driver::CudaError;
+use crate::workload::Precision;
 use anyhow::{Context as _, Result};
 use cudarc::driver::sys::{CUfunction, CUfunction_attribute, CUjit_option, CUmodule};
 use sha2::{Digest, Sha256};
@@ -20,14 +21,21 @@ pub(super) enum Family {
     Null,
 }
 
-/// Texts in the order of [`Family`], NUL-terminated for the driver.
-const TEXTS: [&str; 6] = [
-    concat!(include_str!("../../../kernels/ptx/attention.ptx"), "\0"),
-    concat!(include_str!("../../../kernels/ptx/embed.ptx"), "\0"),
-    concat!(include_str!("../../../kernels/ptx/fill.ptx"), "\0"),
-    concat!(include_str!("../../../kernels/ptx/linear.ptx"), "\0"),
-    concat!(include_str!("../../../kernels/ptx/norm.ptx"), "\0"),
-    concat!(include_str!("../../../kernels/ptx/null.ptx"), "\0"),
+/// The texts of a family for one number format, NUL-terminated for the driver.
+macro_rules! text {
+    ($file:literal) => {
+        concat!(include_str!(concat!("../../../kernels/ptx/", $file, ".ptx")), "\0")
+    };
+}
+
+/// In the order of [`Family`]: for fp16, and for bf16.
+const TEXTS: [[&str; 2]; 6] = [
+    [text!("attention_f16"), text!("attention_bf16")],
+    [text!("embed_f16"), text!("embed_bf16")],
+    [text!("fill_f16"), text!("fill_bf16")],
+    [text!("linear_f16"), text!("linear_bf16")],
+    [text!("norm_f16"), text!("norm_bf16")],
+    [text!("null"), text!("null")],
 ];
 
 /// The oldest compute capability that the texts are for.
@@ -36,7 +44,7 @@ pub(super) const CAPABILITY: (i32, i32) = (8, 0);
 /// The set of kernels and the first 48 bits of the SHA-256 of their texts: `sm_80:1a2b3c4d5e6f`.
 pub(super) fn name() -> String {
     let mut hash = Sha256::new();
-    for text in TEXTS {
+    for text in TEXTS.as_flattened() {
         hash.update(text);
     }
     let mut name = format!("sm_{}{}:", CAPABILITY.0, CAPABILITY.1);
@@ -46,25 +54,35 @@ pub(super) fn name() -> String {
     name
 }
 
-/// The kernels of one context, each family loaded when it is first asked for: the first load on a
+/// The kernels of one context for fp16 or bf16, each family loaded when it is first asked for: the first load on a
 /// machine compiles, and the driver keeps the result.
 pub(super) struct Kernels {
     context: Rc<Context>,
+    precision: Precision,
     modules: [Option<CUmodule>; TEXTS.len()],
 }
 
 impl Kernels {
-    pub(super) fn new(context: &Rc<Context>) -> Kernels {
-        Kernels { context: context.clone(), modules: [None; TEXTS.len()] }
+    pub(super) fn new(context: &Rc<Context>, precision: Precision) -> Kernels {
+        Kernels { context: context.clone(), precision, modules: [None; TEXTS.len()] }
     }
 
-    /// A kernel by the name that it has in its source.
+    /// A kernel of this precision, by the name that it has in its source.
+    pub(super) fn number_function(&mut self, family: Family, name: &str) -> Result<Function> {
+        let suffix = if self.precision == Precision::Bf16 { "bf16" } else { "f16" };
+        self.function(family, &format!("{name}_{suffix}"))
+    }
+
+    /// A kernel by its full name.
     pub(super) fn function(&mut self, family: Family, name: &str) -> Result<Function> {
         let module = match self.modules[family as usize] {
             Some(module) => module,
             None => {
-                let module = load(&self.context, TEXTS[family as usize])
-                    .with_context(|| format!("loading the {family:?} kernels"))?;
+                let module = load(
+                    &self.context,
+                    TEXTS[family as usize][usize::from(self.precision == Precision::Bf16)],
+                )
+                .with_context(|| format!("loading the {family:?} kernels"))?;
                 *self.modules[family as usize].insert(module)
             }
         };
@@ -199,7 +217,7 @@ mod tests {
 
     #[test]
     fn texts_are_for_every_driver_and_gpu_that_is_supported() {
-        for text in TEXTS {
+        for text in TEXTS.as_flattened() {
             let mut lines = text.lines();
             assert_eq!(lines.next(), Some(".version 7.0"));
             assert_eq!(lines.next(), Some(".target sm_80"));
@@ -210,18 +228,20 @@ mod tests {
 
     #[test]
     fn every_kernel_is_there() {
-        let mut expected = vec![(Family::Null, "null".to_owned()), (Family::Fill, "fill_tokens".to_owned())];
-        for precision in ["f16", "bf16"] {
-            expected.push((Family::Attention, format!("attention_{precision}")));
-            expected.push((Family::Embed, format!("embed_{precision}")));
-            expected.push((Family::Fill, format!("fill_{precision}")));
-            expected.push((Family::Norm, format!("add_norm_{precision}")));
+        let expect = |family: Family, format: usize, name: &str| {
+            let text = TEXTS[family as usize][format];
+            assert!(text.contains(&format!(".entry {name}(")), "{family:?}: {name}");
+        };
+        for (format, suffix) in ["f16", "bf16"].into_iter().enumerate() {
+            expect(Family::Null, format, "null");
+            expect(Family::Fill, format, "fill_tokens");
+            expect(Family::Fill, format, &format!("fill_{suffix}"));
+            expect(Family::Attention, format, &format!("attention_{suffix}"));
+            expect(Family::Embed, format, &format!("embed_{suffix}"));
+            expect(Family::Norm, format, &format!("add_norm_{suffix}"));
             for tile in &TILES {
-                expected.push((Family::Linear, format!("linear_{}_{precision}", tile.name)));
+                expect(Family::Linear, format, &format!("linear_{}_{suffix}", tile.name));
             }
-        }
-        for (family, name) in expected {
-            assert!(TEXTS[family as usize].contains(&format!(".entry {name}(")), "{family:?}: {name}");
         }
     }
 

@@ -23,7 +23,7 @@ use self::corrupt::Target;
 use self::device::{Context, DeviceMemory, Stream};
 use self::kernels::Kernels;
 use self::lane::Lane;
-use self::network::{Builder, Layout};
+use self::network::{Builder, Gpu, Layout};
 use super::model::Network;
 use super::{Precision, Settings, Stages, Workload};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -43,7 +43,7 @@ pub struct Cuda {
     name: String,
     network: Network,
     settings: Settings,
-    multiprocessors: usize,
+    gpu: Gpu,
     context: Rc<Context>,
 }
 
@@ -67,11 +67,11 @@ impl Cuda {
         Ok(Cuda {
             lanes: Vec::new(),
             weights: None,
-            kernels: Kernels::new(&context),
+            kernels: Kernels::new(&context, settings.precision),
             name,
             network,
             settings,
-            multiprocessors: context.sm_count()? as usize,
+            gpu: context.gpu()?,
             context,
         })
     }
@@ -95,14 +95,7 @@ impl Cuda {
     }
 
     fn builder<'a>(&'a mut self, weights: &'a [u64]) -> Builder<'a> {
-        Builder {
-            network: &self.network,
-            precision: self.settings.precision,
-            multiprocessors: self.multiprocessors,
-            kernels: &mut self.kernels,
-            weights,
-            tile: None,
-        }
+        Builder { network: &self.network, gpu: self.gpu, kernels: &mut self.kernels, weights, tile: None }
     }
 
     fn lane(&mut self, lane: usize) -> Result<&mut Lane> {

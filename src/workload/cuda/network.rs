@@ -3,7 +3,7 @@
 //! What a launch is told (shapes, addresses) is decided here; what a kernel requires of a shape
 //! beyond that is refused here, before anything runs.
 
-use super::kernels::{Arguments, Family, Kernels, Launch};
+use super::kernels::{Arguments, Family, Function, Kernels, Launch};
 use super::tiles::{self, Tile};
 use crate::workload::Precision;
 use crate::workload::model::{Activation, Element, Network, Op, random};
@@ -52,11 +52,18 @@ impl Layout {
     }
 }
 
+/// What launches depend on, of the device.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gpu {
+    pub(super) multiprocessors: usize,
+    /// Shared memory that a block may ask for.
+    pub(super) shared_bytes: u32,
+}
+
 /// What turns a network into launches.
 pub(super) struct Builder<'a> {
     pub(super) network: &'a Network,
-    pub(super) precision: Precision,
-    pub(super) multiprocessors: usize,
+    pub(super) gpu: Gpu,
     pub(super) kernels: &'a mut Kernels,
     /// Device addresses of the weights.
     pub(super) weights: &'a [u64],
@@ -67,7 +74,7 @@ pub(super) struct Builder<'a> {
 impl Builder<'_> {
     /// The launches that generate all weights.
     pub(super) fn fill_weights(&mut self, seed: u64) -> Result<Vec<Launch>> {
-        let function = self.kernels.function(Family::Fill, &self.entry("fill"))?;
+        let function = self.kernels.number_function(Family::Fill, "fill")?;
         let mut launches = Vec::new();
         for (i, weight) in self.network.weights.iter().enumerate() {
             let init = weight.init;
@@ -92,21 +99,23 @@ impl Builder<'_> {
         let len = buffer.len(batch);
         let key = random::tensor_key(seed, random::INPUT_TENSOR);
         let arguments = Arguments::default().long(buffers[id.0]).long(len as u64).long(key);
-        let (name, arguments) = match buffer.element {
-            Element::Token { vocabulary } => ("fill_tokens".to_owned(), arguments.int(vocabulary)),
+        let (function, arguments) = match buffer.element {
+            Element::Token { vocabulary } => {
+                (self.kernels.function(Family::Fill, "fill_tokens")?, arguments.int(vocabulary))
+            }
             Element::Value => {
                 let columns = u32::try_from(buffer.columns)?;
                 let scale = random::scale_of(1.0);
-                (self.entry("fill"), arguments.int(columns).float(0.0).float(scale).int(0).float(scale))
+                let arguments = arguments.int(columns).float(0.0).float(scale).int(0).float(scale);
+                (self.kernels.number_function(Family::Fill, "fill")?, arguments)
             }
         };
-        let function = self.kernels.function(Family::Fill, &name)?;
         Ok(Some(self.fill(function, len, arguments)))
     }
 
-    fn fill(&self, function: super::kernels::Function, len: usize, arguments: Arguments) -> Launch {
+    fn fill(&self, function: Function, len: usize, arguments: Arguments) -> Launch {
         // The kernel strides over whatever is left.
-        let blocks = len.div_ceil(256).min(self.multiprocessors * 16) as u32;
+        let blocks = len.div_ceil(256).min(self.gpu.multiprocessors * 16) as u32;
         Launch { function, blocks, threads: 256, shared_bytes: 0, arguments }
     }
 
@@ -140,7 +149,7 @@ impl Builder<'_> {
         ensure!(buffer.columns.is_multiple_of(8), "columns must be a multiple of 8");
         let rows = index(batch, buffer.rows)?;
         Ok(Launch {
-            function: self.kernels.function(Family::Embed, &self.entry("embed"))?,
+            function: self.kernels.number_function(Family::Embed, "embed")?,
             blocks: grid((buffer.len(batch) / 8).div_ceil(256))?,
             threads: 256,
             shared_bytes: 0,
@@ -164,9 +173,10 @@ impl Builder<'_> {
         ensure!(x_buffer.columns == k && out_buffer.columns == n, "columns do not match");
         ensure!(row_step > 0 && x_buffer.rows == out_buffer.rows * row_step, "rows do not match");
         let m = index(batch, out_buffer.rows)?;
-        let tile = self.tile.unwrap_or_else(|| tiles::choose(m as usize, n, k, self.multiprocessors));
-        let function =
-            self.kernels.function(Family::Linear, &self.entry(&format!("linear_{}", tile.name)))?;
+        let tile = self.tile.unwrap_or_else(|| {
+            tiles::choose(m as usize, n, k, self.gpu.multiprocessors, self.gpu.shared_bytes)
+        });
+        let function = self.kernels.number_function(Family::Linear, &format!("linear_{}", tile.name))?;
         self.kernels.allow_shared(function, tile.shared_bytes())?;
         Ok(Launch {
             function,
@@ -200,7 +210,7 @@ impl Builder<'_> {
         let rows = index(batch, buffer.rows)?;
         const THREADS: u32 = 128;
         Ok(Launch {
-            function: self.kernels.function(Family::Norm, &self.entry("add_norm"))?,
+            function: self.kernels.number_function(Family::Norm, "add_norm")?,
             blocks: rows.div_ceil(THREADS / 32),
             threads: THREADS,
             shared_bytes: 0,
@@ -223,7 +233,7 @@ impl Builder<'_> {
         ensure!(self.network.buffers[qkv.0].columns == 3 * buffer.columns, "columns do not match");
         index(batch, buffer.rows)?;
         Ok(Launch {
-            function: self.kernels.function(Family::Attention, &self.entry("attention"))?,
+            function: self.kernels.number_function(Family::Attention, "attention")?,
             blocks: grid(batch * heads * buffer.rows.div_ceil(64))?,
             threads: 128,
             shared_bytes: 0,
@@ -233,15 +243,6 @@ impl Builder<'_> {
                 .int(buffer.rows as u32)
                 .int(heads as u32),
         })
-    }
-
-    /// The kernel's name in this precision.
-    fn entry(&self, kernel: &str) -> String {
-        match self.precision {
-            Precision::Bf16 => format!("{kernel}_bf16"),
-            // fp32 never comes here: `Cuda::new` refuses it.
-            Precision::Fp16 | Precision::Fp32 => format!("{kernel}_f16"),
-        }
     }
 }
 

@@ -44,8 +44,8 @@ const SHAPES: [(usize, usize, usize); 21] = [
 pub fn time_tiles(out: &mut dyn Write) -> Result<()> {
     let device = Device::open(Sync::Spin)?;
     let context = &device.context;
-    let (stream, mut kernels) = (Stream::new(context)?, Kernels::new(context));
-    let multiprocessors = context.sm_count()? as usize;
+    let (stream, mut kernels) = (Stream::new(context)?, Kernels::new(context, Precision::Fp16));
+    let gpu = context.gpu()?;
     write!(out, "{:>20}", "m x n x k")?;
     TILES.iter().try_for_each(|tile| write!(out, " {:>10}", tile.name))?;
     writeln!(out, "  TFLOP/s of the best")?;
@@ -55,13 +55,16 @@ pub fn time_tiles(out: &mut dyn Write) -> Result<()> {
         let (weight, bias, x, y) = (allocate(k * n)?, allocate(n)?, allocate(m * k)?, allocate(m * n)?);
         let weights = [weight.address(), bias.address()];
         let buffers = [x.address(), y.address()];
-        let chosen = tiles::choose(m, n, k, multiprocessors);
+        let chosen = tiles::choose(m, n, k, gpu.multiprocessors, gpu.shared_bytes);
         let mut times = Vec::new();
         for tile in &TILES {
+            if tile.shared_bytes() > gpu.shared_bytes {
+                times.push(f64::INFINITY);
+                continue;
+            }
             let mut builder = Builder {
                 network: &network,
-                precision: Precision::Fp16,
-                multiprocessors,
+                gpu,
                 kernels: &mut kernels,
                 weights: &weights,
                 tile: Some(tile),

@@ -26,7 +26,7 @@ const SEED: u64 = 20_221;
 pub fn verify(out: &mut dyn Write) -> Result<bool> {
     let device = Device::open(Sync::Spin)?;
     let mut verifier = Verifier {
-        kernels: Kernels::new(&device.context),
+        kernels: Kernels::new(&device.context, Precision::Fp16),
         stream: Stream::new(&device.context)?,
         context: device.context.clone(),
         device,
@@ -34,6 +34,7 @@ pub fn verify(out: &mut dyn Write) -> Result<bool> {
         ok: true,
     };
     for precision in [Precision::Fp16, Precision::Bf16] {
+        verifier.kernels = Kernels::new(&verifier.context, precision);
         verifier.fills(precision)?;
         verifier.embeds(precision)?;
         verifier.norms(precision)?;
@@ -113,8 +114,7 @@ impl Verifier<'_> {
         let (weights_at, buffers_at): (Vec<u64>, Vec<u64>) = (addresses(&weights), addresses(&buffers));
         let mut builder = Builder {
             network,
-            precision,
-            multiprocessors: self.context.sm_count()? as usize,
+            gpu: self.context.gpu()?,
             kernels: &mut self.kernels,
             weights: &weights_at,
             tile,
@@ -209,7 +209,7 @@ impl Verifier<'_> {
     fn filled(&mut self, network: &Network, precision: Precision) -> Result<Vec<f32>> {
         let memory = DeviceMemory::new(&self.context, network.weights[0].len() * precision.bytes())?;
         let weights = [memory.address()];
-        let launches = self.builder(network, precision, &weights)?.fill_weights(SEED)?;
+        let launches = self.builder(network, &weights)?.fill_weights(SEED)?;
         for launch in launches {
             // SAFETY: it writes exactly `memory`.
             unsafe { launch.issue(&self.context, &self.stream) }?;
@@ -221,7 +221,7 @@ impl Verifier<'_> {
     fn input_tokens(&mut self, network: &Network, batch: usize) -> Result<Vec<u32>> {
         let memory = DeviceMemory::new(&self.context, network.buffers[0].bytes(batch, Precision::Fp16))?;
         let buffers = [memory.address()];
-        let launch = self.builder(network, Precision::Fp16, &[])?.fill_input(SEED, batch, &buffers)?;
+        let launch = self.builder(network, &[])?.fill_input(SEED, batch, &buffers)?;
         if let Some(launch) = launch {
             // SAFETY: it writes exactly `memory`.
             unsafe { launch.issue(&self.context, &self.stream) }?;
@@ -230,15 +230,9 @@ impl Verifier<'_> {
         Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 
-    fn builder<'b>(
-        &'b mut self,
-        network: &'b Network,
-        precision: Precision,
-        weights: &'b [u64],
-    ) -> Result<Builder<'b>> {
-        let multiprocessors = self.context.sm_count()? as usize;
-        let kernels = &mut self.kernels;
-        Ok(Builder { network, precision, multiprocessors, kernels, weights, tile: None })
+    fn builder<'b>(&'b mut self, network: &'b Network, weights: &'b [u64]) -> Result<Builder<'b>> {
+        let (gpu, kernels) = (self.context.gpu()?, &mut self.kernels);
+        Ok(Builder { network, gpu, kernels, weights, tile: None })
     }
 
     fn download(&mut self, memory: &DeviceMemory) -> Result<Vec<u8>> {
@@ -326,7 +320,9 @@ impl Verifier<'_> {
 
     fn linears(&mut self, precision: Precision) -> Result<()> {
         let activations = [Activation::None, Activation::Relu, Activation::Gelu, Activation::Tanh];
-        let tiles: Vec<_> = std::iter::once(None).chain(TILES.iter().map(Some)).collect();
+        let most = self.context.gpu()?.shared_bytes;
+        let fitting = TILES.iter().filter(|tile| tile.shared_bytes() <= most).map(Some);
+        let tiles: Vec<_> = std::iter::once(None).chain(fitting).collect();
         let mut case = 0;
         for m in [1, 3, 7, 17, 128, 511] {
             for n in [8, 24, 768, 1000] {
