@@ -7,7 +7,7 @@ use super::recorder::Recorder;
 use super::window::{Control, Ended, Window};
 use crate::machine::host;
 use crate::workload::scripted::{Script, Scripted};
-use crate::workload::{DeviceIdentity, Kind, Spec, Workload, check, cpu};
+use crate::workload::{DeviceIdentity, Kind, Spec, Workload, check, cpu, cuda};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use std::fs::File;
@@ -120,7 +120,13 @@ fn dispatch(job: &Job, control: &Arc<Control>, out: &Out, phase: &mut Phase) -> 
             let mut workload = cpu::Cpu::new(job.workload.clone(), spec.network(), job.settings.clone())?;
             session.work(&Monotonic, &mut workload)
         }
-        Device::Cuda => bail!("not yet"),
+        Device::Cuda => {
+            let device = cuda::Device::open(job.settings.sync)?;
+            session.hello(device.identity())?;
+            let (name, settings) = (job.workload.clone(), job.settings.clone());
+            let mut workload = cuda::Cuda::new(device, name, spec.network(), settings)?;
+            session.work(&Monotonic, &mut workload)
+        }
     }
 }
 

@@ -169,37 +169,29 @@ pub trait Workload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Corruption {
-    /// The first 8 x 8 tile of the middle [`model::Op::Linear`]'s weight is zero.
+    /// The first tile ([`Corruption::TILE`] squared) of the middle [`model::Op::Linear`]'s weight is
+    /// zero: a tile that a kernel never loaded.
     ZeroTile,
-    /// One weight of the last [`model::Op::Linear`] has its sign flipped.
+    /// One weight of the last [`model::Op::Linear`] has its sign flipped: the one that counts most
+    /// for the first sample, since another might meet an input that a ReLU has cut to zero.
     FlipWeight,
 }
 
 impl Corruption {
-    /// The elements that it changes: a weight and the index within it.
-    pub fn elements(self, network: &model::Network) -> Vec<(model::WeightId, usize)> {
-        let linears: Vec<_> = network
-            .ops
-            .iter()
-            .filter_map(|op| match op {
-                model::Op::Linear { weight, .. } => Some(*weight),
-                _ => None,
-            })
-            .collect();
-        match self {
-            Corruption::ZeroTile => linears.get(linears.len() / 2).map_or(Vec::new(), |&id| {
-                let columns = network.weights[id.0].columns;
-                (0..64).map(|i| (id, i / 8 * columns + i % 8)).collect()
-            }),
-            Corruption::FlipWeight => linears.last().map(|&id| (id, 0)).into_iter().collect(),
-        }
-    }
+    /// The side of a tile as the kernels cut weights.
+    pub const TILE: usize = 128;
 
-    /// What becomes of such an element.
-    pub fn apply(self, value: f32) -> f32 {
+    /// The operation whose weight is changed: its input and its weight; none in a network without
+    /// a linear layer.
+    pub fn target(self, network: &model::Network) -> Option<(model::BufferId, model::WeightId)> {
+        let linear = |op: &model::Op| match op {
+            model::Op::Linear { x, weight, .. } => Some((*x, *weight)),
+            _ => None,
+        };
+        let linears: Vec<_> = network.ops.iter().filter_map(linear).collect();
         match self {
-            Corruption::ZeroTile => 0.0,
-            Corruption::FlipWeight => -value,
+            Corruption::ZeroTile => linears.get(linears.len() / 2).copied(),
+            Corruption::FlipWeight => linears.last().copied(),
         }
     }
 }

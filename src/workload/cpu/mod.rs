@@ -43,19 +43,37 @@ impl Executor {
     }
 
     /// Plants a fault in the weights; see [`Corruption`].
-    pub fn corrupt(&mut self, corruption: Corruption) {
-        for (weight, index) in corruption.elements(&self.network) {
-            let value = &mut self.weights[weight.0][index];
-            *value = corruption.apply(*value);
+    fn corrupt(&mut self, corruption: Corruption, seed: u64, precision: Precision) {
+        let Some((x, weight)) = corruption.target(&self.network) else { return };
+        let columns = self.network.weights[weight.0].columns;
+        match corruption {
+            Corruption::ZeroTile => {
+                for row in self.weights[weight.0].chunks_exact_mut(columns).take(Corruption::TILE) {
+                    row[..columns.min(Corruption::TILE)].fill(0.0);
+                }
+            }
+            Corruption::FlipWeight => {
+                let x = self.run_sample(seed, 0, precision).values.swap_remove(x.0);
+                let rows = self.network.weights[weight.0].rows;
+                let row = largest(&x[..rows]);
+                let row = &mut self.weights[weight.0][row * columns..][..columns];
+                let column = largest(row);
+                row[column] = -row[column];
+            }
         }
     }
 
     /// The output of one sample, alone in its batch.
     pub fn sample(&self, seed: u64, sample: usize, precision: Precision) -> Vec<f32> {
+        let mut values = self.run_sample(seed, sample, precision).values;
+        values.pop().unwrap_or_default()
+    }
+
+    fn run_sample(&self, seed: u64, sample: usize, precision: Precision) -> Buffers {
         let mut buffers = self.buffers(1);
         self.load_input(&mut buffers, seed, sample, precision);
         self.forward(&mut buffers, 1);
-        self.network.output().map(|b| buffers.values[b.0].clone()).unwrap_or_default()
+        buffers
     }
 
     fn buffers(&self, batch: usize) -> Buffers {
@@ -127,6 +145,11 @@ impl Executor {
     }
 }
 
+/// The index of the value of the largest magnitude.
+fn largest(values: &[f32]) -> usize {
+    (0..values.len()).max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs())).unwrap_or(0)
+}
+
 impl Buffers {
     /// Lets `body` write one buffer while it reads the others.
     fn write(&mut self, out: BufferId, body: impl FnOnce(&Buffers, &mut [f32])) {
@@ -168,7 +191,7 @@ impl Cpu {
         }
         let mut executor = Executor::new(network, settings.seed, settings.precision);
         if let Some(corruption) = settings.corruption {
-            executor.corrupt(corruption);
+            executor.corrupt(corruption, settings.seed, settings.precision);
         }
         Ok(Cpu { name, executor, settings, lanes: Vec::new(), pending: Vec::new() })
     }
