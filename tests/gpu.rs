@@ -66,7 +66,7 @@ fn times_of_networks() {
         let start = Instant::now();
         let mut cuda = Cuda::new(device.clone(), spec.to_string(), spec.network(), SETTINGS).unwrap();
         cuda.prepare(batches, 1).unwrap();
-        writeln!(out, "{name}: prepared in {:?}", start.elapsed()).unwrap();
+        writeln!(out, "{name}: made and prepared in {:?}", start.elapsed()).unwrap();
         for &batch in batches {
             let begin = Instant::now();
             let mut ns = Vec::new();
@@ -74,8 +74,9 @@ fn times_of_networks() {
                 let start = Instant::now();
                 cuda.issue(0, batch).unwrap();
                 cuda.wait(0).unwrap();
+                let elapsed = start.elapsed();
                 if begin.elapsed() > Duration::from_millis(400) {
-                    ns.push(start.elapsed().as_nanos() as u64);
+                    ns.push(elapsed.as_nanos() as u64);
                 }
             }
             ns.sort_unstable();

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use std::rc::Rc;
 
 /// The side of the tile that [`Corruption::ZeroTile`] clears.
-const TILE: usize = 8;
+const TILE: usize = 64;
 
 /// A network on a device, after one batch has run.
 pub(super) struct Target<'a> {

@@ -62,7 +62,8 @@ impl Cuda {
         let (oldest_major, oldest_minor) = kernels::CAPABILITY;
         ensure!(
             (major, minor) >= kernels::CAPABILITY,
-            "the device has compute capability {major}.{minor}: the embedded kernels need {oldest_major}.{oldest_minor} (A100) or newer",
+            "the device has compute capability {major}.{minor}: the embedded kernels need \
+             {oldest_major}.{oldest_minor} (A100) or newer"
         );
         Ok(Cuda {
             lanes: Vec::new(),

@@ -124,7 +124,7 @@ fn attention(qkv: &[f64], seq_len: usize, heads: usize, width: usize) -> Vec<f64
     out
 }
 
-/// The error function by the series 2/√π e^(-x²) Σ 2ⁿ x^(2n+1) / (1·3·…·(2n+1)), all of whose terms
+/// The error function by the series 2/√π e^(-x²) Σ 2ⁿ x^(2n+1) / (1·3·…·(2n+1)), whose terms all
 /// have one sign (Abramowitz and Stegun 7.1.6).
 fn erf(x: f64) -> f64 {
     if x.abs() > 6.0 {
