@@ -40,6 +40,30 @@ fn a_batch_that_cannot_fit_is_refused() {
     writeln!(stdout(), "{error:#}").unwrap();
 }
 
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn batches_in_flight_with_blocking_waits_do_not_disturb_each_other() {
+    let spec: Spec = "bert-mini".parse().unwrap();
+    let make = |sync| {
+        let settings = Settings { sync, ..SETTINGS };
+        Cuda::new(Device::open(sync).unwrap(), spec.to_string(), spec.network(), settings).unwrap()
+    };
+    let mut alone = make(Sync::Blocking);
+    alone.prepare(&[8], 1).unwrap();
+    let expected = alone.checked_output(8).unwrap().unwrap();
+    alone.prepare(&[3, 8], 4).unwrap(); // once more, for other batches: the weights stay
+    for round in 0..50 {
+        for lane in 0..4 {
+            alone.issue(lane, if (round + lane) % 2 == 0 { 3 } else { 8 }).unwrap();
+        }
+        (0..4).for_each(|lane| alone.wait(lane).unwrap());
+    }
+    assert_eq!(alone.checked_output(8).unwrap().unwrap(), expected);
+    assert_eq!(alone.checked_output(3).unwrap().unwrap(), expected[..3 * 256]);
+    let stages = alone.staged(2, 8).unwrap().unwrap();
+    assert!(stages.compute_ns > 0 && stages.h2d_ns > 0 && stages.d2h_ns > 0, "{stages:?}");
+}
+
 /// Numbers to read, nothing asserted: what each tile takes.
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
