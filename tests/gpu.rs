@@ -59,7 +59,10 @@ fn batches_in_flight_with_blocking_waits_do_not_disturb_each_other() {
         (0..4).for_each(|lane| alone.wait(lane).unwrap());
     }
     assert_eq!(alone.checked_output(8).unwrap().unwrap(), expected);
-    assert_eq!(alone.checked_output(3).unwrap().unwrap(), expected[..3 * 256]);
+    // Another batch takes other tiles, which sum in another order.
+    let three = alone.checked_output(3).unwrap().unwrap();
+    assert_eq!(three.len(), 3 * 256);
+    assert!(three.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 0.02));
     let stages = alone.staged(2, 8).unwrap().unwrap();
     assert!(stages.compute_ns > 0 && stages.h2d_ns > 0 && stages.d2h_ns > 0, "{stages:?}");
 }
