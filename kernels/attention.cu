@@ -32,6 +32,8 @@ template <class T> DEVICE void attention(const T *qkv, T *out, int seq_len, int 
     __shared__ uint4 memory[5 * TILE / 16]; // queries, two of keys, two of values
     const unsigned queries = shared_address(memory), keys = queries + TILE, values = keys + 2 * TILE;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    // Where this lane points ldmatrix to, in each 16 x 16 block.
+    const int lane_row = lane % 16, lane_chunk = lane / 16;
     const int q_tiles = (seq_len + ROWS - 1) / ROWS;
     const int q0 = blockIdx.x % q_tiles * ROWS;
     const int head = blockIdx.x / q_tiles % heads, sample = blockIdx.x / q_tiles / heads;
@@ -39,15 +41,15 @@ template <class T> DEVICE void attention(const T *qkv, T *out, int seq_len, int 
 
     // What this thread copies of each tile: one chunk of every COPIED-th row.
     constexpr int COPIED = THREADS / CHUNKS;
-    const int row = threadIdx.x / CHUNKS, column = threadIdx.x % CHUNKS;
-    const unsigned to = swizzle<CHUNKS>(row, column) * 16;
-    const T *from = qkv + ((long long)sample * seq_len + row) * stride + head * HEAD + column * 8;
+    const int my_row = threadIdx.x / CHUNKS, my_chunk = threadIdx.x % CHUNKS;
+    const unsigned to = swizzle<CHUNKS>(my_row, my_chunk) * 16;
+    const T *from = qkv + ((long long)sample * seq_len + my_row) * stride + head * HEAD + my_chunk * 8;
     // Rows from `first` on of the queries, keys or values; zeros beyond the sequence.
     auto copy_tile = [&](unsigned tile, int which, int first) {
         const T *start = from + first * stride + which * heads * HEAD;
 #pragma unroll
         for (int i = 0; i < ROWS; i += COPIED)
-            copy_async(tile + to + i * CHUNKS * 16, start + i * stride, first + row + i < seq_len);
+            copy_async(tile + to + i * CHUNKS * 16, start + i * stride, first + my_row + i < seq_len);
     };
     copy_tile(queries, 0, q0);
     copy_tile(keys, 1, 0);
@@ -75,7 +77,7 @@ template <class T> DEVICE void attention(const T *qkv, T *out, int seq_len, int 
         if (step == 0) {
 #pragma unroll
             for (int i = 0; i < HEAD / 16; ++i)
-                ldmatrix(query[i], queries + swizzle<CHUNKS>(warp * 16 + lane % 16, i * 2 + lane / 16) * 16);
+                ldmatrix(query[i], queries + swizzle<CHUNKS>(warp * 16 + lane_row, i * 2 + lane_chunk) * 16);
         }
 
         float score[ROWS / 8][4] = {};
@@ -85,7 +87,7 @@ template <class T> DEVICE void attention(const T *qkv, T *out, int seq_len, int 
 #pragma unroll
             for (int j = 0; j < ROWS / 16; ++j) {
                 unsigned key[4];
-                ldmatrix(key, these_keys + swizzle<CHUNKS>(j * 16 + lane % 16, i * 2 + lane / 16) * 16);
+                ldmatrix(key, these_keys + swizzle<CHUNKS>(j * 16 + lane_row, i * 2 + lane_chunk) * 16);
                 mma<T>(score[2 * j], query[i], key[0], key[2]);
                 mma<T>(score[2 * j + 1], query[i], key[1], key[3]);
             }
@@ -127,7 +129,8 @@ template <class T> DEVICE void attention(const T *qkv, T *out, int seq_len, int 
 #pragma unroll
             for (int j = 0; j < HEAD / 16; ++j) {
                 unsigned value[4];
-                ldmatrix_transposed(value, these_values + swizzle<CHUNKS>(i * 16 + lane % 16, j * 2 + lane / 16) * 16);
+                ldmatrix_transposed(
+                    value, these_values + swizzle<CHUNKS>(i * 16 + lane_row, j * 2 + lane_chunk) * 16);
                 mma<T>(sum[2 * j], weight, value[0], value[1]);
                 mma<T>(sum[2 * j + 1], weight, value[2], value[3]);
             }

@@ -40,6 +40,40 @@ template <int activation> DEVICE float activate(float v) {
     return v;
 }
 
+// Adds the bias, applies the activation and writes a BM x BN tile that begins at m0, n0, whose sums
+// are the sum of WK arrays of BM rows of PITCH numbers in shared memory.
+template <class T, int BM, int BN, int WK, int PITCH, int THREADS>
+DEVICE void finish(const float *sums, const T *bias, T *out, int m0, int n0, int m, int n, int activation) {
+    // Every thread keeps to one group of 4 columns.
+    constexpr int GROUPS = BN / 4, ROWS = THREADS / GROUPS;
+    const int first_row = threadIdx.x / GROUPS, column = threadIdx.x % GROUPS * 4;
+    if (first_row >= ROWS || n0 + column >= n) return;
+    float4 bias4;
+    const uint2 raw = *(const uint2 *)(bias + n0 + column);
+    unpack<T>(raw.x, bias4.x, bias4.y);
+    unpack<T>(raw.y, bias4.z, bias4.w);
+    T *to = out + (long long)m0 * n + n0 + column;
+    const int rows = min(BM, m - m0);
+    auto write = [&](auto activate) {
+#pragma unroll 4
+        for (int row = first_row; row < rows; row += ROWS) {
+            float4 v = bias4;
+#pragma unroll
+            for (int slice = 0; slice < WK; ++slice) {
+                float4 part = *(const float4 *)&sums[(slice * BM + row) * PITCH + column];
+                v.x += part.x, v.y += part.y, v.z += part.z, v.w += part.w;
+            }
+            *(uint2 *)(to + (long long)row * n) =
+                make_uint2(pack<T>(activate(v.x), activate(v.y)), pack<T>(activate(v.z), activate(v.w)));
+        }
+    };
+    // A loop for each, so that the loop itself has no branches.
+    if (activation == NONE) write(activate<NONE>);
+    if (activation == RELU) write(activate<RELU>);
+    if (activation == GELU) write(activate<GELU>);
+    if (activation == TANH) write(activate<TANH>);
+}
+
 template <class T, int BM, int BN, int BK, int WM, int WN, int WK, int STAGES>
 DEVICE void linear(const T *__restrict__ x, long long x_stride, const T *__restrict__ weight,
                    const T *__restrict__ bias, T *__restrict__ out, int m, int n, int k, int activation) {
@@ -159,34 +193,7 @@ DEVICE void linear(const T *__restrict__ x, long long x_stride, const T *__restr
             *(float2 *)&sums[(row + 8) * PITCH + column] = make_float2(sum[i][j][2], sum[i][j][3]);
         }
     __syncthreads();
-
-    // Every thread keeps to one group of 4 columns.
-    constexpr int GROUPS = BN / 4, ROWS = THREADS / GROUPS;
-    const int first_row = thread / GROUPS, column = thread % GROUPS * 4;
-    if (first_row >= ROWS || n0 + column >= n) return;
-    float4 bias4;
-    const uint2 raw = *(const uint2 *)(bias + n0 + column);
-    unpack<T>(raw.x, bias4.x, bias4.y);
-    unpack<T>(raw.y, bias4.z, bias4.w);
-    T *to = out + (long long)m0 * n + n0 + column;
-    const int rows = min(BM, m - m0);
-    auto write = [&](auto activate) {
-#pragma unroll 4
-        for (int row = first_row; row < rows; row += ROWS) {
-            float4 v = bias4;
-#pragma unroll
-            for (int slice = 0; slice < WK; ++slice) {
-                float4 part = *(float4 *)&sums[(slice * BM + row) * PITCH + column];
-                v.x += part.x, v.y += part.y, v.z += part.z, v.w += part.w;
-            }
-            *(uint2 *)(to + (long long)row * n) =
-                make_uint2(pack<T>(activate(v.x), activate(v.y)), pack<T>(activate(v.z), activate(v.w)));
-        }
-    };
-    if (activation == NONE) write(activate<NONE>);
-    if (activation == RELU) write(activate<RELU>);
-    if (activation == GELU) write(activate<GELU>);
-    if (activation == TANH) write(activate<TANH>);
+    finish<T, BM, BN, WK, PITCH, THREADS>(sums, bias, out, m0, n0, m, n, activation);
 }
 
 #define TILE(name, BM, BN, BK, WM, WN, WK, STAGES)                                                    \

@@ -90,7 +90,7 @@ pub struct RunArgs {
     /// Batches in a window
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub batches: Option<u64>,
-    /// The CSV file; - for standard output [default: results/<time>-<host>-<run>.csv]
+    /// The CSV file; - for standard output [default: results/TIME-HOST-RUN.csv]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Overwrite the file

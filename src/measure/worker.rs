@@ -200,7 +200,8 @@ impl Session<'_> {
         let (output_error, output_failure) = match (before, ended) {
             (Some(before), Ended::Rule) => {
                 let after = workload.checked_output(batch)?.unwrap_or_default();
-                let verdict = check::check(&self.spec.network(), &self.job.settings, batch, &before, &after);
+                let network = self.spec.network();
+                let verdict = check::check(workload, &network, &self.job.settings, batch, &before, &after)?;
                 (Some(verdict.error).filter(|e| e.is_finite()), verdict.failure)
             }
             _ => (None, None),

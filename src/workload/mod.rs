@@ -131,6 +131,9 @@ pub struct Stages {
     pub enqueue_ns: u64,
 }
 
+/// Sees the result of an operation: its number, the sample, its values.
+pub type Visit<'a> = dyn FnMut(usize, usize, &[f32]) + 'a;
+
 /// One batch, issued and waited for.
 ///
 /// A lane owns its stream, graphs and buffers, so that batches of different lanes may be in flight
@@ -155,6 +158,14 @@ pub trait Workload {
         Ok(None)
     }
 
+    /// Runs one batch on lane 0 operation by operation, with the kernels of an ordinary batch, each
+    /// into an output of NaN unless it works in place, and shows what each operation left for each
+    /// of `samples`: `visit(operation, sample, values)`, values as f32, row-major.
+    fn trace(&mut self, batch: usize, samples: &[usize], visit: &mut Visit) -> Result<()> {
+        let _ = (batch, samples, visit);
+        Ok(())
+    }
+
     /// Runs one batch on lane 0 after overwriting its output, on the device and on the host, with
     /// NaN, and returns that output as f32, row-major; `None` for a workload without output.
     ///
@@ -170,16 +181,16 @@ pub trait Workload {
 #[serde(rename_all = "kebab-case")]
 pub enum Corruption {
     /// The first tile ([`Corruption::TILE`] squared) of the middle [`model::Op::Linear`]'s weight is
-    /// zero: a tile that a kernel never loaded.
+    /// zero.
     ZeroTile,
-    /// One weight of the last [`model::Op::Linear`] has its sign flipped: the one that counts most
-    /// for the first sample, since another might meet an input that a ReLU has cut to zero.
+    /// One weight of the last [`model::Op::Linear`] has its sign flipped: the largest of those that
+    /// meet the first sample's largest input, since one behind a closed ReLU would change nothing.
     FlipWeight,
 }
 
 impl Corruption {
-    /// The side of a tile as the kernels cut weights.
-    pub const TILE: usize = 128;
+    /// The side of the tile: the smallest that a tensor core multiplies.
+    pub const TILE: usize = 8;
 
     /// The operation whose weight is changed: its input and its weight; none in a network without
     /// a linear layer.

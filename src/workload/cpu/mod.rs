@@ -4,7 +4,7 @@
 mod kernels;
 
 use super::model::{BufferId, Element, Network, Op, WeightId, random};
-use super::{Corruption, Precision, Settings, Workload};
+use super::{Corruption, Precision, Settings, Visit, Workload};
 use anyhow::{Context, Result, bail};
 use kernels::Matrix;
 use rayon::prelude::*;
@@ -19,8 +19,9 @@ pub struct Executor {
 }
 
 /// Working memory of one batch in flight.
-struct Buffers {
-    values: Vec<Vec<f32>>,
+pub(super) struct Buffers {
+    /// One vector a buffer; empty for token ids.
+    pub(super) values: Vec<Vec<f32>>,
     tokens: Vec<u32>,
 }
 
@@ -70,9 +71,15 @@ impl Executor {
     }
 
     fn run_sample(&self, seed: u64, sample: usize, precision: Precision) -> Buffers {
-        let mut buffers = self.buffers(1);
-        self.load_input(&mut buffers, seed, sample, precision);
+        let mut buffers = self.loaded(seed, sample, 1, precision);
         self.forward(&mut buffers, 1);
+        buffers
+    }
+
+    /// The working memory of a batch, with the input of samples `first..` in it.
+    pub(super) fn loaded(&self, seed: u64, first: usize, batch: usize, precision: Precision) -> Buffers {
+        let mut buffers = self.buffers(batch);
+        self.load_input(&mut buffers, seed, first, precision);
         buffers
     }
 
@@ -103,7 +110,8 @@ impl Executor {
         }
     }
 
-    fn run(&self, op: &Op, buffers: &mut Buffers, batch: usize) {
+    /// One operation, from what the buffers hold.
+    pub(super) fn run(&self, op: &Op, buffers: &mut Buffers, batch: usize) {
         let weight = |id: WeightId| self.weights[id.0].as_slice();
         let len = |id: BufferId| self.network.buffers[id.0].len(batch);
         match *op {
@@ -222,6 +230,22 @@ impl Workload for Cpu {
         Ok(())
     }
 
+    fn trace(&mut self, batch: usize, samples: &[usize], visit: &mut Visit) -> Result<()> {
+        for (index, op) in self.executor.network.ops.iter().enumerate() {
+            let buffers = &mut self.lanes[0];
+            let out = op.out().0;
+            if !op.is_in_place() {
+                buffers.values[out].fill(f32::NAN);
+            }
+            self.executor.run(op, buffers, batch);
+            let len = self.executor.network.buffers[out].len(1);
+            for &sample in samples {
+                visit(index, sample, &buffers.values[out][sample * len..][..len]);
+            }
+        }
+        Ok(())
+    }
+
     fn checked_output(&mut self, batch: usize) -> Result<Option<Vec<f32>>> {
         let Some(output) = self.executor.network.output() else { return Ok(None) };
         self.lanes[0].values[output.0].fill(f32::NAN);
@@ -256,8 +280,9 @@ mod tests {
         cpu.prepare(&[batch], 1).unwrap();
         let got = cpu.checked_output(batch).unwrap().unwrap();
         let weights = plain::weights(network, SEED, Precision::Fp32);
-        let input = plain::input(network, SEED, Precision::Fp32, batch);
-        (got, plain::run(network, &weights, &input, batch).pop().unwrap())
+        let (tokens, mut buffers) = plain::input(network, SEED, Precision::Fp32, batch);
+        plain::run(network, batch, &weights, &tokens, &mut buffers);
+        (got, buffers.pop().unwrap())
     }
 
     /// Largest difference over the largest value of the truth.
@@ -321,18 +346,15 @@ mod tests {
         // The network of two layers, stopped after each operation in turn.
         let whole = model::bert(Bert::TINY, 13);
         let weights = plain::weights(&whole, SEED, Precision::Fp32);
-        let input = plain::input(&whole, SEED, Precision::Fp32, 2);
+        let (tokens, start) = plain::input(&whole, SEED, Precision::Fp32, 2);
         for count in 1..=whole.ops.len() {
             let part = Network { ops: whole.ops[..count].to_vec(), ..whole.clone() };
-            let truth = plain::run(&part, &weights, &input, 2);
+            let mut truth = start.clone();
+            plain::run(&part, 2, &weights, &tokens, &mut truth);
             let executor = Executor::new(part.clone(), SEED, Precision::Fp32);
-            let mut buffers = executor.buffers(2);
-            executor.load_input(&mut buffers, SEED, 0, Precision::Fp32);
+            let mut buffers = executor.loaded(SEED, 0, 2, Precision::Fp32);
             executor.forward(&mut buffers, 2);
-            let (Op::Embed { out, .. }
-            | Op::Linear { out, .. }
-            | Op::AddNorm { out, .. }
-            | Op::Attention { out, .. }) = part.ops[count - 1];
+            let out = part.ops[count - 1].out();
             let error = max_norm(&buffers.values[out.0], &truth[out.0]);
             assert!(error < 1e-5, "after {:?}: {error:e}", part.ops[count - 1]);
         }

@@ -2,13 +2,10 @@
 
 use super::device::{Context, PinnedMemory, Stream};
 use super::lane::numbers;
-use crate::workload::model::{Network, Op};
+use crate::workload::model::Network;
 use crate::workload::{Corruption, Precision};
 use anyhow::{Result, bail};
 use std::rc::Rc;
-
-/// The side of the tile that [`Corruption::ZeroTile`] clears.
-const TILE: usize = 8;
 
 /// A network on a device, after one batch has run.
 pub(super) struct Target<'a> {
@@ -26,27 +23,21 @@ impl Target<'_> {
     /// # Errors
     /// The network has no linear layer, or the device refused.
     pub(super) fn plant(&self, corruption: Corruption) -> Result<()> {
-        let linears: Vec<_> = self
-            .network
-            .ops
-            .iter()
-            .filter_map(|op| if let Op::Linear { x, weight, .. } = op { Some((x.0, weight.0)) } else { None })
-            .collect();
-        let Some(&(last_x, last)) = linears.last() else {
+        let Some((x, weight)) = corruption.target(self.network) else {
             bail!("no weight to corrupt: the network has no linear layer")
         };
         match corruption {
-            Corruption::ZeroTile => self.zero_tile(linears[linears.len() / 2].1),
-            Corruption::FlipWeight => self.flip_weight(last_x, last),
+            Corruption::ZeroTile => self.zero_tile(weight.0),
+            Corruption::FlipWeight => self.flip_weight(x.0, weight.0),
         }
     }
 
     fn zero_tile(&self, id: usize) -> Result<()> {
         let (weight, size) = (&self.network.weights[id], self.precision.bytes());
         let stream = Stream::new(self.context)?;
-        for row in 0..weight.rows.min(TILE) {
+        for row in 0..weight.rows.min(Corruption::TILE) {
             let start = self.weights[id] + (row * weight.columns * size) as u64;
-            stream.set(start, 0, weight.columns.min(TILE) * size)?;
+            stream.set(start, 0, weight.columns.min(Corruption::TILE) * size)?;
         }
         Ok(stream.synchronize()?)
     }

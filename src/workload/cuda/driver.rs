@@ -63,7 +63,8 @@ api! {
     host_allocate = cuMemHostAlloc(pointer: *mut *mut c_void, bytes: usize, flags: u32);
     host_free = cuMemFreeHost(pointer: *mut c_void);
     set_bytes = cuMemsetD8Async(to: CUdeviceptr, value: u8, bytes: usize, stream: CUstream);
-    copy_to_device = cuMemcpyHtoDAsync_v2(to: CUdeviceptr, from: *const c_void, bytes: usize, stream: CUstream);
+    copy_to_device = cuMemcpyHtoDAsync_v2(to: CUdeviceptr, from: *const c_void, bytes: usize,
+        stream: CUstream);
     copy_to_host = cuMemcpyDtoHAsync_v2(to: *mut c_void, from: CUdeviceptr, bytes: usize, stream: CUstream);
     module_load = cuModuleLoadDataEx(module: *mut CUmodule, image: *const c_void, options: u32,
         option_names: *const sys::CUjit_option, option_values: *mut *mut c_void);
@@ -135,8 +136,8 @@ unsafe fn symbol<F: Copy>(names: &[&str]) -> Result<F, String> {
 
 fn missing_symbol(name: &str, version: i32) -> String {
     format!(
-        "the NVIDIA driver's libcuda (CUDA {}.{}) has no function {name}: migbench needs a driver of CUDA 11.4 \
-         (470) or newer",
+        "the NVIDIA driver's libcuda (CUDA {}.{}) has no function {name}: migbench needs a driver of CUDA \
+         11.4 (470) or newer",
         version / 1000,
         version % 1000 / 10
     )

@@ -54,8 +54,8 @@ pub(super) fn name() -> String {
     name
 }
 
-/// The kernels of one context for fp16 or bf16, each family loaded when it is first asked for: the first load on a
-/// machine compiles, and the driver keeps the result.
+/// The kernels of one context for fp16 or bf16, each family loaded when it is first asked for: the
+/// first load on a machine compiles, and the driver keeps the result.
 pub(super) struct Kernels {
     context: Rc<Context>,
     precision: Precision,
@@ -251,5 +251,13 @@ mod tests {
         let (set, hash) = name.split_once(':').unwrap();
         assert_eq!(set, "sm_80");
         assert!(hash.len() == 12 && hash.bytes().all(|b| b.is_ascii_hexdigit()), "{name}");
+    }
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn a_broken_text_is_an_error_with_the_compilers_words() {
+        let device = super::super::Device::open(crate::workload::Sync::Spin).unwrap();
+        let broken = concat!(".version 7.0\n.target sm_80\n.address_size 64\nrubbish", "\0");
+        let error = load(&device.context, broken).unwrap_err();
+        assert!(error.code == 218 && error.log.contains("rubbish"), "{error}");
     }
 }

@@ -6,7 +6,7 @@ use super::device::{Context, DeviceMemory, Event, Graph, PinnedMemory, Stream};
 use super::kernels::Launch;
 use super::network::{Builder, Layout};
 use crate::workload::model::Network;
-use crate::workload::{Precision, Settings, Stages};
+use crate::workload::{Precision, Settings, Stages, Visit};
 use anyhow::{Context as _, Result};
 use std::rc::Rc;
 use std::time::Instant;
@@ -209,6 +209,36 @@ impl Lane {
             d2h_ns: copied(copied_out.ns_since(computed)?),
             enqueue_ns,
         })
+    }
+
+    /// See [`Workload::trace`](crate::workload::Workload::trace). `network` is the one that the lane
+    /// was made for: it has one launch an operation.
+    pub(super) fn trace(
+        &self,
+        network: &Network,
+        samples: usize,
+        shown: &[usize],
+        visit: &mut Visit,
+    ) -> Result<()> {
+        let batch = self.batch(samples)?;
+        self.wait()?;
+        self.copy_in(batch)?;
+        for (index, (op, launch)) in network.ops.iter().zip(&batch.launches).enumerate() {
+            let (buffer, address) = (&network.buffers[op.out().0], self.addresses[op.out().0]);
+            if !op.is_in_place() {
+                self.stream.set(address, NAN_BYTE, buffer.bytes(samples, self.precision))?;
+            }
+            // SAFETY: built from this lane's addresses and the weights, which outlive the lane.
+            unsafe { launch.issue(&self.context, &self.stream) }?;
+            let bytes = buffer.bytes(1, self.precision);
+            let host = PinnedMemory::new(&self.context, bytes)?;
+            for &sample in shown {
+                self.stream.copy_out(&host, address + (sample * bytes) as u64, bytes)?;
+                self.stream.synchronize().with_context(|| format!("operation {index}: {op:?}"))?;
+                visit(index, sample, &numbers(host.as_slice(), self.precision));
+            }
+        }
+        Ok(())
     }
 
     /// One batch in its ordinary form, into an output of NaN. Without transfers the copies are made

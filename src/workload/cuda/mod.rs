@@ -9,7 +9,6 @@ mod driver;
 mod kernels;
 mod lane;
 mod network;
-mod reference;
 mod tiles;
 mod tune;
 mod verify;
@@ -25,7 +24,7 @@ use self::kernels::Kernels;
 use self::lane::Lane;
 use self::network::{Builder, Gpu, Layout};
 use super::model::Network;
-use super::{Precision, Settings, Stages, Workload};
+use super::{Precision, Settings, Stages, Visit, Workload};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::rc::Rc;
 
@@ -62,7 +61,8 @@ impl Cuda {
         let (oldest_major, oldest_minor) = kernels::CAPABILITY;
         ensure!(
             (major, minor) >= kernels::CAPABILITY,
-            "the device has compute capability {major}.{minor}: the embedded kernels need {oldest_major}.{oldest_minor} (A100) or newer",
+            "the device has compute capability {major}.{minor}: the embedded kernels need \
+             {oldest_major}.{oldest_minor} (A100) or newer"
         );
         Ok(Cuda {
             lanes: Vec::new(),
@@ -152,6 +152,11 @@ impl Workload for Cuda {
 
     fn staged(&mut self, lane: usize, batch: usize) -> Result<Option<Stages>> {
         self.lane(lane)?.staged(batch).map(Some)
+    }
+
+    fn trace(&mut self, batch: usize, samples: &[usize], visit: &mut Visit) -> Result<()> {
+        let lane = self.lanes.first().context("lane 0 was not prepared")?;
+        lane.trace(&self.network, batch, samples, visit)
     }
 
     fn checked_output(&mut self, batch: usize) -> Result<Option<Vec<f32>>> {

@@ -32,14 +32,25 @@ pub(super) struct Tile {
 /// other; on another GPU all of them differ, in much the same proportion.
 #[rustfmt::skip] // a table
 pub(super) const TILES: [Tile; 7] = [
-    Tile { name: "256x128", m: 256, n: 128, k: 64, warps: 8, slices: 1, stages: 3, resident: 1, busy: 17.3, alone: 16.5, fixed: 3.0 },
-    Tile { name: "256x96", m: 256, n: 96, k: 64, warps: 8, slices: 1, stages: 3, resident: 1, busy: 14.7, alone: 13.8, fixed: 2.9 },
-    Tile { name: "128x96", m: 128, n: 96, k: 32, warps: 4, slices: 1, stages: 4, resident: 2, busy: 8.7, alone: 10.0, fixed: 1.5 },
-    Tile { name: "64x96", m: 64, n: 96, k: 64, warps: 4, slices: 1, stages: 3, resident: 3, busy: 6.2, alone: 6.1, fixed: 1.0 },
-    Tile { name: "64x64", m: 64, n: 64, k: 64, warps: 8, slices: 2, stages: 4, resident: 2, busy: 3.9, alone: 3.8, fixed: 1.2 },
-    Tile { name: "32x32", m: 32, n: 32, k: 128, warps: 4, slices: 4, stages: 4, resident: 3, busy: 1.55, alone: 1.5, fixed: 1.0 },
-    Tile { name: "16x32", m: 16, n: 32, k: 128, warps: 4, slices: 4, stages: 4, resident: 4, busy: 1.35, alone: 1.36, fixed: 1.0 },
+    //   name, [m, n, k], [warps, slices, stages], resident, [busy, alone, fixed]
+    tile("256x128", [256, 128, 64], [8, 1, 3], 1, [17.3, 16.5, 3.0]),
+    tile("256x96", [256, 96, 64], [8, 1, 3], 1, [14.7, 13.8, 2.9]),
+    tile("128x96", [128, 96, 32], [4, 1, 4], 2, [8.7, 10.0, 1.5]),
+    tile("64x96", [64, 96, 64], [4, 1, 3], 3, [6.2, 6.1, 1.0]),
+    tile("64x64", [64, 64, 64], [8, 2, 4], 2, [3.9, 3.8, 1.2]),
+    tile("32x32", [32, 32, 128], [4, 4, 4], 3, [1.55, 1.5, 1.0]),
+    tile("16x32", [16, 32, 128], [4, 4, 4], 4, [1.35, 1.36, 1.0]),
 ];
+
+const fn tile(
+    name: &'static str,
+    [m, n, k]: [usize; 3],
+    [warps, slices, stages]: [usize; 3],
+    resident: usize,
+    [busy, alone, fixed]: [f64; 3],
+) -> Tile {
+    Tile { name, m, n, k, warps, slices, stages, resident, busy, alone, fixed }
+}
 
 impl Tile {
     /// Threads of a block.

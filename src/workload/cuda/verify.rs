@@ -8,9 +8,10 @@ use super::kernels::Kernels;
 use super::lane::numbers;
 use super::network::Builder;
 use super::tiles::{TILES, Tile};
-use super::{Cuda, Device, reference};
+use super::{Cuda, Device};
 use crate::workload::model::{
-    Activation, Bert, Buffer, BufferId, Element, Init, Network, Op, Weight, WeightId, bert, mlp, random,
+    Activation, Bert, Buffer, BufferId, Element, Init, Network, Op, Weight, WeightId, bert, mlp, plain,
+    random,
 };
 use crate::workload::{Corruption, Precision, Settings, Sync, Workload};
 use anyhow::Result;
@@ -167,8 +168,8 @@ impl Verifier<'_> {
             }
             expected.push(values.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>());
         }
-        let weights = reference::weights(network, SEED, precision);
-        reference::run(network, batch, &weights, &tokens, &mut expected);
+        let weights = plain::weights(network, SEED, precision);
+        plain::run(network, batch, &weights, &tokens, &mut expected);
         let expected = expected.pop().unwrap_or_default();
         let mut worst = 0.0f64;
         for tile in tiles {
@@ -193,7 +194,7 @@ impl Verifier<'_> {
                 ops: Vec::new(),
             };
             let values = self.filled(&network, precision)?;
-            let expected = reference::weights(&network, SEED, precision).remove(0);
+            let expected = plain::weights(&network, SEED, precision).remove(0);
             let unequal = values.iter().zip(&expected).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
             let unequal = unequal + expected.len().abs_diff(values.len());
             self.report(&format!("{precision} fill {rows} x {columns}"), unequal as f64, 0.0)?;
@@ -348,17 +349,9 @@ impl Verifier<'_> {
             ("bert-mini", bert(Bert::MINI, 128), 2),
             ("mlp", mlp(), 5),
         ] {
-            let weights = reference::weights(&network, SEED, precision);
-            let input = &network.buffers[0];
-            let mut tokens = vec![0; input.len(batch)];
-            network.input_tokens(SEED, 0, &mut tokens);
-            let mut buffers: Vec<_> = network.buffers.iter().map(|b| vec![0.0; b.len(batch)]).collect();
-            if input.element == Element::Value {
-                let mut values = vec![0.0; input.len(batch)];
-                network.input_values(SEED, 0, precision, &mut values);
-                buffers[0] = values.iter().map(|&v| f64::from(v)).collect();
-            }
-            reference::run(&network, batch, &weights, &tokens, &mut buffers);
+            let weights = plain::weights(&network, SEED, precision);
+            let (tokens, mut buffers) = plain::input(&network, SEED, precision, batch);
+            plain::run(&network, batch, &weights, &tokens, &mut buffers);
             let expected = buffers.pop().unwrap_or_default();
 
             let first = self.whole(&network, precision, batch, true, true, None)?;
