@@ -9,7 +9,7 @@ use crate::machine::host;
 use crate::workload::scripted::{Script, Scripted};
 use crate::workload::{DeviceIdentity, Kind, Spec, Workload, check, cpu, cuda};
 use anyhow::{Context, Result, bail};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::atomic::Ordering::Relaxed;
@@ -83,7 +83,8 @@ fn read_message(stdin: &mut impl BufRead) -> Result<Option<ToWorker>> {
     protocol::decode(&line).map(Some)
 }
 
-/// The reader thread. The end of the stream means that the parent is gone: so is the worker, then.
+/// The reader thread. The end of the stream means that the parent is gone: so is the worker, then, at
+/// once and without tidying up under the feet of the thread that measures.
 fn listen(mut stdin: impl BufRead, control: &Control) {
     loop {
         match read_message(&mut stdin) {
@@ -91,7 +92,9 @@ fn listen(mut stdin: impl BufRead, control: &Control) {
             Ok(Some(ToWorker::Stages)) => control.stages.store(true, Relaxed),
             Ok(Some(ToWorker::Cut)) => control.cut.store(true, Relaxed),
             Ok(Some(ToWorker::Stop)) => control.stop.store(true, Relaxed),
-            Ok(Some(ToWorker::Job(_)) | None) | Err(_) => std::process::exit(1),
+            Ok(Some(ToWorker::Job(_)) | None) | Err(_) => {
+                let _ = kill_process(getpid(), Signal::KILL);
+            }
         }
     }
 }

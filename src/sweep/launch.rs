@@ -191,10 +191,14 @@ impl Worker {
 fn status_text(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with code {code}"),
-        (None, Some(signal)) => {
-            let name = Signal::from_named_raw(signal).map_or(String::new(), |s| format!(" ({s:?})"));
-            format!("was killed by signal {signal}{name}")
-        }
+        (None, Some(signal)) => match Signal::from_named_raw(signal) {
+            // Debug gives "Signal::KILL", quoted.
+            Some(name) => format!(
+                "was killed by SIG{}",
+                format!("{name:?}").trim_matches('"').trim_start_matches("Signal::")
+            ),
+            None => format!("was killed by signal {signal}"),
+        },
         _ => "ended".to_owned(),
     }
 }

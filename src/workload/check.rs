@@ -41,9 +41,9 @@ const OPERATION_L2: f64 = 1.5;
 /// square of the result.
 const OPERATION_ELEMENT: f64 = 4.0;
 /// The largest relative L2 error of a whole network, in u. On an H200, `mlp` gave 0.7 and the BERT
-/// encoders 1.6 to 2.5 at every depth: each normalisation takes back what the layers before it added,
-/// while attention with scores of spread 2 adds more.
-const NETWORK_L2: f64 = 5.0;
+/// encoders 1.3 to 2.5, 4.1 with a single token: each normalisation takes back what the layers before
+/// it added, at every depth, while attention with scores of spread 2 adds more.
+const NETWORK_L2: f64 = 8.0;
 
 /// Checks a batch of `workload`, whose outputs before and after the window are given.
 ///
