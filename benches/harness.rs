@@ -6,21 +6,13 @@ use migbench::measure::protocol::{self, FromWorker};
 use migbench::measure::recorder::{Recorder, encode};
 use migbench::measure::stopping::Rule;
 use migbench::measure::window::{Control, Window};
-use migbench::workload::{Precision, Settings, Spec, Sync};
+use migbench::workload::{Settings, Spec};
 use migbench::workload::{Workload, cpu::Cpu};
 use std::hint::black_box;
 use std::time::Duration;
 
 fn null() -> Cpu {
-    let settings = Settings {
-        precision: Precision::Fp32,
-        seed: 1,
-        graph: false,
-        transfers: false,
-        sync: Sync::Spin,
-        threads: 1,
-        corruption: None,
-    };
+    let settings = Settings { ..Settings::default() };
     let spec: Spec = "null".parse().expect("a workload");
     let mut null = Cpu::new("null".into(), spec.network(), settings).expect("fp32");
     null.prepare(&[1], 1).expect("nothing to allocate");

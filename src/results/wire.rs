@@ -126,7 +126,7 @@ pub fn line(row: &Row) -> Vec<u8> {
     writer.into_inner().expect("a Vec takes every byte")
 }
 
-/// The inverse of [`line`], by the names in `header`.
+/// The inverse of [`line()`], by the names in `header`.
 ///
 /// # Errors
 /// A cell that is not of its column's type, or a missing column.

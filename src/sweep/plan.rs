@@ -129,22 +129,13 @@ pub fn refuse_impossible(options: &Options) -> Result<()> {
 mod tests {
     use super::*;
     use crate::machine::topology::tests::mixed;
-    use crate::workload::Sync;
 
     fn options() -> Options {
         Options {
             device: Device::Cuda,
             instances: mixed().instances(),
             workload: "bert-base".parse().unwrap(),
-            settings: Settings {
-                precision: Precision::Fp16,
-                seed: 1,
-                graph: true,
-                transfers: true,
-                sync: Sync::Spin,
-                threads: 1,
-                corruption: None,
-            },
+            settings: Settings { precision: Precision::Fp16, ..Settings::default() },
             batches: vec![1, 8, 32],
             repeat: 3,
             rule: Rule::DEFAULT,

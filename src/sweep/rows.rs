@@ -156,19 +156,11 @@ mod tests {
     use crate::measure::recorder::Recorder;
     use crate::measure::stopping::Rule;
     use crate::results::row::Mode;
-    use crate::workload::{DeviceIdentity, Precision, Settings, Stages, Sync};
+    use crate::workload::{DeviceIdentity, Precision, Settings, Stages};
 
     fn parts() -> (Context, Run, Outcome) {
         let spec: crate::workload::Spec = "mlp".parse().unwrap();
-        let settings = Settings {
-            precision: Precision::Fp16,
-            seed: 1,
-            graph: true,
-            transfers: true,
-            sync: Sync::Spin,
-            threads: 1,
-            corruption: None,
-        };
+        let settings = Settings { precision: Precision::Fp16, ..Settings::default() };
         let job =
             Job { device: Device::Cuda, workload: "mlp".into(), batch: 8, settings, rule: Rule::DEFAULT };
         let instance = Instance { kind: InstanceKind::Gpu, ..Instance::default() };

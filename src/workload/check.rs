@@ -152,7 +152,7 @@ fn square_sum(values: impl Iterator<Item = f64>) -> f64 {
 mod tests {
     use super::*;
     use crate::workload::cpu::Cpu;
-    use crate::workload::{Corruption, Sync, model};
+    use crate::workload::{Corruption, model};
 
     const U: f64 = 1.0 / 2048.0;
 
@@ -193,15 +193,7 @@ mod tests {
         corruption: Option<Corruption>,
         spoil: impl FnOnce(&mut Vec<f32>),
     ) -> Verdict {
-        let settings = Settings {
-            precision: Precision::Fp32,
-            seed: 3,
-            graph: false,
-            transfers: false,
-            sync: Sync::Spin,
-            threads: 1,
-            corruption,
-        };
+        let settings = Settings { seed: 3, corruption, ..Settings::default() };
         let mut cpu = Cpu::new("test".into(), network.clone(), settings.clone()).unwrap();
         cpu.prepare(&[3], 1).unwrap();
         let before = cpu.checked_output(3).unwrap().unwrap();

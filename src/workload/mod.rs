@@ -95,6 +95,20 @@ pub struct Settings {
     pub corruption: Option<Corruption>,
 }
 
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            precision: Precision::Fp32,
+            seed: 1,
+            graph: true,
+            transfers: true,
+            sync: Sync::Spin,
+            threads: 1,
+            corruption: None,
+        }
+    }
+}
+
 /// What a device says of itself, before anything runs on it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceIdentity {
@@ -207,18 +221,44 @@ impl Corruption {
     }
 }
 
-/// Refuses what cannot fit, before anything is allocated.
+/// Refuses what cannot fit, before anything is allocated. Sizes in bytes.
 pub(crate) fn refuse_if_too_large(
     name: &str,
     batch: usize,
+    lanes: usize,
     needed: u64,
     free: Option<u64>,
     place: &str,
 ) -> Result<()> {
     let Some(free) = free.filter(|&free| needed > free) else { return Ok(()) };
+    let in_flight = if lanes > 1 { format!(" with {lanes} in flight") } else { String::new() };
+    let gb = |bytes: u64| bytes as f64 / 1e9;
     anyhow::bail!(
-        "{name} at batch {batch} needs {:.1} GB, {place} has {:.1} GB free: choose a smaller --batch",
-        needed as f64 / 1e9,
-        free as f64 / 1e9
+        "{name} at batch {batch}{in_flight} needs {:.1} GB, {place} has {:.1} GB free: choose a smaller --batch",
+        gb(needed),
+        gb(free)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_cannot_fit_is_refused_with_both_sizes() {
+        let refusal = |lanes, needed, free| {
+            refuse_if_too_large("mlp", 8, lanes, needed, free, "the device").err().map(|e| e.to_string())
+        };
+        assert_eq!(
+            refusal(1, 61_300_000_000, Some(15_800_000_000)).unwrap(),
+            "mlp at batch 8 needs 61.3 GB, the device has 15.8 GB free: choose a smaller --batch"
+        );
+        assert!(
+            refusal(2, 1_000_000_000, Some(0))
+                .unwrap()
+                .starts_with("mlp at batch 8 with 2 in flight needs 1.0 GB")
+        );
+        assert_eq!(refusal(1, 5, Some(5)), None);
+        assert_eq!(refusal(1, u64::MAX, None), None, "unknown is not too little");
+    }
 }

@@ -211,7 +211,7 @@ impl Workload for Cpu {
         let network = &self.executor.network;
         let needed = network.buffer_bytes(batch as u64, Precision::Fp32).saturating_mul(lanes as u64);
         let free = crate::machine::host::available_memory_bytes();
-        super::refuse_if_too_large(&self.name, batch, needed, free, "the machine")?;
+        super::refuse_if_too_large(&self.name, batch, lanes, needed, free, "the machine")?;
         self.lanes = (0..lanes).map(|_| self.executor.buffers(batch)).collect();
         self.pending = vec![0; lanes];
         for lane in &mut self.lanes {
@@ -264,15 +264,7 @@ mod tests {
     const SEED: u64 = 11;
 
     fn settings(corruption: Option<Corruption>) -> Settings {
-        Settings {
-            precision: Precision::Fp32,
-            seed: SEED,
-            graph: false,
-            transfers: false,
-            sync: crate::workload::Sync::Spin,
-            threads: 2,
-            corruption,
-        }
+        Settings { seed: SEED, threads: 2, corruption, ..Settings::default() }
     }
 
     fn outputs(network: &Network, batch: usize) -> (Vec<f32>, Vec<f64>) {

@@ -24,7 +24,7 @@ use self::kernels::Kernels;
 use self::lane::Lane;
 use self::network::{Builder, Gpu, Layout};
 use super::model::Network;
-use super::{Precision, Settings, Stages, Visit, Workload};
+use super::{Precision, Settings, Stages, Visit, Workload, refuse_if_too_large};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::rc::Rc;
 
@@ -116,10 +116,8 @@ impl Workload for Cuda {
         };
         let lane_bytes = Layout::buffers(&self.network, largest, precision).bytes;
         let needed = weight_bytes.saturating_add(lane_bytes.saturating_mul(lanes as u64));
-        let free = self.context.free_bytes()?;
-        if needed > free {
-            bail!(too_large(&self.name, largest, lanes, needed, free));
-        }
+        let free = Some(self.context.free_bytes()?);
+        refuse_if_too_large(&self.name, largest, lanes, needed, free, "the device")?;
 
         let first_time = self.weights.is_none();
         if first_time {
@@ -161,33 +159,5 @@ impl Workload for Cuda {
 
     fn checked_output(&mut self, batch: usize) -> Result<Option<Vec<f32>>> {
         self.lane(0)?.checked_output(batch)
-    }
-}
-
-/// The refusal of a batch that can't fit.
-fn too_large(name: &str, batch: usize, lanes: usize, needed: u64, free: u64) -> String {
-    let in_flight = if lanes > 1 { format!(" with {lanes} in flight") } else { String::new() };
-    let gb = |bytes: u64| bytes as f64 / 1e9;
-    format!(
-        "{name} at batch {batch}{in_flight} needs {:.1} GB, the device has {:.1} GB free",
-        gb(needed),
-        gb(free)
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_batch_that_cannot_fit_is_refused_with_both_sizes() {
-        assert_eq!(
-            too_large("bert-base", 4096, 1, 61_300_000_000, 15_800_000_000),
-            "bert-base at batch 4096 needs 61.3 GB, the device has 15.8 GB free"
-        );
-        assert_eq!(
-            too_large("mlp", 8, 2, 1_000_000_000, 0),
-            "mlp at batch 8 with 2 in flight needs 1.0 GB, the device has 0.0 GB free"
-        );
     }
 }
