@@ -1,6 +1,7 @@
 //! What parent and worker say to each other: one JSON object a line, each with `"protocol": 1`.
 //! docs/protocol.md shows a whole conversation.
 
+use super::bins::LoadLog;
 use super::recorder::Recording;
 use super::stopping::Rule;
 use crate::workload::{DeviceIdentity, Settings, Stages};
@@ -83,6 +84,8 @@ pub enum FromWorker {
     WindowDone {
         /// One recording a lane.
         lanes: Vec<Recording>,
+        /// Every batch since it was ready.
+        load: LoadLog,
         /// It was cut.
         cut: bool,
         /// Time for which the cgroup kept this process off the processors during the window.
@@ -92,6 +95,8 @@ pub enum FromWorker {
     StagesDone {
         /// In order.
         stages: Vec<Stages>,
+        /// Every batch since it was ready.
+        load: LoadLog,
     },
     /// The last message of a worker that did its job.
     Done {

@@ -171,9 +171,10 @@ impl Session<'_> {
         workload.prepare(&[batch], 1)?;
         let before = workload.checked_output(batch)?;
         let mut recorder = Recorder::new();
-        let mut window = Window { clock, workload, batch, control: self.control };
+        let mut window = Window::new(clock, workload, batch, self.control);
         let warmup_batches = window.warm_up()?;
         self.enter(Phase::Ready)?;
+        window.start_log();
         self.out.send(&FromWorker::Ready { warmup_batches })?;
 
         window.load_while(|_, c| c.start_at.load(Relaxed) == 0 && !c.stop.load(Relaxed))?;
@@ -188,6 +189,7 @@ impl Session<'_> {
         self.enter(Phase::WindowDone)?;
         self.out.send(&FromWorker::WindowDone {
             lanes: vec![recorder.finish()],
+            load: window.log(),
             cut: ended == Ended::Cut,
             cpu_throttled_us: throttled_after.zip(throttled_before).map(|(after, before)| after - before),
         })?;
@@ -196,7 +198,7 @@ impl Session<'_> {
         self.enter(Phase::Stages)?;
         if self.control.stages.load(Relaxed) {
             let stages = window.split()?;
-            self.out.send(&FromWorker::StagesDone { stages })?;
+            self.out.send(&FromWorker::StagesDone { stages, load: window.log() })?;
         }
         window.load_while(|_, c| !c.stop.load(Relaxed))?;
         self.enter(Phase::Done)?;

@@ -2,6 +2,7 @@
 //!
 //! The parent's side. It never touches CUDA, and one failing worker never takes its siblings along.
 
+pub mod corun;
 pub mod group;
 mod identity;
 pub mod launch;
