@@ -24,6 +24,7 @@ fn job(device: Device) -> Job {
             threads: 2,
             ..Settings::default()
         },
+        cpus: Vec::new(),
         rule: Rule::DEFAULT,
     }
 }

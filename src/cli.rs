@@ -1,9 +1,12 @@
 //! The command line.
 
 use crate::measure::protocol::Device;
+use crate::sweep::plan::{Modes, Span};
 use crate::workload::scripted::parse_ns;
 use crate::workload::{Corruption, Precision, Spec, Sync};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 
 /// How the program ends; never a count.
@@ -66,7 +69,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub all: bool,
     /// The CPU device, or GPUs only [default: GPUs where there is a driver, the CPU elsewhere]
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = one_of::<Device>(&["cpu", "cuda"]))]
     pub device: Option<Device>,
     /// What to run: bert-tiny, bert-mini, bert-base, bert-large, mlp or null
     /// [default: bert-base on a GPU, bert-tiny on the CPU]
@@ -76,7 +79,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u16).range(1..=Spec::MAX_SEQ_LEN as i64))]
     pub seq_len: Option<u16>,
     /// Number format [default: fp16 on a GPU, fp32 on the CPU]
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = one_of::<Precision>(&["fp32", "fp16", "bf16"]))]
     pub precision: Option<Precision>,
     /// Samples in a batch; several, comma-separated
     #[arg(long, value_name = "SIZES", value_delimiter = ',', default_value = "1,32", value_parser = clap::value_parser!(u64).range(1..))]
@@ -105,9 +108,15 @@ pub struct RunArgs {
     /// Leave the copies of input and output out of the batch
     #[arg(long)]
     pub no_transfers: bool,
-    /// How the host waits for the GPU
-    #[arg(long, value_enum, default_value_t = Sync::Spin)]
-    pub sync: Sync,
+    /// One instance after another, all at once, or both, interleaved [default: concurrent when there are several]
+    #[arg(long, value_parser = one_of::<Modes>(&["isolated", "concurrent", "both"]))]
+    pub mode: Option<Modes>,
+    /// Which instances measure at once: those of one GPU, GPUs in turn, or all of the host
+    #[arg(long, default_value = "gpu", value_parser = one_of::<Span>(&["gpu", "host"]))]
+    pub span: Span,
+    /// How the host waits for the GPU [default: spin when there is a processor for every worker]
+    #[arg(long, value_parser = one_of::<Sync>(&["spin", "blocking"]))]
+    pub sync: Option<Sync>,
     /// CPU threads of the CPU device [default: the physical cores this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -124,7 +133,7 @@ pub struct RunArgs {
     #[arg(short, long)]
     pub quiet: bool,
     /// Plant a fault that the output check must find
-    #[arg(long, value_enum, hide = true)]
+    #[arg(long, value_parser = one_of::<Corruption>(&["zero-tile", "flip-weight"]), hide = true)]
     pub corrupt: Option<Corruption>,
     /// How long a worker may show no sign of life
     #[arg(long, value_name = "TIME", value_parser = parse_ns, default_value = "120s", hide = true)]
@@ -132,4 +141,40 @@ pub struct RunArgs {
     /// Another NVML library
     #[arg(long, value_name = "FILE", env = "MIGBENCH_NVML", hide = true)]
     pub nvml: Option<PathBuf>,
+}
+
+/// One of an enumeration's values, by the names that rows and messages use for them.
+fn one_of<T: DeserializeOwned + Clone + Send + std::marker::Sync + 'static>(
+    names: &'static [&'static str],
+) -> impl TypedValueParser<Value = T> {
+    let value = |name: String| serde_json::from_value(serde_json::Value::String(name));
+    PossibleValuesParser::new(names).try_map(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_name_of_an_enumeration_is_understood() {
+        for (option, names) in [
+            ("--device", &["cpu", "cuda"][..]),
+            ("--precision", &["fp32", "fp16", "bf16"]),
+            ("--mode", &["isolated", "concurrent", "both"]),
+            ("--span", &["gpu", "host"]),
+            ("--sync", &["spin", "blocking"]),
+            ("--corrupt", &["zero-tile", "flip-weight"]),
+        ] {
+            for name in names {
+                Cli::try_parse_from(["migbench", option, name]).unwrap();
+            }
+            assert!(Cli::try_parse_from(["migbench", option, "other"]).is_err());
+        }
+    }
 }

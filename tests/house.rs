@@ -76,6 +76,7 @@ fn only_in(word: &str, places: &[&str]) {
 
 #[test]
 fn each_crate_has_its_place() {
+    only_in("clap", &["src/cli.rs", "src/cli", "src/cmd", "src/main.rs"]);
     only_in("cudarc", &["src/workload/cuda"]);
     only_in("nvml_wrapper", &["src/machine/nvml.rs"]);
     only_in("indicatif", &["src/render"]);

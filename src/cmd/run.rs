@@ -11,10 +11,10 @@ use crate::results::environment::{new_run_id, now_compact, provenance};
 use crate::results::row::{Row, Status};
 use crate::sweep::group::{self, Conductor};
 use crate::sweep::launch::Launcher;
-use crate::sweep::plan::{self, Options, Run};
+use crate::sweep::plan::{self, Modes, Options, Run};
 use crate::sweep::rows::{self, Context};
 use crate::sweep::select::{Selection, Wishes, select};
-use crate::workload::{Precision, Settings, Spec};
+use crate::workload::{Precision, Settings, Spec, Sync};
 use anyhow::{Context as _, Result, bail};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use std::io::{ErrorKind, Write};
@@ -75,12 +75,8 @@ fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
     };
     listen_to_signals()?;
     let output = open_output(args, &run_id)?;
-    let context = Context {
-        provenance: provenance(&run_id, args.seed),
-        topology,
-        cpus: ranges(&host::allowed_cpus()),
-        network: options.workload.network(),
-    };
+    let context =
+        Context { provenance: provenance(&run_id, args.seed), topology, network: options.workload.network() };
     Ok(Prepared { context, runs, conductor, output })
 }
 
@@ -125,7 +121,7 @@ fn options(args: &RunArgs, selection: &Selection) -> Result<Options> {
             seed: args.seed,
             graph: !args.no_graph,
             transfers: !args.no_transfers,
-            sync: args.sync,
+            sync: Sync::Spin,
             threads: args.threads.map_or_else(host::usable_cores, usize::from),
             corruption: args.corrupt,
         },
@@ -133,6 +129,14 @@ fn options(args: &RunArgs, selection: &Selection) -> Result<Options> {
         batches,
         repeat: args.repeat,
         rule: Rule::given(args.duration, args.batches),
+        modes: args.mode.unwrap_or(if selection.instances.len() > 1 {
+            Modes::Concurrent
+        } else {
+            Modes::Isolated
+        }),
+        span: args.span,
+        cpus: host::allowed_cpus(),
+        sync: args.sync,
     })
 }
 
@@ -192,8 +196,7 @@ fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mu
         let mut observe = |member: usize, stage, batches| progress.show(member, stage, batches);
         let outcomes = group::play(run, &prepared.conductor, &mut observe);
         progress.end();
-        for (member, outcome) in run.members.iter().zip(&outcomes) {
-            let row = rows::row(&prepared.context, run, member, outcome);
+        for row in rows::rows(&prepared.context, run, &outcomes) {
             prepared.output.append(&row)?;
             rows.push(row);
         }
@@ -228,28 +231,4 @@ fn conclude(rows: &[Row], path: Option<&PathBuf>, out: &mut dyn Write, err: &mut
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
-}
-
-/// Ascending numbers as `0-3,8`.
-fn ranges(numbers: &[usize]) -> String {
-    let mut parts: Vec<(usize, usize)> = Vec::new();
-    for &number in numbers {
-        match parts.last_mut() {
-            Some(last) if last.1 + 1 == number => last.1 = number,
-            _ => parts.push((number, number)),
-        }
-    }
-    let text = |&(a, b): &(usize, usize)| if a == b { a.to_string() } else { format!("{a}-{b}") };
-    parts.iter().map(text).collect::<Vec<_>>().join(",")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn processors_are_ranges() {
-        assert_eq!(ranges(&[0, 1, 2, 3, 8, 10, 11]), "0-3,8,10-11");
-        assert_eq!(ranges(&[]), "");
-    }
 }

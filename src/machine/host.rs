@@ -39,6 +39,33 @@ pub fn allowed_cpus() -> Vec<usize> {
     }
 }
 
+/// Keeps the calling thread, and those that it starts, on these logical processors; nothing changes if
+/// there are none.
+///
+/// # Errors
+/// None of them may be used.
+pub fn stay_on(cpus: &[usize]) -> std::io::Result<()> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let mut set = rustix::thread::CpuSet::new();
+    cpus.iter().filter(|&&cpu| cpu < rustix::thread::CpuSet::MAX_CPU).for_each(|&cpu| set.set(cpu));
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+}
+
+/// Ascending numbers as `0-3,8`.
+pub fn ranges(numbers: &[usize]) -> String {
+    let mut parts: Vec<(usize, usize)> = Vec::new();
+    for &number in numbers {
+        match parts.last_mut() {
+            Some(last) if last.1 + 1 == number => last.1 = number,
+            _ => parts.push((number, number)),
+        }
+    }
+    let text = |&(a, b): &(usize, usize)| if a == b { a.to_string() } else { format!("{a}-{b}") };
+    parts.iter().map(text).collect::<Vec<_>>().join(",")
+}
+
 /// Physical cores that this process may use: distinct cores among the allowed processors, at most
 /// the whole processors of the cgroup's quota, at least 1.
 pub fn usable_cores() -> usize {
@@ -95,6 +122,12 @@ mod tests {
         assert_eq!(parse_cpu_max("150000 100000\n"), Some(1.5));
         assert_eq!(parse_cpu_max("max 100000\n"), None);
         assert_eq!(parse_cpu_max(""), None);
+    }
+
+    #[test]
+    fn processors_are_ranges() {
+        assert_eq!(ranges(&[0, 1, 2, 3, 8, 10, 11]), "0-3,8,10-11");
+        assert_eq!(ranges(&[]), "");
     }
 
     #[test]

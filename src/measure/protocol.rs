@@ -15,7 +15,7 @@ pub const PROTOCOL: u32 = 1;
 pub const MAX_LINE: u64 = 8 << 20;
 
 /// Where a batch runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Device {
     /// The embedded CPU device.
@@ -35,6 +35,8 @@ pub struct Job {
     pub batch: usize,
     /// How.
     pub settings: Settings,
+    /// Logical processors to stay on; any, if empty.
+    pub cpus: Vec<usize>,
     /// Until when.
     pub rule: Rule,
 }

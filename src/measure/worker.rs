@@ -35,6 +35,8 @@ pub fn run() -> Result<()> {
             bail!("expected a job on standard input, got {other:?}: workers are started by migbench itself")
         }
     };
+    // Before any thread is started: they inherit it.
+    host::stay_on(&job.cpus)?;
     let control = Arc::new(Control::default());
     std::thread::spawn({
         let control = Arc::clone(&control);

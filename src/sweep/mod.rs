@@ -7,6 +7,7 @@ pub mod group;
 mod identity;
 pub mod launch;
 mod patience;
+pub mod placement;
 pub mod plan;
 pub mod rows;
 pub mod select;
