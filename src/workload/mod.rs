@@ -169,9 +169,11 @@ pub trait Workload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Corruption {
-    /// The first 8 x 8 tile of the middle [`model::Op::Linear`]'s weight is zero.
+    /// The first 64 x 64 tile of the middle [`model::Op::Linear`]'s weight is zero: the size of what
+    /// one block of threads would lose. (An 8 x 8 tile changes bert-base by less than fp16 rounds.)
     ZeroTile,
-    /// One weight of the last [`model::Op::Linear`] has its sign flipped.
+    /// One weight of the last [`model::Op::Linear`] has its sign flipped: the largest of those that
+    /// meet the first sample's largest input, since one behind a closed ReLU would change nothing.
     FlipWeight,
 }
 
