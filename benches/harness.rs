@@ -6,8 +6,8 @@ use migbench::measure::protocol::{self, FromWorker};
 use migbench::measure::recorder::{Recorder, encode};
 use migbench::measure::stopping::Rule;
 use migbench::measure::window::{Control, Window};
-use migbench::workload::{Workload, cpu::Cpu};
 use migbench::workload::{Precision, Settings, Spec, Sync};
+use migbench::workload::{Workload, cpu::Cpu};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -35,7 +35,8 @@ fn per_batch(c: &mut Criterion) {
         let mut workload = null();
         let control = Control::default();
         b.iter_custom(|batches| {
-            let mut window = Window { clock: &Monotonic, workload: &mut workload, batch: 1, control: &control };
+            let mut window =
+                Window { clock: &Monotonic, workload: &mut workload, batch: 1, control: &control };
             let mut recorder = Recorder::new();
             let start = Monotonic.now();
             window.measure(Rule::given(None, Some(batches)), &mut recorder).expect("null cannot fail");
@@ -57,7 +58,8 @@ fn parts(c: &mut Criterion) {
         });
     });
     c.bench_function("histogram to text, 10,000 latencies", |b| {
-        let mut histogram = hdrhistogram::Histogram::new_with_bounds(1, 3_600_000_000_000, 3).expect("valid bounds");
+        let mut histogram =
+            hdrhistogram::Histogram::new_with_bounds(1, 3_600_000_000_000, 3).expect("valid bounds");
         for i in 0..10_000u64 {
             histogram.saturating_record(1_000_000 + i * i % 100_000);
         }

@@ -199,7 +199,8 @@ mod tests {
 
     #[test]
     fn the_tree_is_read_with_its_nodes() {
-        let text = |minor: u32| format!("DeviceFileMinor: {minor}\nDeviceFileMode: 292\nDeviceFileModify: 1\n");
+        let text =
+            |minor: u32| format!("DeviceFileMinor: {minor}\nDeviceFileMode: 292\nDeviceFileModify: 1\n");
         let caps = "proc/driver/nvidia/capabilities";
         let root = tree(&[
             (&format!("{caps}/mig/monitor"), &text(2)),

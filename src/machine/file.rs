@@ -35,7 +35,11 @@ pub fn parse(text: &str) -> Result<Topology> {
     Ok(topology)
 }
 
-fn read(path: &Path) -> Result<String> {
+/// The text of a file, `-` for standard input.
+///
+/// # Errors
+/// It can't be read.
+pub fn read(path: &Path) -> Result<String> {
     use std::io::Read;
     let mut text = String::new();
     if path == Path::new("-") {

@@ -201,7 +201,9 @@ mod tests {
 
     #[test]
     fn what_is_no_profile_is_refused_by_name() {
-        for text in ["", "g.5gb", "1g", "1g.gb", "1g.5", "1g.5gb+", "1g.5gbme", "c.1g.5gb", "1g.5GB", "01g.5gb"] {
+        for text in
+            ["", "g.5gb", "1g", "1g.gb", "1g.5", "1g.5gb+", "1g.5gbme", "c.1g.5gb", "1g.5GB", "01g.5gb"]
+        {
             let error = text.parse::<ProfileName>().unwrap_err().to_string();
             assert!(error.starts_with(&format!("'{text}' is no MIG profile")), "{error}");
         }

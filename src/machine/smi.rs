@@ -142,7 +142,8 @@ mod tests {
 
     #[test]
     fn the_second_form_has_both() {
-        let text = format!("GPU 0: A100-PCIE-40GB (UUID: {GPU})\n  MIG 4g.20gb Device 0: (UUID: MIG-{GPU}/2/0)\n");
+        let text =
+            format!("GPU 0: A100-PCIE-40GB (UUID: {GPU})\n  MIG 4g.20gb Device 0: (UUID: MIG-{GPU}/2/0)\n");
         assert_eq!(profiles(&text), [Some("4g.20gb".into())]);
         assert_eq!(parse(&text).unwrap().gpus[0].mig_devices[0].gi_id, Some(2));
     }

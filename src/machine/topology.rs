@@ -316,9 +316,9 @@ impl Gpu {
 
     /// The other MIG devices in the same GPU instance: they share memory, L2 and copy engines.
     pub fn siblings<'a>(&'a self, mig: &'a MigDevice) -> impl Iterator<Item = &'a MigDevice> {
-        self.mig_devices.iter().filter(move |other| {
-            mig.gi_id.is_some() && other.gi_id == mig.gi_id && other.ci_id != mig.ci_id
-        })
+        self.mig_devices
+            .iter()
+            .filter(move |other| mig.gi_id.is_some() && other.gi_id == mig.gi_id && other.ci_id != mig.ci_id)
     }
 
     /// Processes in this MIG device.

@@ -155,7 +155,8 @@ mod tests {
         sibling.uuid = "MIG-33333333-0000-5000-8000-000000000003".into();
         topology.gpus[1].mig_devices.insert(1, sibling);
         let used = used(value, &topology, Some(major));
-        let label = |i: &Instance| i.profile.clone().unwrap_or_else(|| format!("gpu{}", i.gpu_index.unwrap()));
+        let label =
+            |i: &Instance| i.profile.clone().unwrap_or_else(|| format!("gpu{}", i.gpu_index.unwrap()));
         (used.devices.iter().map(label).collect(), used.left_out.iter().map(|(i, _)| label(i)).collect())
     }
 

@@ -7,7 +7,7 @@ use super::recorder::Recorder;
 use super::window::{Control, Ended, Window};
 use crate::machine::host;
 use crate::workload::scripted::{Script, Scripted};
-use crate::workload::{DeviceIdentity, Kind, Spec, Workload, check, cpu};
+use crate::workload::{DeviceIdentity, Kind, Spec, Workload, check, cpu, cuda};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use std::fs::File;
@@ -102,7 +102,7 @@ fn dispatch(job: &Job, control: &Arc<Control>, out: &Out, phase: &mut Phase) -> 
     if let Kind::Scripted(text) = &spec.kind {
         let script = Script::parse(text)?;
         let fault = script.fault.as_deref().map(Fault::parse).transpose()?;
-        let mut session = Session { job, spec: &spec, control, out, phase, fault };
+        let mut session = Session { job, spec: &spec, control, out, phase, fault, computes: true };
         session.hello(cpu_identity())?;
         if script.real_clock {
             let mut workload = Scripted::new(text, |ns| Monotonic.sleep_until(Monotonic.now() + ns))?;
@@ -112,7 +112,7 @@ fn dispatch(job: &Job, control: &Arc<Control>, out: &Out, phase: &mut Phase) -> 
         let mut workload = Scripted::new(text, |ns| clock.advance(ns))?;
         return session.work(&clock, &mut workload);
     }
-    let mut session = Session { job, spec: &spec, control, out, phase, fault: None };
+    let mut session = Session { job, spec: &spec, control, out, phase, fault: None, computes: true };
     match job.device {
         Device::Cpu => {
             session.hello(cpu_identity())?;
@@ -120,7 +120,13 @@ fn dispatch(job: &Job, control: &Arc<Control>, out: &Out, phase: &mut Phase) -> 
             let mut workload = cpu::Cpu::new(job.workload.clone(), spec.network(), job.settings.clone())?;
             session.work(&Monotonic, &mut workload)
         }
-        Device::Cuda => bail!("not yet"),
+        Device::Cuda => {
+            let device = cuda::Device::open(job.settings.sync)?;
+            session.hello(device.identity())?;
+            let (name, settings) = (job.workload.clone(), job.settings.clone());
+            let mut workload = cuda::Cuda::new(device, name, spec.network(), settings)?;
+            session.work(&Monotonic, &mut workload)
+        }
     }
 }
 
@@ -143,6 +149,8 @@ struct Session<'a> {
     out: &'a Out,
     phase: &'a mut Phase,
     fault: Option<Fault>,
+    /// A stand-in for a driver runs no kernels: its output means nothing and is not checked.
+    computes: bool,
 }
 
 impl Session<'_> {
@@ -153,6 +161,7 @@ impl Session<'_> {
 
     fn hello(&mut self, identity: DeviceIdentity) -> Result<()> {
         self.enter(Phase::Hello)?;
+        self.computes = !identity.is_stand_in();
         self.out.send(&FromWorker::Hello { identity })
     }
 
@@ -192,7 +201,7 @@ impl Session<'_> {
         window.load_while(|_, c| !c.stop.load(Relaxed))?;
         self.enter(Phase::Done)?;
         let (output_error, output_failure) = match (before, ended) {
-            (Some(before), Ended::Rule) => {
+            (Some(before), Ended::Rule) if self.computes => {
                 let after = workload.checked_output(batch)?.unwrap_or_default();
                 let verdict = check::check(&self.spec.network(), &self.job.settings, batch, &before, &after);
                 (Some(verdict.error).filter(|e| e.is_finite()), verdict.failure)

@@ -7,6 +7,7 @@ use crate::measure::protocol::Device;
 use crate::results::Row;
 use crate::results::row::{Health, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning};
 use crate::results::summary;
+use crate::workload::DeviceIdentity;
 use crate::workload::model::Network;
 
 /// Thresholds above which a row warns (method.md, When and What is timed).
@@ -56,6 +57,9 @@ pub fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> 
         if member.job.rule.hit_cap(recording.end_ns - recording.start_ns, recording.batches) {
             row.outcome.warnings.0.insert(Warning::CapReached);
         }
+    }
+    if outcome.device.as_ref().is_some_and(DeviceIdentity::is_stand_in) {
+        row.outcome.warnings.0.insert(Warning::UncheckedOutput);
     }
     row.stages = summary::stages(&outcome.stages);
     row.health = Health {
@@ -156,7 +160,7 @@ mod tests {
     use crate::measure::recorder::Recorder;
     use crate::measure::stopping::Rule;
     use crate::results::row::Mode;
-    use crate::workload::{DeviceIdentity, Precision, Settings, Stages, Sync};
+    use crate::workload::{Precision, Settings, Stages, Sync};
 
     fn parts() -> (Context, Run, Outcome) {
         let spec: crate::workload::Spec = "mlp".parse().unwrap();

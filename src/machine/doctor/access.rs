@@ -114,7 +114,10 @@ fn monitor(check: &mut Check, topology: &Topology, evidence: &Evidence) {
     if !hidden.is_empty() {
         check.add(
             Verdict::Ok,
-            format!("GPU {}: memory of the whole GPU is hidden (no mig/monitor): harmless here", and(&hidden)),
+            format!(
+                "GPU {}: memory of the whole GPU is hidden (no mig/monitor): harmless here",
+                and(&hidden)
+            ),
         );
     }
     for (name, capability) in
@@ -196,7 +199,10 @@ pub(super) fn user(topology: &Topology, evidence: &Evidence) -> Option<Check> {
                 .map(|(node, _)| refusal(&Node { access: Access::Denied, ..(*node).clone() }))
                 .collect();
             if !locked.is_empty() {
-                check.add(Verdict::Ok, format!("{} may not use {}: {}", user.name, title(&instance), and(&locked)));
+                check.add(
+                    Verdict::Ok,
+                    format!("{} may not use {}: {}", user.name, title(&instance), and(&locked)),
+                );
             } else if answers.contains(&None) || !needs.absent.is_empty() {
                 check.add(Verdict::Unknown, format!("{}: not every node is there yet", title(&instance)));
                 allowed.push(instance);
@@ -230,7 +236,11 @@ fn confine(check: &mut Check, user: &User, topology: &Topology, evidence: &Evide
     let others: Vec<String> = rest.iter().filter_map(&node).collect();
     if let (Some(kept), false) = (node(keep), others.is_empty()) {
         check.remedy(
-            format!("to confine {} to {} alone, as root (the same for another: swap the nodes)", user.name, title(keep)),
+            format!(
+                "to confine {} to {} alone, as root (the same for another: swap the nodes)",
+                user.name,
+                title(keep)
+            ),
             Some(format!("chmod go-r {}; setfacl -m u:{}:r {kept}", others.join(" "), user.name)),
             Some("every other user of those instances loses them; nvidia-modprobe may set modes back"),
         );

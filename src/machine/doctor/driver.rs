@@ -37,7 +37,9 @@ fn silence(check: &mut Check, silent: &Silent, evidence: Option<&Evidence>) {
                      (docker run --gpus all, or the device plugin in Kubernetes)",
                 );
             } else {
-                check.advise("no NVIDIA driver is installed here, or libnvidia-ml.so.1 is not where the loader looks");
+                check.advise(
+                    "no NVIDIA driver is installed here, or libnvidia-ml.so.1 is not where the loader looks",
+                );
             }
             check.advise("without a GPU migbench measures the embedded CPU device: migbench --device cpu");
         }
@@ -47,7 +49,10 @@ fn silence(check: &mut Check, silent: &Silent, evidence: Option<&Evidence>) {
         }
         Silent::Absent(Absent::Broken(why)) if refusal::code(why) == Some(18) => {
             let module = evidence.and_then(|e| e.kernel_module.as_deref()).unwrap_or("of unknown version");
-            check.add(Verdict::Problem, format!("the loaded kernel module is {module}, the library is another"));
+            check.add(
+                Verdict::Problem,
+                format!("the loaded kernel module is {module}, the library is another"),
+            );
             check.remedy(
                 "reboot, or reload the module with every GPU program stopped, as root",
                 Some("rmmod nvidia_uvm nvidia_drm nvidia_modeset nvidia; modprobe nvidia"),
@@ -58,7 +63,11 @@ fn silence(check: &mut Check, silent: &Silent, evidence: Option<&Evidence>) {
             check.remedy("look for the driver's own words", Some("dmesg | grep -i nvrm"), None::<&str>);
         }
         Silent::Hung(_) | Silent::Died(_) => {
-            check.remedy("look for the driver's own words", Some("dmesg | grep -iE 'nvrm|xid'"), None::<&str>);
+            check.remedy(
+                "look for the driver's own words",
+                Some("dmesg | grep -iE 'nvrm|xid'"),
+                None::<&str>,
+            );
             check.advise("a driver that does not answer usually needs a reset of the GPU or a reboot");
         }
     }
@@ -115,7 +124,11 @@ pub(super) fn alive(topology: &Topology) -> Check {
                         Some("every program on that GPU"),
                     );
                 } else {
-                    check.remedy("look for the driver's own words", Some("dmesg | grep -i nvrm"), None::<&str>);
+                    check.remedy(
+                        "look for the driver's own words",
+                        Some("dmesg | grep -i nvrm"),
+                        None::<&str>,
+                    );
                 }
             }
         }

@@ -62,15 +62,37 @@ pub fn gather(place: &Place) -> Case {
     let nvml = ask("nvml", place);
     let cuda = ask("cuda", place);
     let mut evidence = surroundings(place);
-    let topology: Result<Topology, Silent> =
+    evidence.services = programs(&place.root).filter(is_service).collect();
+    evidence.holders = programs(&place.root).filter(|program| !program.gpus.is_empty()).collect();
+    let mut topology: Result<Topology, Silent> =
         nvml.and_then(answer::<Result<Topology, Absent>>).and_then(|said| said.map_err(Silent::Absent));
-    let minors = minors(topology.as_ref().ok(), &evidence);
-    let nodes = ["dev/nvidiactl".to_owned(), "dev/nvidia-uvm".to_owned()].into_iter();
-    let nodes = nodes.chain(minors.iter().map(|minor| format!("dev/nvidia{minor}")));
-    evidence.nodes = nodes.map(|path| capabilities::node(&place.root, &path)).collect();
+    if let Ok(topology) = &mut topology {
+        attach(topology, &place.root);
+    }
+    evidence.nodes = nodes(place, topology.as_ref().ok(), &evidence);
     evidence.silent = topology.as_ref().err().cloned();
     evidence.cuda = Some(cuda.and_then(answer::<Cuda>));
     Case { topology, evidence: Some(evidence) }
+}
+
+/// What decides whether this process may use an instance, without a question to the driver.
+pub fn permissions(place: &Place, topology: &Topology) -> Evidence {
+    let mut evidence = surroundings(place);
+    evidence.nodes = nodes(place, Some(topology), &evidence);
+    evidence
+}
+
+/// What the kernel knows of the cards: their NUMA nodes.
+pub fn attach(topology: &mut Topology, root: &Path) {
+    for gpu in &mut topology.gpus {
+        gpu.numa_node = gpu.pci_bus_id.as_ref().and_then(|bus_id| host::numa_node(root, bus_id));
+    }
+}
+
+fn nodes(place: &Place, topology: Option<&Topology>, evidence: &Evidence) -> Vec<capabilities::Node> {
+    let paths = ["dev/nvidiactl".to_owned(), "dev/nvidia-uvm".to_owned()].into_iter();
+    let paths = paths.chain(minors(topology, evidence).into_iter().map(|minor| format!("dev/nvidia{minor}")));
+    paths.map(|path| capabilities::node(&place.root, &path)).collect()
 }
 
 fn ask(what: &str, place: &Place) -> Result<Question, Silent> {
@@ -114,8 +136,6 @@ fn surroundings(place: &Place) -> Evidence {
         effective_capabilities: status
             .lines()
             .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok()),
-        services: programs(root).filter(is_service).collect(),
-        holders: programs(root).filter(|program| !program.gpus.is_empty()).collect(),
         cpus: cpus(root),
         ..Evidence::default()
     }
@@ -157,7 +177,8 @@ fn programs(root: &Path) -> impl Iterator<Item = Program> {
         let first = cmdline.split(|&b| b == 0).next().unwrap_or_default();
         let name = String::from_utf8_lossy(first).rsplit('/').next().unwrap_or_default().to_owned();
         let links = fs::read_dir(entry.path().join("fd")).into_iter().flatten().filter_map(Result::ok);
-        let mut gpus: Vec<u32> = links.filter_map(|link| gpu_node(&fs::read_link(link.path()).ok()?)).collect();
+        let mut gpus: Vec<u32> =
+            links.filter_map(|link| gpu_node(&fs::read_link(link.path()).ok()?)).collect();
         gpus.sort_unstable();
         gpus.dedup();
         Some(Program { pid, name, gpus })
@@ -272,7 +293,8 @@ mod tests {
         write(".dockerenv", "");
         let place = Place { root: root.path().to_owned(), nvml: None, user: Some("nobody-here".into()) };
         let evidence = surroundings(&place);
-        assert_eq!(evidence.services, [Program { pid: 77, name: "nv-hostengine".into(), gpus: vec![] }]);
+        let services: Vec<Program> = programs(root.path()).filter(is_service).collect();
+        assert_eq!(services, [Program { pid: 77, name: "nv-hostengine".into(), gpus: vec![] }]);
         assert_eq!(evidence.cpus.allowed, 5);
         assert_eq!(evidence.container, ["/.dockerenv exists"]);
         assert_eq!(evidence.unknown_user.as_deref(), Some("nobody-here"));

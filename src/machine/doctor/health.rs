@@ -34,7 +34,8 @@ fn persistence(gpus: &[&Gpu]) -> Check {
             None => check.add(Verdict::Unknown, format!("{}: not known", name(gpu))),
             Some(false) => {
                 let mig = gpu.mig_enabled() == Some(true);
-                let lost = if mig { "; the mode and its instances may go when the last program ends" } else { "" };
+                let lost =
+                    if mig { "; the mode and its instances may go when the last program ends" } else { "" };
                 check.add(Verdict::Warning, format!("{}: off: starting takes longer{lost}", name(gpu)));
                 check.remedy(
                     "keep the driver loaded, as root",
@@ -54,7 +55,9 @@ fn memory_errors(gpus: &[&Gpu]) -> Check {
         let ecc = match gpu.ecc {
             None => "ECC not known".to_owned(),
             Some(mode) if mode.current == mode.pending => format!("ECC {}", word(mode.current)),
-            Some(mode) => format!("ECC {} now, {} after the next reset", word(mode.current), word(mode.pending)),
+            Some(mode) => {
+                format!("ECC {} now, {} after the next reset", word(mode.current), word(mode.pending))
+            }
         };
         let pending = gpu.ecc.is_some_and(|mode| mode.current != mode.pending);
         let verdict = if pending { Verdict::Warning } else { Verdict::Ok };
@@ -97,13 +100,17 @@ fn clocks(gpus: &[&Gpu]) -> Check {
             ),
         );
         let reasons = gpu.throttle_reasons.unwrap_or(0);
-        let held: Vec<String> =
-            THROTTLED.iter().filter(|(bit, _)| reasons & bit != 0).map(|(_, what)| (*what).to_owned()).collect();
+        let held: Vec<String> = THROTTLED
+            .iter()
+            .filter(|(bit, _)| reasons & bit != 0)
+            .map(|(_, what)| (*what).to_owned())
+            .collect();
         if !held.is_empty() {
             check.add(Verdict::Warning, format!("{}: clocks are held down by {}", name(gpu), and(&held)));
         }
         if reasons & APPLICATION_CLOCKS != 0 {
-            check.add(Verdict::Ok, format!("{}: clocks are locked or set by an application clock", name(gpu)));
+            check
+                .add(Verdict::Ok, format!("{}: clocks are locked or set by an application clock", name(gpu)));
         }
         if gpu.power_limit_mw < gpu.power_limit_default_mw {
             check.add(Verdict::Warning, format!("{}: the power limit is below the factory's", name(gpu)));
@@ -132,7 +139,10 @@ fn link(gpus: &[&Gpu]) -> Check {
         );
         // An idle card lowers the generation, never the width.
         if pcie.width < pcie.width_max {
-            check.add(Verdict::Warning, format!("{}: the link is narrower than the card: reseat it", name(gpu)));
+            check.add(
+                Verdict::Warning,
+                format!("{}: the link is narrower than the card: reseat it", name(gpu)),
+            );
         }
     }
     check
@@ -188,12 +198,16 @@ pub(super) fn processors(topology: &Topology, evidence: &Evidence) -> Check {
     let quota = cpus.quota.map_or(String::new(), |quota| format!(", the cgroup allows {quota} of them"));
     check.add(
         Verdict::Ok,
-        format!("{} logical processors, {} cores{quota}; {workers} workers at most at once", cpus.allowed, cpus.cores),
+        format!(
+            "{} logical processors, {} cores{quota}; {workers} workers at most at once",
+            cpus.allowed, cpus.cores
+        ),
     );
     let limit = cpus.quota.map_or(cpus.cores, |quota| cpus.cores.min(quota as usize));
     if limit < workers {
         check.add(Verdict::Warning, format!("{workers} workers that poll do not fit on {limit} cores"));
-        check.advise("when all are measured at once, say --sync blocking or give the process more processors");
+        check
+            .advise("when all are measured at once, say --sync blocking or give the process more processors");
     }
     check
 }

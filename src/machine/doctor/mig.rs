@@ -116,9 +116,10 @@ pub(super) fn instances(topology: &Topology) -> Check {
             Verdict::Problem,
             format!("{} has MIG on and no MIG device: CUDA cannot run on it at all", name(gpu)),
         );
-        let profile = gpu.profiles.first().map_or("PROFILE".to_owned(), |p| {
-            p.name.clone().unwrap_or_else(|| p.id.to_string())
-        });
+        let profile = gpu
+            .profiles
+            .first()
+            .map_or("PROFILE".to_owned(), |p| p.name.clone().unwrap_or_else(|| p.id.to_string()));
         check.remedy(
             "see what it offers",
             Some(format!("nvidia-smi mig -i {} -lgip", gpu.index)),
@@ -150,7 +151,10 @@ pub(super) fn without_compute_instance(topology: &Topology, evidence: Option<&Ev
         for id in ids.difference(&used) {
             check.add(
                 Verdict::Warning,
-                format!("{}: GPU instance {id} holds no compute instance: CUDA and nvidia-smi -L do not show it", name(gpu)),
+                format!(
+                    "{}: GPU instance {id} holds no compute instance: CUDA and nvidia-smi -L do not show it",
+                    name(gpu)
+                ),
             );
             check.remedy(
                 "create one that takes all of it, as root",

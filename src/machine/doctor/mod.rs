@@ -178,7 +178,8 @@ fn findings(topology: &Topology, evidence: Option<&Evidence>) -> Vec<Finding> {
         Some(value) => visible::resolve(value, topology).instances,
         None => topology.instances(),
     };
-    let finding = |instance: Instance| Finding { obstacle: obstacle(&instance, topology, evidence), instance };
+    let finding =
+        |instance: Instance| Finding { obstacle: obstacle(&instance, topology, evidence), instance };
     instances.into_iter().map(finding).collect()
 }
 

@@ -89,7 +89,9 @@ pub(super) fn visible(topology: &Topology, evidence: &Evidence) -> Check {
     }
     let several = match major {
         Some(major) if major < visible::SEVERAL_SINCE => format!("driver {major}: one MIG device a process"),
-        Some(major) => format!("driver {major}: several GPU instances a process, one compute instance of each"),
+        Some(major) => {
+            format!("driver {major}: several GPU instances a process, one compute instance of each")
+        }
         None => "driver of unknown version: the rules of R570 assumed".to_owned(),
     };
     if topology.gpus.iter().any(|gpu| gpu.mig_enabled() == Some(true)) {
@@ -129,7 +131,10 @@ fn reasons(used: &visible::Used) -> Vec<String> {
 fn index_on_mig(check: &mut Check, token: &str, found: &[Instance], topology: &Topology) {
     let whole = !token.starts_with("MIG-") && found.iter().any(|i| i.kind == InstanceKind::Mig);
     if whole {
-        check.add(Verdict::Warning, format!("'{token}' is a GPU with MIG on: CUDA chooses a MIG device of it"));
+        check.add(
+            Verdict::Warning,
+            format!("'{token}' is a GPU with MIG on: CUDA chooses a MIG device of it"),
+        );
         check.advise("name MIG devices by their UUIDs");
     }
     let models: std::collections::BTreeSet<&str> = topology.gpus.iter().map(|g| g.name.as_str()).collect();
@@ -145,11 +150,8 @@ fn index_on_mig(check: &mut Check, token: &str, found: &[Instance], topology: &T
 /// What CUDA itself shows to a process like this one.
 pub(super) fn cuda(topology: &Topology, evidence: &Evidence) -> Check {
     let mut check = Check::new("CUDA", Need::Needed);
-    let expected = visible::used(
-        evidence.variable("CUDA_VISIBLE_DEVICES"),
-        topology,
-        topology.driver_major(),
-    );
+    let expected =
+        visible::used(evidence.variable("CUDA_VISIBLE_DEVICES"), topology, topology.driver_major());
     let cuda = match &evidence.cuda {
         None => return check.says(Verdict::Unknown, "CUDA was not asked"),
         Some(Err(Silent::Hung(seconds))) => {
@@ -195,7 +197,10 @@ pub(super) fn cuda(topology: &Topology, evidence: &Evidence) -> Check {
             check.add(Verdict::Ok, name);
         }
         if !unexpected.is_empty() {
-            check.add(Verdict::Warning, format!("not expected by the rules that are documented: {}", and(&unexpected)));
+            check.add(
+                Verdict::Warning,
+                format!("not expected by the rules that are documented: {}", and(&unexpected)),
+            );
         }
         if !missing.is_empty() {
             check.add(Verdict::Warning, format!("expected and not shown: {}", names(&missing)));

@@ -60,7 +60,8 @@ fn mig_device(nvml: &Nvml, parent: &Device, device: &Device, index: u32, gpu: &G
         ..MigDevice::default()
     };
     if let (Some(gi_id), Some(ci_id)) = (mig.gi_id, mig.ci_id) {
-        let info = gpu_instance_by_id(nvml, parent, gi_id).and_then(|gi| Ok((gi, gpu_instance_info(nvml, gi)?)));
+        let info =
+            gpu_instance_by_id(nvml, parent, gi_id).and_then(|gi| Ok((gi, gpu_instance_info(nvml, gi)?)));
         if let Some((gi, info)) = note(&mut unread, "placement", info) {
             mig.gi_profile_id = info.profile_id;
             mig.placement = info.placement;

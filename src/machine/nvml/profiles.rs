@@ -12,7 +12,7 @@ use std::ffi::CStr;
 
 /// NVML's enumeration has grown with every driver and is asked upward until it answers "invalid
 /// argument"; a driver that never does is not asked for ever.
-const MOST_NUMBERS: u32 = 128;
+const MOST_NUMBERS: u32 = 64;
 
 /// No card is known to have as many memory slices.
 const MOST_PLACEMENTS: u32 = 128;
@@ -30,12 +30,23 @@ pub(super) fn read(nvml: &Nvml, device: &Device, gpu: &mut Gpu, unread: &mut Unr
             // A number that this card does not offer.
             Err(NvmlError::NotSupported | NvmlError::NotFound) => {}
             Err(NvmlError::InvalidArg) => break,
-            Err(error) => {
+            // These answer for every number.
+            Err(
+                error @ (NvmlError::FailedToLoadSymbol(_)
+                | NvmlError::FunctionNotFound
+                | NvmlError::NoPermission
+                | NvmlError::GpuLost),
+            ) => {
                 unread.insert("profiles".to_owned(), refusal(&error));
                 break;
             }
+            Err(error) => {
+                unread.insert(format!("profiles.{number}"), refusal(&error));
+            }
         }
     }
+    // Small to large, as nvidia-smi -lgip lists them; NVML's numbers follow its history.
+    gpu.profiles.sort_by_key(|profile| (profile.slices, profile.memory_mib, profile.id));
     if gpu.profiles.is_empty() && gpu.mig_mode.is_some() {
         unread.entry("profiles".to_owned()).or_insert_with(|| super::super::refusal::text(3));
     }

@@ -9,6 +9,7 @@ mod driver;
 mod kernels;
 mod lane;
 mod network;
+mod probe;
 mod reference;
 mod tiles;
 mod tune;
@@ -16,6 +17,7 @@ mod verify;
 
 pub use device::Device;
 pub use driver::CudaError;
+pub use probe::probe;
 pub use tune::time_tiles;
 pub use verify::verify;
 
