@@ -39,6 +39,11 @@ pub fn table(out: &mut dyn Write, listing: &Listing) -> io::Result<()> {
             writeln!(out, "  {line}")?;
         }
     }
+    for gpu in &topology.gpus {
+        for (field, why) in gpu.unread.iter().filter(|(field, _)| field.starts_with("profiles")) {
+            writeln!(out, "GPU {}: {field} can't be read: {why}", gpu.index)?;
+        }
+    }
     for (gpus, profiles) in offers(topology) {
         writeln!(out, "offered by GPU {gpus}{}", origin(profiles))?;
         for line in lines(&profile_rows(profiles), &PROFILE_SIDES) {
@@ -118,7 +123,7 @@ fn device_rows(gpu: &Gpu, listing: &Listing) -> Vec<Vec<String>> {
         let uuid = Some(gpu.uuid.as_str());
         let state =
             state(uuid, listing, busy(gpu.processes.as_ref().map(|p| p.iter().map(|p| p.pid).collect())));
-        return if state.is_empty() { rows } else { vec![vec![state]] };
+        return if state.is_empty() { rows } else { vec![vec![format!("whole GPU: {state}")]] };
     }
     rows.push(["profile", "GI", "CI", "SMs", "MiB", "place", "UUID", "use"].map(str::to_owned).to_vec());
     for mig in &gpu.mig_devices {

@@ -4,10 +4,11 @@
 //! line (`#` begins a comment):
 //!
 //! ```text
-//! CALL[@GPU] [after N] = CODE | hang | crash | lost CODE | lie TEXT | WORD
+//! CALL[@WHOM] [after N] = CODE | hang | crash | lost CODE | lie TEXT | WORD
 //! ```
 //!
-//! `after N` lets the first N calls pass. What a lie or a word means is the call's own business.
+//! WHOM is a GPU's index, or what this process's CUDA_VISIBLE_DEVICES begins with; `after N` lets the
+//! first N calls pass. What a lie or a word means is the call's own business.
 
 use migbench::machine::doctor::evidence::Case;
 use migbench::machine::{Topology, capture};
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 struct Fault {
     call: String,
-    gpu: Option<u32>,
+    whom: Option<String>,
     after: u64,
     action: String,
     seen: AtomicU64,
@@ -57,8 +58,8 @@ fn parse(line: &str) -> Fault {
     let (head, action) = line.split_once('=').unwrap_or_else(|| panic!("a fault without '=': {line}"));
     let mut words = head.split_whitespace();
     let name = words.next().unwrap_or_else(|| panic!("a fault without a call: {line}"));
-    let (call, gpu) = match name.split_once('@') {
-        Some((call, gpu)) => (call, Some(gpu.parse().unwrap_or_else(|_| panic!("no GPU: {line}")))),
+    let (call, whom) = match name.split_once('@') {
+        Some((call, whom)) => (call, Some(whom.to_owned())),
         None => (name, None),
     };
     let after = match (words.next(), words.next()) {
@@ -66,13 +67,24 @@ fn parse(line: &str) -> Fault {
         (Some("after"), Some(n)) => n.parse().unwrap_or_else(|_| panic!("no number: {line}")),
         _ => panic!("neither 'after N' nor nothing: {line}"),
     };
-    Fault { call: call.to_owned(), gpu, after, action: action.trim().to_owned(), seen: AtomicU64::new(0) }
+    Fault { call: call.to_owned(), whom, after, action: action.trim().to_owned(), seen: AtomicU64::new(0) }
+}
+
+impl Fault {
+    /// Is it about this call, on this GPU or in this process?
+    fn is_about(&self, call: &str, gpu: Option<u32>) -> bool {
+        let visible = || std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+        self.call == call
+            && self.whom.as_ref().is_none_or(|whom| match whom.parse::<u32>() {
+                Ok(number) => gpu == Some(number),
+                Err(_) => visible().starts_with(whom.as_str()),
+            })
+    }
 }
 
 fn find(call: &str, gpu: Option<u32>) -> Option<&'static str> {
     let mut due = faults().iter().filter(|fault| {
-        let whom = fault.gpu.is_none() || fault.gpu == gpu;
-        let meant = fault.call == call && whom && !fault.action.starts_with("lost ");
+        let meant = fault.is_about(call, gpu) && !fault.action.starts_with("lost ");
         meant && fault.seen.fetch_add(1, Relaxed) >= fault.after
     });
     due.next().map(|fault| fault.action.as_str())
@@ -92,15 +104,19 @@ pub fn fault(call: &str, gpu: Option<u32>) -> Option<u32> {
 /// The code with which the device is lost at this call, if it is.
 #[allow(dead_code, reason = "one of the two can be lost")]
 pub fn lost(call: &str) -> Option<u32> {
-    let mut about = faults().iter().filter(|fault| fault.call == call && fault.action.starts_with("lost "));
+    let mut about =
+        faults().iter().filter(|fault| fault.is_about(call, None) && fault.action.starts_with("lost "));
     let due = about.find(|fault| fault.seen.fetch_add(1, Relaxed) >= fault.after)?;
     due.action.strip_prefix("lost ")?.trim().parse().ok()
 }
 
 /// What this call is to say instead of the truth.
 pub fn lie(call: &str, gpu: Option<u32>) -> Option<&'static str> {
-    let about = |fault: &&Fault| fault.call == call && (fault.gpu.is_none() || fault.gpu == gpu);
-    faults().iter().filter(about).find_map(|fault| fault.action.strip_prefix("lie ")).map(str::trim)
+    faults()
+        .iter()
+        .filter(|fault| fault.is_about(call, gpu))
+        .find_map(|fault| fault.action.strip_prefix("lie "))
+        .map(str::trim)
 }
 
 /// A setting of the whole library, as `mps = on`.

@@ -514,6 +514,8 @@ fn profile(device: nvmlDevice_t, number: u32) -> Result<&'static Profile, u32> {
     const NUMBERS: u32 = 18;
     let mut all = gpu.profiles.iter().enumerate();
     match all.find(|(i, p)| p.number.unwrap_or(*i as u32) == number) {
+        // A cell that nobody knows can't be told.
+        Some((_, found)) if found.sm_count.is_none() => Err(999),
         Some((_, found)) => Ok(found),
         None if number < NUMBERS => Err(NOT_SUPPORTED),
         None => Err(INVALID_ARGUMENT),

@@ -73,6 +73,11 @@ fn silence(check: &mut Check, silent: &Silent, evidence: Option<&Evidence>) {
     }
 }
 
+/// Is the driver too old for migbench's CUDA device?
+pub(super) fn too_old(topology: &Topology) -> bool {
+    topology.driver_major().is_some_and(|major| major < OLDEST_DRIVER)
+}
+
 pub(super) fn version(topology: &Topology, evidence: Option<&Evidence>) -> Check {
     let mut check = Check::new("driver version", Need::Needed);
     let Some(version) = &topology.driver_version else {
@@ -81,7 +86,7 @@ pub(super) fn version(topology: &Topology, evidence: Option<&Evidence>) -> Check
     let cuda = topology.cuda_version.as_deref().map_or(String::new(), |v| format!(", CUDA {v}"));
     check.add(Verdict::Ok, format!("driver {version}{cuda}"));
     let major = topology.driver_major().unwrap_or(u32::MAX);
-    if major < OLDEST_DRIVER {
+    if too_old(topology) {
         check.add(Verdict::Problem, format!("migbench's CUDA device needs driver {OLDEST_DRIVER} or newer"));
         check.advise("update the driver");
     }

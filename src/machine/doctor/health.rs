@@ -199,7 +199,7 @@ pub(super) fn processors(topology: &Topology, evidence: &Evidence) -> Check {
     check.add(
         Verdict::Ok,
         format!(
-            "{} logical processors, {} cores{quota}; {workers} workers at most at once",
+            "{} logical processors, {} cores{quota}; {workers} at most at once",
             cpus.allowed, cpus.cores
         ),
     );

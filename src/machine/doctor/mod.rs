@@ -12,7 +12,7 @@ mod health;
 mod mig;
 mod scope;
 
-use super::topology::Topology;
+use super::topology::{Source, Topology};
 use super::{Instance, visible};
 use evidence::{Case, Evidence};
 use serde::Serialize;
@@ -163,7 +163,9 @@ pub fn examine(case: &Case) -> Report {
         }
     }
     if let Ok(topology) = &case.topology {
-        checks.extend(health::of_gpus(topology));
+        if topology.source == Source::Nvml {
+            checks.extend(health::of_gpus(topology));
+        }
         checks.extend(evidence.map(|evidence| health::dcgm(evidence)));
         checks.extend(evidence.map(|evidence| health::processors(topology, evidence)));
     }
@@ -185,6 +187,9 @@ fn findings(topology: &Topology, evidence: Option<&Evidence>) -> Vec<Finding> {
 
 fn obstacle(instance: &Instance, topology: &Topology, evidence: Option<&Evidence>) -> Option<String> {
     let gpu = topology.gpus.iter().find(|gpu| Some(&gpu.uuid) == instance.gpu_uuid.as_ref())?;
+    if driver::too_old(topology) {
+        return Some("the driver is too old for migbench's CUDA device".to_owned());
+    }
     if gpu.compute_mode.as_deref() == Some("prohibited") {
         return Some("the GPU's compute mode is prohibited".to_owned());
     }

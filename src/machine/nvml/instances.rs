@@ -99,7 +99,7 @@ fn gpu_instances(nvml: &Nvml, device: &Device, gpu: &Gpu) -> Result<Vec<GpuInsta
     if gpu.profiles.is_empty() {
         return Err(NvmlError::NotSupported);
     }
-    let mut found = Vec::new();
+    let (mut found, mut answered) = (Vec::new(), false);
     for profile in &gpu.profiles {
         // The header wants room for `instanceCount` of the profile.
         let room = MOST_INSTANCES.max(profile.max.unwrap_or(0) as usize);
@@ -107,13 +107,16 @@ fn gpu_instances(nvml: &Nvml, device: &Device, gpu: &Gpu) -> Result<Vec<GpuInsta
         let mut count = room as u32;
         // SAFETY: the handle is this library's; the list has room for more than there can be.
         match check(unsafe { call(device.handle(), profile.id, handles.as_mut_ptr(), &mut count) }) {
-            Ok(()) => {}
+            Ok(()) => answered = true,
             Err(NvmlError::NotSupported | NvmlError::NotFound) => continue,
             Err(error) => return Err(error),
         }
         for &handle in handles.iter().take(count as usize) {
             found.push(gpu_instance_info(nvml, handle)?);
         }
+    }
+    if !answered {
+        return Err(NvmlError::NotSupported);
     }
     found.sort_by_key(|gi: &GpuInstance| gi.id);
     // Profiles that differ in their engines only may answer for each other.
