@@ -257,6 +257,30 @@ fn a_capture_is_replayed() {
     assert_eq!(renamed(&report.stdout), renamed(&here.stdout), "{}\n{}", report.stdout, here.stdout);
 }
 
+/// What a real H200 with MIG off answered (driver 580), played once more.
+#[test]
+fn a_real_h200_is_replayed() {
+    let text = include_str!("topologies/h200-mig-off-r580.json");
+    let case = capture::parse(text).unwrap();
+    let (topology, evidence) = (case.topology.unwrap(), case.evidence.unwrap());
+    let machine = Machine::new(topology.clone());
+    machine.write("topology.json", text);
+    both("real-h200", &machine, 0, 0);
+    let ran = machine.run(&["list", "--format", "json"]);
+    let mut read = Topology::from_json(&ran.stdout).unwrap();
+    read.gpus[0].name = read.gpus[0].name.replace("STAND-IN ", "");
+    assert_eq!(read, topology);
+    // CUDA's side of it, too.
+    let ran = machine.run(&["probe", "cuda"]);
+    let said: migbench::machine::doctor::evidence::Cuda = serde_json::from_str(&ran.stdout).unwrap();
+    let real = evidence.cuda.unwrap().unwrap();
+    let plain = |mut cuda: migbench::machine::doctor::evidence::Cuda| {
+        cuda.devices[0].name = cuda.devices[0].name.replace("STAND-IN ", "");
+        cuda
+    };
+    assert_eq!(plain(said), real);
+}
+
 /// `nvidia-smi -L` as a second opinion.
 #[test]
 fn nvidia_smi_is_compared_with() {
@@ -326,8 +350,9 @@ fn the_scope_is_explained() {
     assert_eq!(one.code, Some(0), "{}", one.stdout);
     golden("scope.doctor.txt", &one.stdout);
     for (value, line) in [
+        ("MIG-5a5a0000-0003,MIG-5a5a0000-0003", "is named twice: CUDA refuses the whole list (error 101)\n"),
         ("", "PROBLEM  CUDA_VISIBLE_DEVICES (needed)\n         set and empty: CUDA shows no device\n"),
-        ("MIG-gone", "'MIG-gone' names nothing here, or something twice: it hides itself and all after it\n"),
+        ("MIG-gone", "'MIG-gone' names nothing here: it hides itself and all after it\n"),
         ("0", "'0' is a GPU with MIG on: CUDA chooses a MIG device of it\n"),
     ] {
         let ran = with(value);

@@ -41,6 +41,7 @@ struct Device {
     memory_bytes: u64,
     capability: (i32, i32),
     shared_bytes: i32,
+    l2_bytes: i32,
 }
 
 /// What a process has made.
@@ -154,6 +155,8 @@ fn device(instance: &Instance) -> Device {
         memory_bytes: captured.and_then(|device| device.memory_bytes).unwrap_or((mib << 20) / 100 * 99),
         capability: captured.and_then(|device| device.capability).unwrap_or(capability),
         shared_bytes,
+        // Of a capture where there is one.
+        l2_bytes: captured.and_then(|device| device.attributes.get(&38).copied()).unwrap_or(50 << 20),
     }
 }
 
@@ -428,7 +431,7 @@ fn attribute_of(device: &Device, attribute: u32) -> Option<i32> {
     });
     told.or(match attribute {
         16 => Some(device.sm_count),
-        38 => Some(50 << 20),
+        38 => Some(device.l2_bytes),
         75 => Some(device.capability.0),
         76 => Some(device.capability.1),
         97 => Some(device.shared_bytes),

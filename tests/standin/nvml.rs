@@ -165,7 +165,8 @@ export! {
             Some(Handle::Mig(_, mig)) if mig.uuid.is_empty() => Err(refused(&mig.unread, "uuid")),
             Some(Handle::Mig(_, mig)) => Ok(mig.uuid.clone()),
         };
-        let told = lie("nvmlDeviceGetUUID", number(device)).map(str::to_owned);
+        let is_mig = matches!(decode(device), Some(Handle::Mig(..)));
+        let told = lie("nvmlDeviceGetUUID", number(device)).filter(|_| is_mig).map(str::to_owned);
         answer_text(to, length, told.map_or(text, Ok))
     };
     fn nvmlDeviceGetName(device: nvmlDevice_t, to: *mut c_char, length: c_uint) for number(device) => {

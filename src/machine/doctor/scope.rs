@@ -81,11 +81,7 @@ pub(super) fn visible(topology: &Topology, evidence: &Evidence) -> Check {
         }
     }
     if let Some(token) = &used.invalid {
-        check.add(
-            if used.devices.is_empty() { Verdict::Problem } else { Verdict::Warning },
-            format!("'{token}' names nothing here, or something twice: it hides itself and all after it"),
-        );
-        check.advise("a MIG UUID is gone when its instance is; `migbench list` shows those that are there");
+        invalid(&mut check, token, value.unwrap_or_default(), used.devices.is_empty());
     }
     let several = match major {
         Some(major) if major < visible::SEVERAL_SINCE => format!("driver {major}: one MIG device a process"),
@@ -104,6 +100,21 @@ pub(super) fn visible(topology: &Topology, evidence: &Evidence) -> Check {
         check.advise("migbench pins a process of its own to each instance, so it reaches all in scope");
     }
     check
+}
+
+/// A token that CUDA does not take.
+fn invalid(check: &mut Check, token: &str, value: &str, nothing_left: bool) {
+    let verdict = if nothing_left { Verdict::Problem } else { Verdict::Warning };
+    if value.split(',').filter(|other| other.trim() == token).count() > 1 {
+        check.add(verdict, format!("'{token}' is named twice: CUDA refuses the whole list (error 101)"));
+        return;
+    }
+    check.add(verdict, format!("'{token}' names nothing here: it hides itself and all after it"));
+    if token.starts_with("MIG-") {
+        check.advise("a MIG UUID is gone when its instance is; `migbench list` shows those that are there");
+    } else {
+        check.advise("`migbench list` shows what is there");
+    }
 }
 
 fn count(devices: &[Instance]) -> String {

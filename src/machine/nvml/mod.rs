@@ -72,7 +72,11 @@ impl Library {
             ..Topology::default()
         };
         topology.unread = unread;
-        topology.gpus = (0..count).map(|index| self.gpu(index)).collect();
+        // One GPU's answers take some 30 ms (H200, driver 580); NVML may be asked from several threads.
+        topology.gpus = std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..count).map(|index| scope.spawn(move || self.gpu(index))).collect();
+            readers.into_iter().filter_map(|reader| reader.join().ok()).collect()
+        });
         Ok(topology)
     }
 
