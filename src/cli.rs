@@ -5,7 +5,7 @@ use crate::sweep::plan::{Modes, Span};
 use crate::workload::scripted::parse_ns;
 use crate::workload::{Corruption, Precision, Spec, Sync};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 
@@ -45,6 +45,8 @@ Examples:
   migbench --uuid MIG-8f1a --batch 32       one instance, by any unique prefix of its UUID
   migbench --batch 1,8,32 --repeat 5        everything in scope, three points, five rounds
   migbench --workload mlp -o mlp.csv        another network, another file
+  migbench list                             what is here
+  migbench doctor                           what is wrong here, and how to mend it
 
 Exit codes: 0 done · 1 internal or I/O error · 2 usage or environment · 3 regression · 4 inconclusive
 5 a failed or invalid row · 130 interrupted";
@@ -54,9 +56,99 @@ Exit codes: 0 done · 1 internal or I/O error · 2 usage or environment · 3 reg
 pub enum Command {
     /// Measure (the default)
     Run(Box<RunArgs>),
+    /// What is here, and what this process may use of it
+    List(ListArgs),
+    /// What is wrong with this machine's GPUs, and how to mend it
+    Doctor(DoctorArgs),
     /// One worker; spoken to by its parent
     #[command(hide = true)]
     Worker,
+    /// One question to the driver, for `doctor`
+    #[command(hide = true)]
+    Probe(ProbeArgs),
+}
+
+/// Forms of output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs: all that is known.
+    Json,
+    /// For spreadsheets: one line an instance.
+    Csv,
+}
+
+/// Where the driver's answers come from; hidden, for tests.
+#[derive(Args, Clone, Debug)]
+pub struct PlaceArgs {
+    /// Another NVML library
+    #[arg(long, value_name = "FILE", env = "MIGBENCH_NVML", hide = true)]
+    pub nvml: Option<PathBuf>,
+    /// What /proc, /dev, /etc and /sys are below
+    #[arg(long, value_name = "FOLDER", env = "MIGBENCH_ROOT", default_value = "/", hide = true)]
+    pub root: PathBuf,
+}
+
+/// Options of `list`.
+#[derive(Args, Clone, Debug)]
+pub struct ListArgs {
+    /// A saved topology instead of this machine: the JSON of `list` or `doctor --capture`, or the text
+    /// of nvidia-smi -L; - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub topology: Option<PathBuf>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Another nvidia-smi to compare with
+    #[arg(long, value_name = "FILE", env = "MIGBENCH_SMI", hide = true)]
+    pub smi: Option<PathBuf>,
+    /// Where to look.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// Options of `doctor`.
+#[derive(Args, Clone, Debug)]
+pub struct DoctorArgs {
+    /// A saved topology or capture instead of this machine; - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["capture", "user"])]
+    pub topology: Option<PathBuf>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Save every answer of the driver, without UUIDs and serial numbers of this machine
+    #[arg(long, value_name = "FILE")]
+    pub capture: Option<PathBuf>,
+    /// Overwrite the capture's file
+    #[arg(long, requires = "capture")]
+    pub force: bool,
+    /// Judge the permissions of this user too
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Where to look.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// Options of `probe`.
+#[derive(Args, Clone, Debug)]
+pub struct ProbeArgs {
+    /// Whom to ask
+    #[arg(value_enum)]
+    pub what: Probe,
+    /// Another NVML library
+    #[arg(long, value_name = "FILE", env = "MIGBENCH_NVML")]
+    pub nvml: Option<PathBuf>,
+}
+
+/// Whom to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Probe {
+    Nvml,
+    Cuda,
 }
 
 /// Options of `run`.

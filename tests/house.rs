@@ -78,7 +78,7 @@ fn only_in(word: &str, places: &[&str]) {
 fn each_crate_has_its_place() {
     only_in("clap", &["src/cli.rs", "src/cli", "src/cmd", "src/main.rs"]);
     only_in("cudarc", &["src/workload/cuda"]);
-    only_in("nvml_wrapper", &["src/machine/nvml.rs"]);
+    only_in("nvml_wrapper", &["src/machine/nvml"]);
     only_in("indicatif", &["src/render"]);
     only_in("comfy_table", &["src/render"]);
     only_in("gemm::", &["src/workload/cpu"]);

@@ -1,5 +1,8 @@
 //! The verbs: glue between the rooms and the streams, a file each.
 
+pub mod doctor;
+pub mod list;
+pub mod probe;
 pub mod run;
 
 use crate::cli::{Cli, Command, Exit};
@@ -10,6 +13,9 @@ pub fn dispatch(cli: Cli, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     match cli.command {
         None => run::run(&cli.run, out, err),
         Some(Command::Run(args)) => run::run(&args, out, err),
+        Some(Command::List(args)) => list::run(&args, out, err),
+        Some(Command::Doctor(args)) => doctor::run(&args, out, err),
+        Some(Command::Probe(args)) => probe::run(&args, out, err),
         Some(Command::Worker) => match crate::measure::worker::run() {
             Ok(()) => Exit::Ok,
             Err(error) => {

@@ -229,6 +229,6 @@ fn conclude(rows: &[Row], path: Option<&PathBuf>, out: &mut dyn Write, err: &mut
     Ok(if all_ok { Exit::Ok } else { Exit::Incomplete })
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
 }

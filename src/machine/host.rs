@@ -84,7 +84,7 @@ fn core_of(cpu: usize) -> (String, String) {
 }
 
 /// The CPU quota of this process's cgroup in processors, the tightest up to the root, if any.
-fn cgroup_cpus() -> Option<f64> {
+pub fn cgroup_cpus() -> Option<f64> {
     cgroup_folders()
         .iter()
         .filter_map(|folder| parse_cpu_max(&fs::read_to_string(format!("{folder}/cpu.max")).ok()?))
@@ -111,6 +111,16 @@ fn cgroup_folders() -> Vec<String> {
 fn parse_cpu_max(text: &str) -> Option<f64> {
     let (quota, period) = text.trim().split_once(' ')?;
     Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
+}
+
+/// The NUMA node of a PCI device, NVML's spelling of whose address (`00000000:07:00.0`) has a wider
+/// domain than the kernel's. None where the machine has no such nodes.
+pub fn numa_node(root: &std::path::Path, bus_id: &str) -> Option<u32> {
+    let (domain, rest) = bus_id.split_once(':')?;
+    let domain = u32::from_str_radix(domain, 16).ok()?;
+    let device = format!("{domain:04x}:{}", rest.to_ascii_lowercase());
+    let text = fs::read_to_string(root.join(format!("sys/bus/pci/devices/{device}/numa_node"))).ok()?;
+    text.trim().parse().ok()
 }
 
 #[cfg(test)]

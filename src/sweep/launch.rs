@@ -191,12 +191,8 @@ impl Worker {
 fn status_text(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with code {code}"),
-        (None, Some(signal)) => match Signal::from_named_raw(signal) {
-            // Debug gives "Signal::KILL", quoted.
-            Some(name) => format!(
-                "was killed by SIG{}",
-                format!("{name:?}").trim_matches('"').trim_start_matches("Signal::")
-            ),
+        (None, Some(signal)) => match signal_hook::low_level::signal_name(signal) {
+            Some(name) => format!("was killed by {name}"),
             None => format!("was killed by signal {signal}"),
         },
         _ => "ended".to_owned(),

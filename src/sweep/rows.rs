@@ -8,6 +8,7 @@ use crate::measure::protocol::Device;
 use crate::results::Row;
 use crate::results::row::{Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning};
 use crate::results::summary;
+use crate::workload::DeviceIdentity;
 use crate::workload::model::Network;
 
 /// Thresholds above which a row warns (method.md, When and What is timed).
@@ -86,6 +87,9 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
         if member.job.rule.hit_cap(recording.end_ns - recording.start_ns, recording.batches) {
             row.outcome.warnings.0.insert(Warning::CapReached);
         }
+    }
+    if outcome.device.as_ref().is_some_and(DeviceIdentity::is_stand_in) {
+        row.outcome.warnings.0.insert(Warning::UncheckedOutput);
     }
     row.stages = summary::stages(&outcome.stages);
     row.health = Health {

@@ -132,6 +132,13 @@ pub struct DeviceIdentity {
     pub kernels: String,
 }
 
+impl DeviceIdentity {
+    /// It is the tests' stand-in for a driver, which runs no kernels.
+    pub fn is_stand_in(&self) -> bool {
+        self.name.starts_with("STAND-IN")
+    }
+}
+
 /// The three stages of one batch, by device events: trtexec's split of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stages {

@@ -81,14 +81,14 @@ impl Device {
 }
 
 /// A NUL-terminated text in a larger array.
-fn text(bytes: &[c_char]) -> String {
+pub(super) fn text(bytes: &[c_char]) -> String {
     let bytes: Vec<u8> = bytes.iter().map(|&b| b as u8).collect();
     CStr::from_bytes_until_nul(&bytes).map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// `GPU-` or `MIG-` and the 16 bytes as everybody writes them. The driver returns only the bytes;
 /// that they are a MIG device's shows in its name, `NVIDIA A100-SXM4-40GB MIG 1g.5gb`.
-fn spell_uuid(name: &str, bytes: [u8; 16]) -> String {
+pub(super) fn spell_uuid(name: &str, bytes: [u8; 16]) -> String {
     let mut text = String::from(if name.contains(" MIG ") { "MIG-" } else { "GPU-" });
     for (i, byte) in bytes.iter().enumerate() {
         if [4, 6, 8, 10].contains(&i) {

@@ -9,12 +9,14 @@ mod driver;
 mod kernels;
 mod lane;
 mod network;
+mod probe;
 mod tiles;
 mod tune;
 mod verify;
 
 pub use device::Device;
 pub use driver::CudaError;
+pub use probe::probe;
 pub use tune::time_tiles;
 pub use verify::verify;
 
