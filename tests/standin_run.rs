@@ -192,13 +192,20 @@ fn out_of_memory_says_how_much() {
     assert_eq!((code, row.outcome.status), (5, Status::Failed));
     let text = error(&row);
     assert!(text.contains("CUDA_ERROR_OUT_OF_MEMORY (2): out of memory: choose a smaller batch"), "{text}");
+    // Somebody else has taken nearly all of it.
+    let (code, row) = one("taken_bytes = 34000000000", &[]);
+    assert_eq!((code, row.outcome.status), (5, Status::Failed));
+    let text = error(&row);
+    assert!(text.starts_with("mlp at batch 4 needs 0.1 GB, the device has 0.0 GB free"), "{text}");
+    // More than the instance has at all is refused before anything starts.
     let machine = Machine::named("h200-7x1g");
     let large = ["--uuid", "MIG-5a5a0000-0009", "--workload", "mlp", "--batch", "1000000"];
     let ran = machine.run(&[&large[..], &["-q", "-o", "a.csv"]].concat());
-    assert_eq!(ran.code, Some(5), "{}", ran.stderr);
-    let row = &machine.bench.rows("a.csv")[0];
-    assert!(error(row).starts_with("mlp at batch 1000000 needs "), "{}", error(row));
-    assert!(error(row).contains(" the device has 16.5 GB free"), "{}", error(row));
+    assert_eq!(ran.code, Some(2));
+    assert_eq!(
+        ran.stderr,
+        "migbench: mlp at batch 1000000 needs 20.5 GB, 1g.18gb has 17.2 GB: choose a smaller --batch\n"
+    );
 }
 
 #[test]
