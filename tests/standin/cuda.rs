@@ -3,10 +3,14 @@
 //!
 //! It computes nothing. Work takes the time that the script gives it, streams are queues on the
 //! clock, memory is a number. Its device names begin with STAND-IN, by which migbench knows that an
-//! output means nothing. Settings in the fault file: `kernel_ns = N`, `copy_ns = N` (time of one
-//! kernel, one copy), `mps = always | default` (a client of MPS whatever the worker does, or only
-//! where CUDA_MPS_PIPE_DIRECTORY is not set). A fault `CALL after N = lost CODE` loses the device:
-//! that call and all later ones fail with the code.
+//! output means nothing. Settings in the fault file:
+//!
+//! - `kernel_ns = N`, `copy_ns = N`: time of one kernel, one copy
+//! - `taken_bytes = N`: memory that somebody else has
+//! - `mps = always | default`: a client of MPS whatever the worker does, or only where
+//!   CUDA_MPS_PIPE_DIRECTORY is not set
+//!
+//! A fault `CALL after N = lost CODE` loses the device: that call and all later ones fail.
 #![allow(non_snake_case, reason = "NVIDIA's names")]
 
 mod common;
@@ -30,8 +34,10 @@ const INVALID_DEVICE: u32 = 101;
 const INVALID_HANDLE: u32 = 400;
 const NOT_FOUND: u32 = 500;
 
-/// Of the driver, in a context: CUDA shows less memory than NVML.
-const RESERVED_BYTES: u64 = 500 << 20;
+/// Memory that the context has, and others where the script says so.
+fn taken_bytes() -> u64 {
+    (500 << 20) + setting("taken_bytes").map_or(0, |text| text.parse().expect("a number of bytes"))
+}
 
 /// One visible device.
 struct Device {
@@ -198,8 +204,8 @@ macro_rules! export {
                 return code;
             }
             // SAFETY: the caller keeps the driver's contract: pointers are valid for what it writes.
-            let result: Result<(), u32> = unsafe { (|| $body)() };
-            result.err().unwrap_or(OK)
+            let answer = || -> Result<(), u32> { unsafe { $body } };
+            answer().err().unwrap_or(OK)
         })*
     };
 }
@@ -271,18 +277,18 @@ export! {
     fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) => {
         let all = at(0)?.memory_bytes;
         *total = all as usize;
-        *free = all.saturating_sub(RESERVED_BYTES + state().used_bytes) as usize;
+        *free = all.saturating_sub(taken_bytes() + state().used_bytes) as usize;
         Ok(())
     };
     fn cuMemAlloc_v2(to: *mut u64, bytes: usize) => {
         let all = at(0)?.memory_bytes;
         let mut state = state();
-        if RESERVED_BYTES + state.used_bytes + bytes as u64 > all {
+        if taken_bytes() + state.used_bytes + bytes as u64 > all {
             return Err(OUT_OF_MEMORY);
         }
         // Addresses never overlap and are aligned as the driver's are.
-        state.last = (state.last + bytes as u64 + 511) & !255;
-        let address = 0x7000_0000_0000 + state.last - (bytes as u64 + 255 & !255);
+        let address = 0x7000_0000_0000 + state.last.next_multiple_of(256);
+        state.last = address - 0x7000_0000_0000 + bytes as u64;
         state.used_bytes += bytes as u64;
         state.memory.insert(address, bytes as u64);
         *to = address;
