@@ -87,6 +87,16 @@ pub enum Format {
     Csv,
 }
 
+/// Forms of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlanFormat {
+    /// One line a run.
+    Table,
+    /// An array of runs.
+    Json,
+}
+
 /// Where the driver's answers come from; hidden, for tests.
 #[derive(Args, Clone, Debug)]
 pub struct PlaceArgs {
@@ -192,6 +202,16 @@ pub struct RunArgs {
     /// Batches in a window
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub batches: Option<u64>,
+    /// Print what would run, in which order, and stop
+    #[arg(long)]
+    pub list_runs: bool,
+    /// How --list-runs prints
+    #[arg(long, value_parser = one_of::<PlanFormat>(&["table", "json"]), default_value = "table", requires = "list_runs")]
+    pub format: PlanFormat,
+    /// Plan for another machine: the JSON of `list` or `doctor --capture`, or the text of
+    /// `nvidia-smi -L`
+    #[arg(long, value_name = "FILE", requires = "list_runs")]
+    pub topology: Option<PathBuf>,
     /// The CSV file; - for standard output [default: results/TIME-HOST-RUN.csv]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,

@@ -101,3 +101,39 @@ fn no_worker_of_seven_outlives_a_killed_parent() {
     wait_for("the workers' end", || (!workers.iter().any(|&pid| is_alive(pid))).then_some(()));
     assert!(machine.bench.rows("a.csv").is_empty());
 }
+
+/// The plan for another machine, from the text that nvidia-smi prints there.
+#[test]
+fn runs_are_listed_for_a_machine_of_which_there_is_only_a_text() {
+    let bench = common::Bench::new();
+    let text = "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-5a5a0000-0000-4000-8000-00000000000a)
+  MIG 3g.40gb     Device  0: (UUID: MIG-5a5a0000-0001-5000-8000-000000000000)
+  MIG 1g.10gb     Device  1: (UUID: MIG-5a5a0000-0002-5000-8000-000000000000)
+GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-5a5a0001-0000-4000-8000-00000000000a)
+";
+    std::fs::write(bench.path("there.txt"), text).unwrap();
+    let base = ["--list-runs", "--topology", "there.txt", "--workload", "mlp", "--batch", "8", "-q"];
+    let both = [&base[..], &["--mode", "both"]].concat();
+    let ran = bench.run(&both);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    let mut lines: Vec<_> = ran.stdout.lines().map(|line| &line[6..]).collect();
+    lines.sort_unstable();
+    let expected = [
+        "round 1  concurrent  3g.40gb MIG-5a5a0000-0001-5000-8000-000000000000 mlp batch 8  |  \
+         1g.10gb MIG-5a5a0000-0002-5000-8000-000000000000 mlp batch 8",
+        "round 1  isolated    1g.10gb MIG-5a5a0000-0002-5000-8000-000000000000 mlp batch 8",
+        "round 1  isolated    3g.40gb MIG-5a5a0000-0001-5000-8000-000000000000 mlp batch 8",
+        "round 1  isolated    NVIDIA H100 80GB HBM3 GPU-5a5a0001-0000-4000-8000-00000000000a mlp batch 8",
+    ];
+    assert_eq!(lines, expected);
+    let ran = bench.run(&[&both[..], &["--format", "json"]].concat());
+    let runs: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(runs.as_array().unwrap().len(), 4);
+    assert!(runs[0]["members"][0]["instance"]["gpu_uuid"].is_string());
+    assert_eq!(std::fs::read_dir(bench.folder.path()).unwrap().count(), 1, "nothing is written");
+    let ran = bench.run(&["--topology", "there.txt"]);
+    assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+    let ran = bench.run(&["--list-runs", "--topology", "missing.txt"]);
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.starts_with("migbench: cannot read missing.txt: "), "{}", ran.stderr);
+}

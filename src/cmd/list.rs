@@ -65,10 +65,20 @@ fn look(args: &ListArgs) -> Result<Listing> {
 
 /// A machine of which there is only a file. Its CPU is not here either.
 fn saved(path: &Path) -> Result<Listing> {
+    let (topology, evidence) = read_saved(path)?;
+    Ok(listing(topology, evidence.as_ref()))
+}
+
+/// The topology of another machine, for planning.
+pub(super) fn saved_topology(path: &Path) -> Result<Topology> {
+    Ok(read_saved(path)?.0)
+}
+
+fn read_saved(path: &Path) -> Result<(Topology, Option<Evidence>)> {
     let text = crate::machine::file::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let case = capture::parse(&text).with_context(|| format!("{} holds no topology", path.display()))?;
     match case.topology {
-        Ok(topology) => Ok(listing(topology, case.evidence.as_ref())),
+        Ok(topology) => Ok((topology, case.evidence)),
         Err(silent) => bail!("{}: nothing was listed there: {silent}", path.display()),
     }
 }

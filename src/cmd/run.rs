@@ -1,11 +1,11 @@
 //! `migbench run`: choose, plan, open the output, measure, save, show.
 
-use crate::cli::{Exit, RunArgs};
+use crate::cli::{Exit, PlanFormat, RunArgs};
 use crate::machine::nvml::{Absent, Library};
 use crate::machine::{Topology, host};
 use crate::measure::protocol::Device;
 use crate::measure::stopping::Rule;
-use crate::render::{progress::Progress, table};
+use crate::render::{progress::Progress, runs, table};
 use crate::results::csv_file::{IfExists, Output};
 use crate::results::environment::{new_run_id, now_compact, provenance};
 use crate::results::row::{Row, Status};
@@ -35,6 +35,9 @@ struct Prepared {
 
 /// The verb. Errors go to `err`, the table or CSV to `out`.
 pub fn run(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
+    if args.list_runs {
+        return list_runs(args, out, err);
+    }
     let prepared = match prepare(args, err) {
         Ok(prepared) => prepared,
         Err(error) if is_broken_pipe(&error) => return Exit::Ok,
@@ -53,13 +56,43 @@ pub fn run(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     }
 }
 
-/// Chooses and plans, opens the output, and says what will happen.
-fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
-    let run_id = new_run_id();
+/// `--list-runs`: the plan, and no more.
+fn list_runs(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
+    let planned = plan_runs(args);
+    let written = planned.and_then(|(_, selection, options, runs)| {
+        if !args.quiet {
+            selection.notes.iter().try_for_each(|note| writeln!(err, "{note}"))?;
+            writeln!(err, "{}", announce(&options, &runs))?;
+        }
+        match args.format {
+            PlanFormat::Table => runs::table(out, &runs)?,
+            PlanFormat::Json => runs::json(out, &runs)?,
+        }
+        Ok(())
+    });
+    match written {
+        Ok(()) => Exit::Ok,
+        Err(error) if is_broken_pipe(&error) => Exit::Ok,
+        Err(error) => {
+            let _ = writeln!(err, "migbench: {error:#}");
+            Exit::Usage
+        }
+    }
+}
+
+/// Which instances, which options, which runs.
+fn plan_runs(args: &RunArgs) -> Result<(Topology, Selection, Options, Vec<Run>)> {
     let (topology, selection) = choose(args)?;
     let options = options(args, &selection)?;
     plan::refuse_impossible(&options)?;
     let runs = plan::plan(&options);
+    Ok((topology, selection, options, runs))
+}
+
+/// Chooses and plans, opens the output, and says what will happen.
+fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
+    let run_id = new_run_id();
+    let (topology, selection, options, runs) = plan_runs(args)?;
     if !args.quiet {
         for note in &selection.notes {
             writeln!(err, "{note}")?;
@@ -87,12 +120,15 @@ fn choose(args: &RunArgs) -> Result<(Topology, Selection)> {
         device: args.device,
         threads: args.threads.map_or_else(host::usable_cores, usize::from),
     };
-    let topology = if args.device == Some(Device::Cpu) {
+    let topology = if let Some(path) = &args.topology {
+        Ok(super::list::saved_topology(path)?)
+    } else if args.device == Some(Device::Cpu) {
         Err(Absent::NoLibrary("not asked for".into()))
     } else {
         Library::open(args.nvml.as_deref().map(Path::as_os_str)).and_then(|library| library.topology())
     };
-    let scope = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+    // What this process may see says nothing of another machine.
+    let scope = std::env::var("CUDA_VISIBLE_DEVICES").ok().filter(|_| args.topology.is_none());
     let known = topology.as_ref().cloned().unwrap_or_default();
     Ok((known, select(&wishes, topology, scope.as_deref())?))
 }

@@ -68,7 +68,8 @@ impl<'a, C: Clock> Window<'a, C> {
         Window { clock, workload, batch, control, load: Load { start: now, end: now, bins: Bins::new() } }
     }
 
-    fn one(&mut self) -> Result<()> {
+    /// One batch, unmeasured.
+    pub fn load_once(&mut self) -> Result<()> {
         let issued = self.clock.now();
         self.workload.issue(0, self.batch)?;
         self.workload.wait(0)?;
@@ -96,7 +97,7 @@ impl<'a, C: Clock> Window<'a, C> {
             if self.control.stop.load(Relaxed) {
                 break;
             }
-            self.one()?;
+            self.load_once()?;
             batches += 1;
         }
         Ok(batches)
@@ -105,7 +106,7 @@ impl<'a, C: Clock> Window<'a, C> {
     /// Loads the device, unmeasured, until `until` holds.
     pub fn load_while(&mut self, mut wanted: impl FnMut(&C, &Control) -> bool) -> Result<()> {
         while wanted(self.clock, self.control) {
-            self.one()?;
+            self.load_once()?;
         }
         Ok(())
     }

@@ -200,6 +200,8 @@ impl Session<'_> {
         })?;
 
         window.load_while(|_, c| !c.stages.load(Relaxed) && !c.stop.load(Relaxed))?;
+        // One more, which begins after every window has ended: the load reaches beyond all of them.
+        window.load_once()?;
         self.enter(Phase::Stages)?;
         if self.control.stages.load(Relaxed) {
             let stages = window.split()?;

@@ -7,4 +7,5 @@ pub mod doctor;
 pub mod list;
 mod markdown;
 pub mod progress;
+pub mod runs;
 pub mod table;

@@ -7,7 +7,7 @@ use crate::measure::stopping::Rule;
 use crate::results::row::Mode;
 use crate::workload::{Precision, Settings, Spec, Sync};
 use anyhow::{Result, bail};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Which runs there are.
@@ -60,7 +60,7 @@ pub struct Options {
 }
 
 /// Workers that measure at the same time, each a fresh process.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Run {
     /// The round, from 1.
     pub repetition: u32,
@@ -71,7 +71,7 @@ pub struct Run {
 }
 
 /// One worker of a run: one row.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Member {
     /// Where.
     pub instance: Instance,
