@@ -4,7 +4,7 @@ use super::machines;
 use super::{Bench, Ran, ran};
 use migbench::machine::Topology;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -141,6 +141,8 @@ impl Machine {
                 bytes[place + 1] = b'x';
             }
         }
+        // Not through the link: the others play on.
+        fs::remove_file(&path).unwrap();
         fs::write(&path, bytes).unwrap();
         self
     }
