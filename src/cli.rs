@@ -1,5 +1,8 @@
 //! The command line.
 
+pub mod check;
+pub mod compare;
+
 use crate::measure::protocol::Device;
 use crate::sweep::plan::{Modes, Span};
 use crate::workload::scripted::parse_ns;
@@ -60,6 +63,10 @@ pub enum Command {
     List(ListArgs),
     /// What is wrong with this machine's GPUs, and how to mend it
     Doctor(DoctorArgs),
+    /// Does each saved row hold together?
+    Check(check::CheckArgs),
+    /// Did it change? A gate for CI
+    Compare(Box<compare::CompareArgs>),
     /// One worker; spoken to by its parent
     #[command(hide = true)]
     Worker,

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Floors, from the ground: [`machine`], [`workload`] · [`measure`] (uses workload) · [`results`]
-//! (measure, machine) · [`sweep`] (results, measure, machine) · [`render`] · [`cmd`] · main. An import
-//! never climbs; `tests/house.rs` keeps it so.
+//! (measure, machine) · [`sweep`] (results, measure, machine), [`analysis`] (results, machine) ·
+//! [`render`] (analysis, results, machine) · [`cmd`] · main. An import never climbs; `tests/house.rs`
+//! keeps it so.
 //!
 //! # Invariants
 //! 1. The parent never touches CUDA.
@@ -22,6 +23,7 @@
 //! 6. Read-only towards the GPU: no MIG mode, layout, clock, power or compute-mode change, ever.
 //! 7. One failing worker never takes its siblings along; no worker outlives the parent.
 
+pub mod analysis;
 pub mod cli;
 pub mod cmd;
 pub mod machine;

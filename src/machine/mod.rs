@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod file;
 pub mod host;
 pub mod instance;
+pub mod limits;
 pub mod nvml;
 pub mod profile;
 pub mod refusal;

@@ -1,9 +1,11 @@
 //! The CSV file: opened before anything is measured, one write a row, readable after any kill.
 
+use super::lines::{self, Lines};
 use super::row::Row;
 use super::wire;
-use anyhow::{Context, Result, bail};
-use std::fs::{self, File, OpenOptions};
+use anyhow::{Context, Result, anyhow, bail};
+use std::fmt;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -140,29 +142,80 @@ pub struct Rows {
 /// # Errors
 /// Not readable, other columns, or a cell that is not of its column's type (with its line).
 pub fn read(path: &Path) -> Result<Rows> {
-    let shown = path.display();
-    let mut bytes = fs::read(path).with_context(|| format!("cannot read {shown}"))?;
-    let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
-    let torn = whole < bytes.len();
-    // The csv crate would take "5,6,H" torn from "5,6,HIST" for a row.
-    bytes.truncate(whole);
-    let mut reader = csv::Reader::from_reader(bytes.as_slice());
-    let header = reader.headers().with_context(|| format!("{shown}, line 1"))?.clone();
-    if header.iter().ne(wire::header()) {
-        bail!("{shown}: its columns are not those of schema {}", super::row::SCHEMA_VERSION);
-    }
     let mut rows = Vec::new();
-    for record in reader.records() {
-        let record = record.with_context(|| format!("{shown}"))?;
-        let line = record.position().map_or(0, csv::Position::line);
-        rows.push(wire::from_record(&record, &header).with_context(|| format!("{shown}, line {line}"))?);
+    let torn = scan(path, &mut |row| rows.push(row))?;
+    Ok(Rows { rows, torn: torn.is_some() })
+}
+
+/// Hands over the rows of a saved file one by one, with memory for a few megabytes of them; returns
+/// the number of the last line if that has no end and was left out.
+///
+/// # Errors
+/// As [`read`]: [`OtherColumns`] and [`Damaged`] are among the causes.
+pub fn scan(path: &Path, each: &mut dyn FnMut(Row)) -> Result<Option<u64>> {
+    scan_from(lines::open(path)?, &path.display().to_string(), each)
+}
+
+/// As [`scan`], from anywhere; `shown` is what messages call it.
+///
+/// # Errors
+/// As [`scan`].
+pub fn scan_from(source: impl Read, shown: &str, each: &mut dyn FnMut(Row)) -> Result<Option<u64>> {
+    let mut lines = Lines::new(source);
+    let names = wire::header();
+    let mut known = false;
+    while let Some(chunk) = lines.next_chunk(usize::MAX).with_context(|| Damaged(shown.to_owned()))? {
+        let mut cells = Vec::with_capacity(names.len());
+        for (number, line) in (chunk.first..).zip(&chunk.lines) {
+            let place = || Damaged(format!("{shown}, line {number}"));
+            let text = str::from_utf8(line).with_context(place)?;
+            if let Err(cell) = lines::split(text, &mut cells) {
+                return Err(anyhow!("the quotes of cell {cell} do not match").context(place()));
+            }
+            if !known {
+                if !cells.iter().eq(names.iter()) {
+                    return Err(OtherColumns(shown.to_owned()).into());
+                }
+                known = true;
+                continue;
+            }
+            if cells.len() != names.len() {
+                let text = format!("{} cells where the header has {}", cells.len(), names.len());
+                return Err(anyhow!(text).context(place()));
+            }
+            let record: csv::StringRecord = cells.iter().map(AsRef::as_ref).collect();
+            each(wire::from_record(&record, None).with_context(place)?);
+        }
     }
-    Ok(Rows { rows, torn })
+    Ok(lines.torn())
+}
+
+/// A file that migbench did not write, or another version of it.
+#[derive(Debug)]
+pub struct OtherColumns(String);
+
+impl fmt::Display for OtherColumns {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}: its columns are not those of schema {}", self.0, super::row::SCHEMA_VERSION)
+    }
+}
+
+impl std::error::Error for OtherColumns {}
+
+/// Where a file can't be read as rows.
+#[derive(Debug)]
+pub struct Damaged(String);
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn row(batch: u64) -> Row {
         let mut row = Row::default();

@@ -2,11 +2,14 @@
 //!
 //! Everything to the right of this room reads saved rows only.
 
+mod cell;
 pub mod csv_file;
 pub mod environment;
+pub mod histogram;
+pub mod lines;
 pub mod row;
 pub mod summary;
 mod wire;
 
 pub use row::Row;
-pub use wire::{from_record, header, line};
+pub use wire::{COLUMNS, Column, from_record, header, line};

@@ -1,5 +1,6 @@
 //! The columns: one line below for each, in the order of the file.
 
+use super::cell;
 use super::row::{Row, Warnings};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -29,7 +30,39 @@ macro_rules! columns {
         pub fn header() -> Vec<&'static str> {
             vec![$(stringify!($column)),*]
         }
+
+        /// The columns, for who looks at single cells.
+        pub const COLUMNS: &[Column] = &[$(
+            Column { name: stringify!($column), accepts: accepts::<$type>, holds: holds(stringify!($type)) }
+        ),*];
     };
+}
+
+/// What a column takes.
+pub struct Column {
+    /// Its name.
+    pub name: &'static str,
+    /// Is this text a cell of it?
+    pub accepts: fn(&str) -> bool,
+    /// What it holds, in words.
+    pub holds: &'static str,
+}
+
+/// The same judgement as of a whole row: an empty cell is an absent value, where there is such.
+fn accepts<T: serde::de::DeserializeOwned>(text: &str) -> bool {
+    T::deserialize(cell::Cell(text)).is_ok()
+}
+
+/// A type in a reader's words.
+const fn holds(ty: &str) -> &str {
+    match ty.as_bytes() {
+        b"u32" | b"u64" => "a whole number",
+        b"Option<u32>" | b"Option<u64>" => "a whole number or nothing",
+        b"Option<f64>" => "a number or nothing",
+        b"Option<bool>" => "true, false or nothing",
+        b"String" | b"Option<String>" => "text",
+        _ => "a word of docs/columns.md",
+    }
 }
 
 columns! {
@@ -126,12 +159,12 @@ pub fn line(row: &Row) -> Vec<u8> {
     writer.into_inner().expect("a Vec takes every byte")
 }
 
-/// The inverse of [`line()`], by the names in `header`.
+/// The inverse of [`line()`], by the names in `header`; without one, in the order of this schema.
 ///
 /// # Errors
 /// A cell that is not of its column's type, or a missing column.
-pub fn from_record(record: &csv::StringRecord, header: &csv::StringRecord) -> Result<Row> {
-    let wire: WireRow = record.deserialize(Some(header)).context("not a row of this schema")?;
+pub fn from_record(record: &csv::StringRecord, header: Option<&csv::StringRecord>) -> Result<Row> {
+    let wire: WireRow = record.deserialize(header).context("not a row of this schema")?;
     Ok(wire.into())
 }
 
@@ -172,7 +205,11 @@ mod tests {
         let text = line(row);
         let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_slice());
         let record = reader.records().next().unwrap().unwrap();
-        from_record(&record, &csv::StringRecord::from(header())).unwrap()
+        {
+            let named = from_record(&record, Some(&csv::StringRecord::from(header()))).unwrap();
+            assert_eq!(named, from_record(&record, None).unwrap());
+            named
+        }
     }
 
     #[test]

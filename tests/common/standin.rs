@@ -61,10 +61,11 @@ impl Machine {
         fs::write(machine.bench.path("topology.json"), text).unwrap();
         fs::write(machine.bench.path("faults"), "").unwrap();
         fs::create_dir(machine.bench.path("lib")).unwrap();
-        fs::copy(libraries().join("libstandin_nvml.so"), machine.bench.path("lib/libnvidia-ml.so.1"))
-            .unwrap();
         // cudarc tries this name first.
-        fs::copy(libraries().join("libstandin_cuda.so"), machine.bench.path("lib/libcuda.so")).unwrap();
+        for (from, to) in [("libstandin_nvml.so", "libnvidia-ml.so.1"), ("libstandin_cuda.so", "libcuda.so")]
+        {
+            symlink(libraries().join(from), machine.bench.path("lib").join(to)).unwrap();
+        }
         machine.tree();
         machine
     }

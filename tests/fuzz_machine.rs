@@ -1,7 +1,7 @@
 //! The four parsers that read what others wrote, on rubbish: nothing panics, and what is accepted
 //! survives being written again.
 //!
-//! In the suite each sees some thousands of inputs; `cargo test --release --test fuzz -- --ignored`
+//! In the suite each sees some thousands of inputs; `cargo test --release --test fuzz_machine -- --ignored`
 //! gives each a million. `MIGBENCH_FUZZ_SEED` repeats a run.
 
 use fastrand::Rng;

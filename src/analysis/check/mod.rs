@@ -1,0 +1,265 @@
+//! Does each row hold together?
+//!
+//! Lines in, findings out; docs/checks.md lists the rules. The lines of a chunk are independent of
+//! each other and are looked at in parallel; only hashes of rows are kept.
+
+mod across;
+mod field;
+mod finding;
+mod numbers;
+mod own;
+mod ratio;
+mod recorded;
+
+pub use field::{Field, LatencyUnit, Mapping};
+pub use finding::{Finding, Findings};
+
+use crate::results::histogram::{Reader, Slots};
+use crate::results::lines::{Chunk, split};
+use crate::results::{COLUMNS, header};
+use across::Across;
+use anyhow::{Result, bail};
+use field::{Cells, View};
+use ratio::Ratios;
+use rayon::prelude::*;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What was found in one file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// Its name.
+    pub file: String,
+    /// Lines after the header.
+    pub rows: u64,
+    /// Rows by status, of migbench's own files.
+    pub statuses: BTreeMap<&'static str, u64>,
+    /// What is wrong.
+    pub findings: Findings,
+    /// What findings have in common.
+    pub notes: Vec<String>,
+}
+
+/// Number of a file's rows and findings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Files.
+    pub files: usize,
+    /// Rows in them.
+    pub rows: u64,
+    /// Findings, shown or not.
+    pub findings: u64,
+}
+
+impl Totals {
+    /// Over all files.
+    pub fn of(reports: &[Report]) -> Totals {
+        Totals {
+            files: reports.len(),
+            rows: reports.iter().map(|report| report.rows).sum(),
+            findings: reports.iter().map(|report| report.findings.count()).sum(),
+        }
+    }
+}
+
+/// Checks one file, chunk by chunk.
+pub struct Checker {
+    file: String,
+    view: Option<View>,
+    mapping: Option<Mapping>,
+    keep: usize,
+    tools: Vec<Tools>,
+    rows: u64,
+    found: Found,
+}
+
+/// What a thread keeps between lines.
+#[derive(Default)]
+struct Tools {
+    reader: Reader,
+    slots: Slots,
+    memory: own::Memory,
+}
+
+/// What came of some lines.
+#[derive(Default)]
+struct Found {
+    findings: Findings,
+    ratios: Ratios,
+    across: Across,
+    statuses: BTreeMap<&'static str, u64>,
+}
+
+impl Checker {
+    /// Of a file; `mapping` is for another tool's. Keeps the first `keep` findings of each rule and
+    /// column.
+    pub fn new(file: &str, mapping: Option<Mapping>, keep: usize) -> Checker {
+        Checker {
+            file: file.to_owned(),
+            view: None,
+            mapping,
+            keep,
+            tools: (0..rayon::current_num_threads()).map(|_| Tools::default()).collect(),
+            rows: 0,
+            found: Found { findings: Findings::new(keep), ..Found::default() },
+        }
+    }
+
+    /// The next lines of the file; the first is the header.
+    ///
+    /// # Errors
+    /// The header is that of another tool's file, and nobody said what it means.
+    pub fn lines(&mut self, chunk: &Chunk) -> Result<()> {
+        let mut lines = chunk.lines.as_slice();
+        let mut first = chunk.first;
+        if self.view.is_none() {
+            let Some((header, rest)) = lines.split_first() else { return Ok(()) };
+            self.view = Some(self.header(header)?);
+            (lines, first) = (rest, first + 1);
+        }
+        let Some(view) = &self.view else { return Ok(()) };
+        // A share for each thread, in order.
+        let share = lines.len().div_ceil(self.tools.len()).max(1);
+        let parts: Vec<(usize, Found)> = self
+            .tools
+            .par_iter_mut()
+            .zip(lines.par_chunks(share))
+            .enumerate()
+            .map(|(i, (tools, lines))| {
+                let mut found = Found { findings: Findings::new(self.keep), ..Found::default() };
+                for (at, line) in lines.iter().enumerate() {
+                    row(view, first + (i * share + at) as u64, line, tools, &mut found);
+                }
+                (i, found)
+            })
+            .collect();
+        for (_, part) in parts {
+            self.found.findings.append(part.findings);
+            self.found.ratios.append(part.ratios);
+            self.found.across.append(part.across);
+            for (status, count) in part.statuses {
+                *self.found.statuses.entry(status).or_default() += count;
+            }
+        }
+        self.rows += lines.len() as u64;
+        Ok(())
+    }
+
+    fn header(&mut self, line: &[u8]) -> Result<View> {
+        if line.starts_with(&[0xff, 0xfe]) || line.starts_with(&[0xfe, 0xff]) || line.contains(&0) {
+            bail!("line 1 is not text in UTF-8 (UTF-16, or no text at all): convert it with iconv");
+        }
+        let text = String::from_utf8_lossy(line);
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let mut cells = Vec::new();
+        if let Err(cell) = split(text, &mut cells) {
+            bail!("line 1: the quotes of cell {cell} do not match");
+        }
+        let names = cells.iter().map(|cell| cell.trim().to_owned()).collect();
+        let view = View::new(names, self.mapping.as_ref()).map_err(|error| error.context("line 1"))?;
+        if view.own && !view.exact {
+            let has = |name: &str| view.header.iter().any(|column| column == name);
+            let missing: Vec<&str> = header().into_iter().filter(|name| !has(name)).collect();
+            let known = |name: &str| COLUMNS.iter().any(|column| column.name == name);
+            let foreign: Vec<&str> =
+                view.header.iter().map(String::as_str).filter(|name| !known(name)).collect();
+            let found = match (missing.is_empty(), foreign.is_empty()) {
+                (true, true) => "another order, or a column twice".to_owned(),
+                (false, true) => format!("without {}", missing.join(", ")),
+                (true, false) => format!("with {}", foreign.join(", ")),
+                (false, false) => format!("without {}, with {}", missing.join(", "), foreign.join(", ")),
+            };
+            let expected = "the columns of schema 1, in their order";
+            self.found.findings.push(Finding::new(1, "the header", "schema", &found, expected));
+        }
+        Ok(view)
+    }
+
+    /// The last line has no end and was left out.
+    pub fn torn(&mut self, line: u64) {
+        let expected = "a newline at its end: a write was cut off; the line is not read, remove it";
+        self.found.findings.push(Finding::new(line, "the line", "torn", "no newline", expected));
+    }
+
+    /// A line that stopped the reading.
+    pub fn stopped(&mut self, line: u64, reason: &str) {
+        self.found.findings.push(Finding::new(line, "the line", "text", reason, "rows of CSV"));
+    }
+
+    /// The end of the file.
+    pub fn finish(mut self) -> Report {
+        if self.rows == 0 {
+            let found = if self.view.is_none() { "an empty file" } else { "a header only" };
+            self.found.findings.push(Finding::new(1, "the file", "empty", found, "rows"));
+        }
+        self.found.across.finish(&mut self.found.findings);
+        let name = |column: &str| match &self.view {
+            Some(view) => {
+                let field = Field::ALL.iter().copied().find(|field| field.name() == column);
+                field.map_or(column.to_owned(), |field| view.column(field).to_owned())
+            }
+            None => column.to_owned(),
+        };
+        Report {
+            file: self.file,
+            rows: self.rows,
+            statuses: self.found.statuses,
+            notes: self.found.ratios.explain(name),
+            findings: self.found.findings,
+        }
+    }
+}
+
+/// One line.
+fn row(view: &View, number: u64, line: &[u8], tools: &mut Tools, found: &mut Found) {
+    let findings = &mut found.findings;
+    let text = match std::str::from_utf8(line) {
+        Ok(text) => text,
+        Err(error) => {
+            let at = error.valid_up_to();
+            let shown = format!("byte {:#04x} at {}", line[at], at + 1);
+            let expected = "UTF-8: convert the file with iconv -f latin1 -t utf-8";
+            findings.push(Finding::new(number, "the line", "text", &shown, expected));
+            return;
+        }
+    };
+    let mut cells = Vec::with_capacity(view.header.len());
+    if let Err(cell) = split(text, &mut cells) {
+        let shown = format!("cell {cell}");
+        findings.push(Finding::new(
+            number,
+            "the line",
+            "text",
+            &shown,
+            "quotes that match, and nothing behind them",
+        ));
+        return;
+    }
+    if cells.len() != view.header.len() {
+        let (shown, expected) =
+            (format!("{} cells", cells.len()), format!("{}, as in the header", view.header.len()));
+        findings.push(Finding::new(number, "the line", "cells", &shown, expected));
+        return;
+    }
+    let row = Cells::new(view, number, &cells);
+    numbers::check(&row, findings, &mut found.ratios);
+    if view.own {
+        own::check(&row, &mut tools.memory, findings);
+        recorded::check(&row, &mut tools.reader, &mut tools.slots, findings);
+        found.across.add(&row);
+        let known = ["ok", "failed", "invalid", "interrupted"];
+        if let Some(status) = known.into_iter().find(|known| *known == row.text(Field::Status)) {
+            *found.statuses.entry(status).or_default() += 1;
+        }
+    }
+}
+
+/// Four significant digits, more where the integer part has them.
+fn short(value: f64) -> String {
+    if value == 0.0 || !value.is_finite() {
+        return value.to_string();
+    }
+    let decimals = (3 - value.abs().log10().floor() as i32).clamp(0, 12) as usize;
+    let text = format!("{value:.decimals$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}

@@ -1,0 +1,342 @@
+//! Rules about one row of migbench's own: types, status, warnings, the point's hash, the device.
+
+use super::field::{Cells, Field};
+use super::finding::{Finding, Findings};
+use super::numbers::{PERCENTILES, needed};
+use super::short;
+use crate::machine::limits::{self, CLOCK_HEADROOM, Model, Profile};
+use crate::results::row::{SCHEMA_VERSION, point_id};
+use crate::results::{COLUMNS, from_record};
+use crate::workload::model::Network;
+use crate::workload::{Precision, Spec};
+use std::collections::HashMap;
+
+/// Shares of a window from which method.md draws its lines.
+const OVERLAP: f64 = 0.999;
+const DRIFT: f64 = 0.01;
+const THROUGHPUT_GAP: f64 = 0.05;
+const HOST_BOUND: f64 = 0.8;
+/// The same counts of operations and bytes over the same mean.
+const SAME: f64 = 1e-6;
+/// More different points than a file has; their memory stays bounded all the same.
+const MOST_POINTS: usize = 10_000;
+
+/// What rows have in common, kept between them.
+#[derive(Default)]
+pub struct Memory {
+    points: HashMap<String, String>,
+    networks: HashMap<String, Option<Network>>,
+    /// The last row's GPU.
+    model: (String, Option<&'static Model>),
+}
+
+/// All of them.
+pub fn check(row: &Cells, memory: &mut Memory, findings: &mut Findings) {
+    types(row, findings);
+    status(row, findings);
+    warnings(row, findings);
+    let model = memory.model(row);
+    device(row, model, findings);
+    limit(row, model, findings);
+    memory.counts(row, findings);
+    memory.point(row, findings);
+}
+
+fn add(findings: &mut Findings, row: &Cells, field: Field, rule: &'static str, expected: impl Into<String>) {
+    findings.push(Finding::new(row.line, row.view.column(field), rule, row.text(field), expected));
+}
+
+/// Every cell is of its column's type; the schema is this one.
+fn types(row: &Cells, findings: &mut Findings) {
+    if row.view.exact {
+        for (i, column) in COLUMNS.iter().enumerate() {
+            if column.holds != "text" && !(column.accepts)(row.at(i)) {
+                findings.push(Finding::new(row.line, column.name, "type", row.at(i), column.holds));
+            }
+        }
+    }
+    if row.number(Field::SchemaVersion) != Some(f64::from(SCHEMA_VERSION)) {
+        let expected = format!("{SCHEMA_VERSION}: this migbench reads no other");
+        add(findings, row, Field::SchemaVersion, "schema", expected);
+    }
+    let time = row.text(Field::StartedAt).as_bytes();
+    let shape = b"dddd-dd-ddTdd:dd:dd";
+    let fits = time.len() > shape.len()
+        && time.ends_with(b"Z")
+        && time.iter().zip(shape).all(|(c, s)| if *s == b'd' { c.is_ascii_digit() } else { c == s });
+    if !fits {
+        add(findings, row, Field::StartedAt, "type", "a time as 2026-11-22T18:00:00.000Z");
+    }
+}
+
+/// A row that is ok has its numbers and no reason not to be; another has its reason.
+fn status(row: &Cells, findings: &mut Findings) {
+    let (ok, error) = (row.text(Field::Status) == "ok", row.text(Field::Error));
+    if ok && !error.is_empty() {
+        add(findings, row, Field::Error, "status", "nothing in a row that is ok");
+    }
+    if matches!(row.text(Field::Status), "failed" | "invalid") && error.is_empty() {
+        add(findings, row, Field::Error, "status", "the reason");
+    }
+    if row.text(Field::Identity) == "refuted" && row.text(Field::Status) != "failed" {
+        add(findings, row, Field::Status, "status", "failed: the worker ran on another device");
+    }
+    let concurrent = row.text(Field::Mode) == "concurrent";
+    if concurrent == row.text(Field::Corunners).is_empty() {
+        let expected = if concurrent { "the co-runners" } else { "nothing in an isolated row" };
+        add(findings, row, Field::Corunners, "corunners", expected);
+    }
+    if !ok {
+        return;
+    }
+    let always = [
+        Field::WindowStart,
+        Field::WindowEnd,
+        Field::Batches,
+        Field::Elapsed,
+        Field::Mean,
+        Field::Stddev,
+        Field::Min,
+        Field::Max,
+        Field::Throughput,
+        Field::Wall,
+        Field::LatencyHistogram,
+    ];
+    let batches = row.number(Field::Batches).unwrap_or(0.0);
+    let percentiles = PERCENTILES.into_iter().chain([(Field::P99Upper, 0.99)]);
+    let enough = percentiles.filter(|&(_, q)| batches >= needed(q) as f64).map(|(field, _)| field);
+    let overlap = concurrent.then_some(Field::Overlap);
+    for field in always.into_iter().chain(enough).chain(overlap) {
+        if row.text(field).is_empty() {
+            add(findings, row, field, "absent", "a number: the row is ok");
+        }
+    }
+    if let Some(overlap) = row.number(Field::Overlap).filter(|&overlap| overlap < OVERLAP) {
+        let expected = format!("at least {OVERLAP}, or the status invalid");
+        findings.push(
+            Finding::new(
+                row.line,
+                row.view.column(Field::Overlap),
+                "overlap",
+                row.text(Field::Overlap),
+                expected,
+            )
+            .factor(overlap / OVERLAP),
+        );
+    }
+}
+
+/// Warnings that follow from the row's own numbers are there, and no others of them.
+fn warnings(row: &Cells, findings: &mut Findings) {
+    let ratio = |a, b| row.number(a).zip(row.number(b)).map(|(a, b)| a / b);
+    let gap = ratio(Field::Throughput, Field::Wall).map(|ratio| ratio - 1.0);
+    let follows = [
+        ("drift", row.number(Field::Drift).is_some_and(|drift| drift.abs() > DRIFT)),
+        ("throughput-gap", gap.is_some_and(|gap| gap.abs() > THROUGHPUT_GAP)),
+        ("host-bound", ratio(Field::EnqueueP50, Field::ComputeP50).is_some_and(|share| share > HOST_BOUND)),
+        ("cpu-throttled", row.number(Field::CpuThrottled).is_some_and(|ms| ms > 0.0)),
+        ("identity-unproven", row.text(Field::Identity) == "consistent"),
+    ];
+    for (word, is) in follows {
+        if is && !row.warns(word) {
+            add(
+                findings,
+                row,
+                Field::Warnings,
+                "warning",
+                format!("'{word}' among them: it follows from the row"),
+            );
+        } else if !is && row.warns(word) {
+            add(
+                findings,
+                row,
+                Field::Warnings,
+                "warning",
+                format!("no '{word}': it does not follow from the row"),
+            );
+        }
+    }
+}
+
+/// The instance is one that there can be.
+fn device(row: &Cells, model: Option<&Model>, findings: &mut Findings) {
+    let kind = row.text(Field::Kind);
+    for (field, wanted) in [(Field::MigUuid, kind == "mig"), (Field::GpuUuid, kind != "cpu")] {
+        if row.text(field).is_empty() == wanted {
+            let expected = if wanted { "the UUID" } else { "nothing" };
+            add(findings, row, field, "instance", format!("{expected}: instance_kind is {kind}"));
+        }
+    }
+    let device = if kind == "cpu" { "cpu" } else { "cuda" };
+    if row.text(Field::Device) != device {
+        add(findings, row, Field::Device, "instance", format!("{device}: instance_kind is {kind}"));
+    }
+    let sms = row.number(Field::SmCount);
+    if kind == "gpu"
+        && let (Some(model), Some(sms)) = (model, sms)
+        && sms > f64::from(model.sms)
+    {
+        impossible(row, Field::SmCount, sms, f64::from(model.sms), "at most", findings);
+    }
+    let Some(profile) = Profile::parse(row.text(Field::Profile)).filter(|_| kind == "mig") else { return };
+    if let (Some(expected), Some(sms)) = (model.and_then(|model| model.profile_sms(&profile)), sms) {
+        let (expected, part) = (f64::from(expected), profile.compute_slices.is_some());
+        if (part && sms > expected) || (!part && sms != expected) {
+            impossible(
+                row,
+                Field::SmCount,
+                sms,
+                expected,
+                if part { "at most" } else { "exactly" },
+                findings,
+            );
+        }
+    }
+    let (least, most) = profile.memory_mib();
+    match row.number(Field::MemoryMib) {
+        Some(memory) if memory > most => impossible(row, Field::MemoryMib, memory, most, "at most", findings),
+        Some(memory) if memory < least => {
+            impossible(row, Field::MemoryMib, memory, least, "at least", findings)
+        }
+        _ => {}
+    }
+}
+
+fn impossible(row: &Cells, field: Field, found: f64, bound: f64, word: &str, findings: &mut Findings) {
+    let profile = row.text(Field::Profile);
+    let what = if profile.is_empty() { row.text(Field::GpuName) } else { profile };
+    let expected = format!("{word} {}: {what} of {}", short(bound), row.text(Field::GpuName));
+    findings.push(
+        Finding::new(row.line, row.view.column(field), "profile", row.text(field), expected)
+            .factor(found / bound),
+    );
+}
+
+/// Not faster than the instance can be.
+fn limit(row: &Cells, model: Option<&Model>, findings: &mut Findings) {
+    let Some(model) = model else { return };
+    let profile = Profile::parse(row.text(Field::Profile));
+    let whole = row.text(Field::Kind) == "gpu";
+    let mut above = |field: Field, found: f64, most: f64, what: &str| {
+        if found > most {
+            let expected = format!("at most {} {what}", short(most));
+            let name = row.view.column(field);
+            findings
+                .push(Finding::new(row.line, name, "limit", row.text(field), expected).factor(found / most));
+        }
+    };
+    if let (Some(tflops), Some(sms)) = (row.number(Field::Tflops), row.number(Field::SmCount)) {
+        let peak = if row.text(Field::Precision) == "fp32" { model.tflops_32 } else { model.tflops_16 };
+        let most = peak * CLOCK_HEADROOM * sms / f64::from(model.sms);
+        above(Field::Tflops, tflops, most, &format!("on {sms} of {} SMs", model.sms));
+    }
+    let share = if whole { Some(1.0) } else { profile.and_then(|profile| model.bandwidth_share(&profile)) };
+    let bytes = row.number(Field::Gbytes).zip(row.number(Field::Mean));
+    if let (Some(share), Some((rate, mean))) = (share, bytes) {
+        // What fits into the cache need not come from memory.
+        let cached = model.l2_mb * share / (rate * mean);
+        if cached < 1.0 {
+            let most = model.gbytes_per_s * share * 1.05 / (1.0 - cached);
+            above(Field::Gbytes, rate, most, &format!("with {share} of the memory's bandwidth"));
+        }
+    }
+}
+
+impl Memory {
+    fn model(&mut self, row: &Cells) -> Option<&'static Model> {
+        let name = row.text(Field::GpuName);
+        if self.model.0 != name {
+            self.model = (name.to_owned(), limits::model(name));
+        }
+        self.model.1
+    }
+
+    /// Operations and bytes are the network's own count over the mean.
+    fn counts(&mut self, row: &Cells, findings: &mut Findings) {
+        let Some(mean) = row.number(Field::Mean).filter(|_| row.text(Field::Backend) == "builtin") else {
+            return;
+        };
+        let precision = match row.text(Field::Precision) {
+            "fp32" => Precision::Fp32,
+            "fp16" => Precision::Fp16,
+            "bf16" => Precision::Bf16,
+            _ => return,
+        };
+        // Beyond any memory.
+        let Some(batch) = row.number(Field::Batch).filter(|&batch| batch <= 1e9) else { return };
+        let workload = row.text(Field::Workload);
+        if !self.networks.contains_key(workload) {
+            if self.networks.len() >= MOST_POINTS {
+                self.networks.clear();
+            }
+            let spec = workload.parse::<Spec>().ok();
+            self.networks.insert(workload.to_owned(), spec.map(|spec| spec.network()));
+        }
+        let Some(Some(network)) = self.networks.get(workload) else { return };
+        let (flops, bytes) =
+            (network.flops(batch as usize), network.compulsory_bytes(batch as usize, precision));
+        for (field, amount) in [(Field::Tflops, flops / 1e12), (Field::Gbytes, bytes / 1e9)] {
+            let expected = amount / (mean / 1e3);
+            match row.number(field) {
+                Some(found) if (found / expected - 1.0).abs() > SAME || amount == 0.0 => {
+                    let shown = format!("{} = {} in {} ms", short(expected), short(amount), short(mean));
+                    findings.push(
+                        Finding::new(row.line, row.view.column(field), "count", row.text(field), shown)
+                            .factor(found / expected),
+                    );
+                }
+                None if amount > 0.0 && row.text(Field::Status) == "ok" => {
+                    add(findings, row, field, "absent", short(expected));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The hash is that of the conditions in the row.
+    fn point(&mut self, row: &Cells, findings: &mut Findings) {
+        if !row.view.exact {
+            return;
+        }
+        const HASHED: [Field; 18] = [
+            Field::SchemaVersion,
+            Field::Kind,
+            Field::GpuName,
+            Field::Profile,
+            Field::SmCount,
+            Field::Device,
+            Field::Backend,
+            Field::Workload,
+            Field::Precision,
+            Field::Batch,
+            Field::Mode,
+            Field::Corunners,
+            Field::Load,
+            Field::Inflight,
+            Field::Sync,
+            Field::Graph,
+            Field::Transfers,
+            Field::Threads,
+        ];
+        let key = HASHED.map(|field| row.text(field)).join("\u{1f}");
+        if !self.points.contains_key(&key) {
+            if self.points.len() >= MOST_POINTS {
+                self.points.clear();
+            }
+            let record: csv::StringRecord = (0..COLUMNS.len()).map(|i| row.at(i)).collect();
+            // A row with a cell of another type has that finding.
+            let Ok(parsed) = from_record(&record, None) else { return };
+            self.points.insert(key.clone(), point_id(&parsed));
+        }
+        let expected = &self.points[&key];
+        if row.text(Field::PointId) != expected {
+            add(
+                findings,
+                row,
+                Field::PointId,
+                "point",
+                format!("{expected}, the hash of the row's conditions"),
+            );
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Do the columns say what the histogram beside them recorded?
+
+use super::field::{Cells, Field};
+use super::finding::{Finding, Findings};
+use super::numbers::{PERCENTILES, needed};
+use super::short;
+use crate::results::histogram::{Reader, Slots};
+use crate::results::summary::upper_bound_rank;
+
+/// Own numbers, written unrounded from the same integers.
+const EXACT: f64 = 1e-9;
+
+/// A histogram and the columns that were taken from it.
+struct Recorded {
+    histogram: Field,
+    count: Field,
+    mean: Field,
+    min: Option<Field>,
+    max: Field,
+    stddev: Option<Field>,
+    quantiles: &'static [(Field, f64)],
+    upper: Option<Field>,
+}
+
+const LATENCY: Recorded = Recorded {
+    histogram: Field::LatencyHistogram,
+    count: Field::Batches,
+    mean: Field::Mean,
+    min: Some(Field::Min),
+    max: Field::Max,
+    stddev: Some(Field::Stddev),
+    quantiles: &PERCENTILES,
+    upper: Some(Field::P99Upper),
+};
+
+const RESPONSE: Recorded = Recorded {
+    histogram: Field::ResponseHistogram,
+    count: Field::Batches,
+    mean: Field::ResponseMean,
+    min: None,
+    max: Field::ResponseMax,
+    stddev: None,
+    quantiles: &[(Field::ResponseP50, 0.5), (Field::ResponseP99, 0.99)],
+    upper: None,
+};
+
+/// Both histograms of a row.
+pub fn check(row: &Cells, reader: &mut Reader, slots: &mut Slots, findings: &mut Findings) {
+    for recorded in [&LATENCY, &RESPONSE] {
+        let cell = row.text(recorded.histogram);
+        if cell.is_empty() {
+            continue;
+        }
+        match reader.read(cell, slots) {
+            Ok(()) => recorded.compare(row, slots, findings),
+            Err(error) => {
+                let expected = format!("an HdrHistogram V2 as this program writes it: {error:#}");
+                let name = row.view.column(recorded.histogram);
+                findings.push(Finding::new(row.line, name, "histogram", cell, expected));
+            }
+        }
+    }
+}
+
+impl Recorded {
+    fn compare(&self, row: &Cells, slots: &Slots, findings: &mut Findings) {
+        let mut compare = Compare { row, histogram: self.histogram, findings };
+        let count = slots.count as f64;
+        compare.between(self.count, count, count, 1.0);
+        let (Some(first), Some(last)) = (slots.slots.first(), slots.slots.last()) else { return };
+        let moments = Moments::of(slots, row.number(self.mean).unwrap_or(0.0) * 1e6);
+        compare.between(self.mean, moments.mean.0, moments.mean.1, 1e6);
+        // Beyond its range the histogram holds the nearer end.
+        if !row.warns("out-of-range") {
+            if let Some(min) = self.min {
+                compare.between(min, first.0 as f64, first.1 as f64, 1e6);
+            }
+            compare.between(self.max, last.0 as f64, last.1 as f64, 1e6);
+            if let Some(stddev) = self.stddev {
+                compare.between(stddev, moments.deviation.0, moments.deviation.1, 1e6);
+            }
+        }
+        self.percentiles(slots, &mut compare);
+    }
+
+    fn percentiles(&self, slots: &Slots, compare: &mut Compare) {
+        let row = compare.row;
+        // The columns were clamped to the exact extremes.
+        let ends = (self.min.and_then(|min| row.number(min)), row.number(self.max));
+        let values = slots.at_ranks(PERCENTILES.map(|(_, q)| slots.rank(q)));
+        let upper = self.upper.filter(|&field| row.number(field).is_some());
+        let rank = upper.and_then(|_| upper_bound_rank(slots.count, 0.99));
+        let upper = upper.zip(rank.and_then(|rank| slots.at_ranks([rank])[0]));
+        let enough = |&(field, q): &(Field, f64)| {
+            let at = PERCENTILES.iter().position(|&(_, known)| known == q)?;
+            Some((field, values[at]?)).filter(|_| slots.count >= needed(q))
+        };
+        for (field, ns) in self.quantiles.iter().filter_map(enough).chain(upper) {
+            let ms = ns as f64 / 1e6;
+            let clamped = ms.max(ends.0.unwrap_or(ms)).min(ends.1.unwrap_or(ms)) * 1e6;
+            compare.between(field, clamped, clamped, 1e6);
+        }
+    }
+}
+
+/// Between which values the mean and the deviation lie.
+struct Moments {
+    mean: (f64, f64),
+    deviation: (f64, f64),
+}
+
+impl Moments {
+    /// Moving each value to the middle of its slot changes the deviation by at most the deviation,
+    /// and so the root mean square, of the moves. `near` is about the mean: sums of squares are taken
+    /// from there, so that they do not cancel.
+    fn of(slots: &Slots, near: f64) -> Moments {
+        let count = slots.count as f64;
+        let (mut off, mut squares, mut moves, mut halves) = (0.0, 0.0, 0.0, 0.0);
+        for &(low, high, n) in &slots.slots {
+            let (n, half) = (n as f64, (high - low) as f64 / 2.0);
+            let away = low as f64 + half - near;
+            off += away * n;
+            squares += away * away * n;
+            moves += half * half * n;
+            halves += half * n;
+        }
+        let (mean, half) = (off / count, halves / count);
+        let (deviation, slack) = ((squares / count - mean * mean).max(0.0).sqrt(), (moves / count).sqrt());
+        Moments {
+            mean: (near + mean - half, near + mean + half),
+            deviation: ((deviation - slack).max(0.0), deviation + slack),
+        }
+    }
+}
+
+struct Compare<'a, 'b> {
+    row: &'a Cells<'b>,
+    histogram: Field,
+    findings: &'a mut Findings,
+}
+
+impl Compare<'_, '_> {
+    /// The column times `scale` lies between `low` and `high`.
+    fn between(&mut self, field: Field, low: f64, high: f64, scale: f64) {
+        let Some(found) = self.row.number(field).map(|value| value * scale) else { return };
+        // Half a nanosecond is below anything that is told apart.
+        let slack = |end: f64| EXACT * end.abs() + 1e-3;
+        if found >= low - slack(low) && found <= high + slack(high) {
+            return;
+        }
+        let end = if found < low { low } else { high };
+        let expected = if low == high {
+            format!("{} by {}", short(low / scale), self.row.view.column(self.histogram))
+        } else {
+            let (low, high) = (short(low / scale), short(high / scale));
+            format!("{low} to {high} by {}", self.row.view.column(self.histogram))
+        };
+        let name = self.row.view.column(field);
+        let finding = Finding::new(self.row.line, name, "histogram", self.row.text(field), expected);
+        self.findings.push(finding.factor(found / end));
+    }
+}

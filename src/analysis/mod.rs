@@ -1,0 +1,7 @@
+//! What saved rows say: does each hold together, and did they change?
+//!
+//! Pure: no clock, no file, no environment. Rows and cells in, findings and verdicts out.
+
+pub mod check;
+pub mod compare;
+pub mod stats;

@@ -1,0 +1,287 @@
+//! `migbench check` as a function of its arguments and writers.
+
+#[path = "../benches/simulate/mod.rs"]
+mod simulate;
+
+use clap::Parser;
+use migbench::cli::{Cli, Exit};
+use migbench::results::{Row, row::Mode};
+use simulate::{Random, batches, file, measured, template};
+use std::fs;
+use std::path::Path;
+
+fn check(folder: &Path, arguments: &[&str]) -> (Exit, String, String) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let cli = Cli::parse_from(["migbench", "check"].iter().chain(arguments));
+    let exit = migbench::cmd::dispatch(cli, &mut out, &mut err);
+    let shown = format!("{}/", folder.display());
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(&shown, "");
+    (exit, text(out), text(err))
+}
+
+/// Writes bytes to a file and checks it.
+fn of(bytes: &[u8], options: &[&str]) -> (Exit, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.csv");
+    fs::write(&path, bytes).unwrap();
+    let path = path.to_str().unwrap();
+    check(folder.path(), &[&[path], options].concat())
+}
+
+fn good(count: u32) -> Vec<Row> {
+    let mut random = Random::new(7);
+    (0..count)
+        .map(|i| {
+            let mut row = template(8, i % 7);
+            row.provenance.repetition = 1 + i / 7;
+            measured(row, &batches(&mut random, 700, 9e6, 0.02, 0.5))
+        })
+        .collect()
+}
+
+#[test]
+fn what_the_program_writes_holds_together() {
+    let (exit, out, err) = of(&file(&good(14)), &[]);
+    assert_eq!((exit, out.as_str(), err.as_str()), (Exit::Ok, "14 rows in 1 file: all hold together\n", ""));
+}
+
+#[test]
+fn a_co_run_set_without_one_of_its_rows_is_incomplete() {
+    let set = |missing: bool| {
+        let mut rows = good(7);
+        for row in &mut rows {
+            row.point.mode = Mode::Concurrent;
+            row.point.corunners = ["1g.18gb/bert-base(seq_len=128)/8/closed"; 6].join(";");
+            row.health.overlap = Some(1.0);
+            row.seal();
+        }
+        rows.truncate(if missing { 6 } else { 7 });
+        of(&file(&rows), &[])
+    };
+    assert_eq!(set(false).0, Exit::Ok, "{}", set(false).1);
+    let (exit, out, _) = set(true);
+    assert_eq!(exit, Exit::Incomplete);
+    assert!(out.contains("6 of 7 rows of 1g.18gb/bert-base(seq_len=128)/8/closed"), "{out}");
+}
+
+fn golden(name: &str, text: &str) {
+    let path = format!("tests/golden/{name}");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, text).unwrap();
+    }
+    assert_eq!(text, fs::read_to_string(&path).unwrap(), "{name}\n{text}");
+}
+
+/// Sets cells of the row in a line (the first below the header is line 2).
+fn set(bytes: &[u8], line: usize, cells: &[(&str, &str)]) -> Vec<u8> {
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(bytes);
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for (i, record) in reader.records().enumerate() {
+        let mut record: Vec<String> = record.unwrap().iter().map(str::to_owned).collect();
+        for (column, text) in cells.iter().filter(|_| i + 1 == line) {
+            let at = migbench::results::header().iter().position(|name| name == column).unwrap();
+            record[at] = (*text).to_owned();
+        }
+        writer.write_record(&record).unwrap();
+    }
+    writer.into_inner().unwrap()
+}
+
+#[test]
+fn findings_in_every_form() {
+    let bytes = file(&good(3));
+    let bytes = set(&bytes, 2, &[("throughput", "1.0"), ("latency_p50_ms", "")]);
+    let bytes = set(&bytes, 3, &[("sm_count", "26"), ("error", "a|b <c>")]);
+    let mut bytes = set(&bytes, 4, &[("profile", "3g.71gb"), ("latency_max_ms", "NaN"), ("batch", "x")]);
+    bytes.extend(b"1,2");
+    for (format, name) in [("table", "check.txt"), ("json", "check.json"), ("markdown", "check.md")] {
+        let (exit, out, err) = of(&bytes, &["--format", format]);
+        assert_eq!((exit, err.as_str()), (Exit::Incomplete, ""));
+        golden(name, &out);
+    }
+}
+
+/// Each rule of docs/checks.md finds what it is there for.
+#[test]
+fn every_rule_fires() {
+    let rows = file(&good(2));
+    let of_rule = |bytes: &[u8]| -> Vec<String> {
+        let (_, out, _) = of(bytes, &["--format", "json"]);
+        let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let findings = json["files"][0]["findings"].as_array().unwrap();
+        findings.iter().map(|f| f["rule"].as_str().unwrap().to_owned()).collect()
+    };
+    assert!(of_rule(&rows).is_empty());
+    for (rule, cells) in [
+        ("type", &[("graph", "yes")][..]),
+        ("type", &[("batches", "1.5")]),
+        ("type", &[("started_at", "yesterday")]),
+        ("finite", &[("gpu_power_w", "inf")]),
+        ("sign", &[("latency_min_ms", "-3")]),
+        ("sign", &[("overlap", "1.5")]),
+        ("zero", &[("gpu_power_w", "0")]),
+        ("order", &[("latency_p50_ms", "99")]),
+        ("order", &[("latency_mean_ms", "0.001")]),
+        ("formula", &[("throughput", "7")]),
+        ("formula", &[("throughput_wall", "7")]),
+        ("formula", &[("elapsed_s", "7")]),
+        ("spread", &[("latency_stddev_ms", "1000")]),
+        ("busy", &[("elapsed_s", "1")]),
+        ("batches-needed", &[("batches", "100")]),
+        ("absent", &[("latency_p99_ms", "")]),
+        ("absent", &[("mode", "concurrent")]),
+        ("histogram", &[("latency_histogram", "AAAA")]),
+        ("histogram", &[("latency_p90_ms", "9.1")]),
+        ("count", &[("tflops", "2")]),
+        ("limit", &[("tflops", "200")]),
+        ("overlap", &[("overlap", "0.99")]),
+        ("status", &[("error", "something")]),
+        ("status", &[("status", "invalid")]),
+        ("status", &[("identity", "refuted")]),
+        ("warning", &[("drift", "0.02")]),
+        ("warning", &[("warnings", "host-bound")]),
+        ("warning", &[("identity", "consistent")]),
+        ("point", &[("point_id", "0123456789abcdef")]),
+        ("point", &[("sync", "blocking")]),
+        ("instance", &[("mig_uuid", "")]),
+        ("instance", &[("device", "cpu")]),
+        ("profile", &[("sm_count", "14")]),
+        ("profile", &[("memory_mib", "40960")]),
+        ("profile", &[("memory_mib", "8192")]),
+        ("identity", &[("mig_uuid", "MIG-11111111-0000-5000-8000-000000000001"), ("gi_id", "2")]),
+        ("corunners", &[("corunners", "a")]),
+        ("schema", &[("schema_version", "2")]),
+    ] {
+        let found = of_rule(&set(&rows, 2, cells));
+        assert!(found.iter().any(|f| f == rule), "{rule} {cells:?}: {found:?}");
+    }
+    // Faster than the instance's share of the memory: 1/8 of 4800 GB/s.
+    let rules = of_rule(&set(&rows, 2, &[("gbytes_per_s", "700"), ("latency_mean_ms", "400")]));
+    assert!(rules.iter().any(|rule| rule == "limit"));
+    let twice = [&rows[..], rows.split_inclusive(|b| *b == b'\n').nth(2).unwrap()].concat();
+    assert_eq!(of_rule(&twice), ["duplicate"]);
+    assert_eq!(of_rule(&rows[..rows.len() - 1]), ["torn"]);
+    assert_eq!(of_rule(b""), ["empty"]);
+    let header = rows.split_inclusive(|b| *b == b'\n').next().unwrap();
+    assert_eq!(of_rule(header), ["empty"]);
+    assert_eq!(of_rule(&[header, b"1,2,3\n"].concat()), ["cells"]);
+    assert_eq!(of_rule(&[header, b"\"\n"].concat()), ["text"]);
+    assert_eq!(of_rule(&[header, b"\xe9\n"].concat()), ["text"]);
+    assert_eq!(of_rule(&[header, &vec![0; 6 << 20]].concat()), ["empty", "text"]);
+    let other_order = String::from_utf8(rows.clone()).unwrap().replacen("seed", "sead", 1);
+    assert_eq!(of_rule(other_order.as_bytes()), ["schema"]);
+}
+
+#[test]
+fn a_row_that_failed_and_says_why_holds_together() {
+    let mut rows = good(2);
+    rows[1] = template(8, 1).failed("the worker was killed by signal 9");
+    rows[1].seal();
+    let (exit, out, _) = of(&file(&rows), &[]);
+    assert_eq!((exit, out.as_str()), (Exit::Ok, "2 rows in 1 file: all hold together; 1 failed\n"));
+}
+
+#[test]
+fn another_tools_table_is_recomputed_by_the_formula() {
+    let columns = ["--columns", "latency=lat,batch=bs,throughput=qps"];
+    // trtexec-like: right to the printed digits.
+    let good = b"bs,lat,qps\n1,2.5,400\n8,3,2666\n32,7.25,4414\n8,0.3,30000\n";
+    let (exit, out, _) = of(good, &columns);
+    assert_eq!((exit, out.as_str()), (Exit::Ok, "4 rows in 1 file: all hold together\n"));
+    // Batches a second.
+    let (exit, out, _) = of(b"bs,lat,qps\n4,2.50,400.0\n8,3.00,333.3\n32,7.25,137.9\n", &columns);
+    assert_eq!(exit, Exit::Incomplete);
+    golden("check.batches.txt", &out);
+    // Seconds.
+    let (_, out, _) = of(b"bs,lat,qps\n4,0.00250,1600\n8,0.00300,2667\n", &columns);
+    assert!(
+        out.contains("qps is 0.001 times what it should be in all 2 rows: is a latency in another unit"),
+        "{out}"
+    );
+    let in_seconds = [&columns[..], &["--latency-unit", "s"]].concat();
+    assert_eq!(of(b"bs,lat,qps\n4,0.00250,1600\n8,0.00300,2667\n", &in_seconds).0, Exit::Ok);
+    // One wrong row among good ones.
+    let (exit, out, _) = of(b"bs,lat,qps\n4,2.50,1600\n8,3.00,2667\n8,3.00,5334\n", &columns);
+    assert_eq!(exit, Exit::Incomplete);
+    assert!(out.contains("2667 = (1000 / 3) x 8") && out.contains("2.0003"), "{out}");
+    let (exit, _, _) = of(b"\xef\xbb\xbfbs,lat,qps\r\n4,2.50,1600\r\n", &columns);
+    assert_eq!(exit, Exit::Ok, "a byte order mark and CRLF are no difference");
+    let (exit, out, _) = of(b"bs,lat,qps\n4,NaN,1600\n-8,3,x\n0,3,1\n", &columns);
+    assert_eq!(exit, Exit::Incomplete);
+    for rule in ["finite", "sign", "type", "zero"] {
+        assert!(out.contains(rule), "{out}");
+    }
+}
+
+#[test]
+fn a_wrong_call_says_what_to_do() {
+    let other = b"bs,lat,qps\n4,2.50,1600\n";
+    for (bytes, options, text) in [
+        (
+            &other[..],
+            &[][..],
+            "migbench: a.csv: line 1: these are not migbench's columns: if it is another tool's file, \
+          say what they mean with --columns latency=…,batch=…,throughput=…; it has bs, lat, qps\n",
+        ),
+        (
+            other,
+            &["--columns", "latency=ms"],
+            "migbench: a.csv: line 1: there is no column 'ms'; it has bs, lat, qps\n",
+        ),
+        (
+            other,
+            &["--columns", "speed=qps"],
+            "migbench: --columns: there is no 'speed'; latency, batch, throughput,",
+        ),
+        (
+            b"\xff\xfeb\0s\0\n\0",
+            &[],
+            "migbench: a.csv: line 1 is not text in UTF-8 (UTF-16, or no text at all)",
+        ),
+        (b"\"a,b\n1,2\n", &[], "migbench: a.csv: line 1: the quotes of cell 1 do not match\n"),
+    ] {
+        let (exit, out, err) = of(bytes, options);
+        assert_eq!((exit, out.as_str()), (Exit::Usage, ""), "{err}");
+        assert!(err.starts_with(text), "{err}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (exit, _, err) = check(folder.path(), &[&path("no.csv")]);
+    assert_eq!(exit, Exit::Usage);
+    assert!(err.starts_with("migbench: cannot read no.csv: No such file"), "{err}");
+    let (exit, _, err) = check(folder.path(), &[&path("")]);
+    assert!(exit == Exit::Usage && err.contains("is a directory: name the files in it, as '"), "{err}");
+    let fifo = path("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let (exit, _, err) = check(folder.path(), &[&fifo]);
+    assert_eq!(exit, Exit::Usage);
+    assert!(
+        err.contains("fifo is not a regular file (a pipe or a device): save it to a file first"),
+        "{err}"
+    );
+}
+
+/// Two gigabytes of zeros, as a sparse file: no line end, little memory, an answer.
+#[test]
+fn two_gigabytes_of_zeros_are_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("zeros.csv");
+    fs::File::create(&path).unwrap().set_len(2 << 30).unwrap();
+    let (exit, out, _) = check(folder.path(), &[path.to_str().unwrap()]);
+    assert_eq!(exit, Exit::Incomplete);
+    assert!(out.contains("more than 1 MiB without a line end"), "{out}");
+}
+
+#[test]
+fn many_findings_are_counted_and_a_few_are_shown() {
+    let mut text = b"b,l,q\n".to_vec();
+    for _ in 0..1000 {
+        text.extend(b"4,2.5,9\n");
+    }
+    let columns = ["--columns", "latency=l,batch=b,throughput=q", "--show", "2"];
+    let (exit, out, _) = of(&text, &columns);
+    assert_eq!(exit, Exit::Incomplete);
+    assert_eq!(out.matches("1600 = (1000 / 2.5) x 4").count(), 2, "{out}");
+    assert!(out.contains("and 998 more of rule formula in column q"), "{out}");
+    assert!(out.ends_with("1000 rows in 1 file: 1000 findings\n"), "{out}");
+}
