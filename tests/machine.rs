@@ -323,6 +323,24 @@ fn permissions_decide() {
     let ran = machine.run(&["doctor", "--user", "alice"]);
     assert_eq!(ran.code, Some(0), "{}", ran.stdout);
     golden("user.doctor.txt", &ran.stdout);
+    let advice = |machine: &Machine| -> String {
+        let text = machine.run(&["doctor", "--user", "alice"]).stdout;
+        let block = text.split("user (admin-only)").nth(1).unwrap_or_default();
+        let line = block.lines().find(|line| line.contains("setfacl"));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    assert_eq!(advice(&machine), "", "she is confined to one already");
+    machine.node_mode(&node(3, 1), 0o400);
+    assert_eq!(
+        advice(&machine),
+        "$ setfacl -m u:alice:r /dev/nvidia-caps/nvidia-cap21 /dev/nvidia-caps/nvidia-cap22"
+    );
+    let open = Machine::named("h200-mixed");
+    assert_eq!(
+        advice(&open),
+        "$ chmod go-r /dev/nvidia-caps/nvidia-cap31 /dev/nvidia-caps/nvidia-cap121; \
+         setfacl -m u:alice:r /dev/nvidia-caps/nvidia-cap22"
+    );
     let unknown = machine.run(&["doctor", "--user", "mallory"]).stdout;
     assert!(
         unknown.contains("unknown  user (admin-only)\n         no user 'mallory' in /etc/passwd\n"),

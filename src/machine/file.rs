@@ -30,7 +30,7 @@ pub fn parse(text: &str) -> Result<Topology> {
         return Ok(topology);
     }
     for gpu in &mut topology.gpus {
-        gpu.profiles = profile::known(gpu).map(|card| card.profiles).unwrap_or_default();
+        gpu.profiles = profile::known(gpu).map(|card| card.profiles.clone()).unwrap_or_default();
     }
     Ok(topology)
 }

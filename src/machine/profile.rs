@@ -7,6 +7,7 @@ use super::topology::{Engines, Gpu, Placements, Profile};
 use anyhow::{Result, bail};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 /// `1c.3g.40gb+me`, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,17 +91,18 @@ pub struct Card {
 }
 
 /// All cards that are known.
-pub fn cards() -> Vec<Card> {
-    parse_cards(include_str!("cards.txt")).expect("a test reads the whole table")
+pub fn cards() -> &'static [Card] {
+    static CARDS: OnceLock<Vec<Card>> = OnceLock::new();
+    CARDS.get_or_init(|| parse_cards(include_str!("cards.txt")).expect("a test reads the whole table"))
 }
 
 /// What the table knows of a GPU's profiles; nothing for cards that it lacks.
-pub fn known(gpu: &Gpu) -> Option<Card> {
+pub fn known(gpu: &Gpu) -> Option<&'static Card> {
     let fits = |card: &Card| {
         card.names.iter().any(|name| gpu.name.contains(name.as_str()))
             && gpu.memory_mib.is_none_or(|mib| (card.memory_mib.0..=card.memory_mib.1).contains(&mib))
     };
-    cards().into_iter().find(fits)
+    cards().iter().find(|card| fits(card))
 }
 
 /// The table's text: a line `card`, then a line a profile.
@@ -213,7 +215,7 @@ mod tests {
     fn the_whole_table_is_read_and_its_rows_fit_their_card() {
         let cards = cards();
         assert!(cards.len() >= 9, "{}", cards.len());
-        for card in &cards {
+        for card in cards {
             assert!(!card.source.is_empty() && !card.profiles.is_empty(), "{card:?}");
             for profile in &card.profiles {
                 assert!(profile.sm_count.is_none_or(|sm| card.sm_count.is_none_or(|all| sm <= all)));

@@ -52,7 +52,7 @@ pub fn gpu(index: u32, name: &str, memory_mib: u64) -> Gpu {
         processes: Some(Vec::new()),
         ..Gpu::default()
     };
-    gpu.profiles = profile::known(&gpu).map(|card| card.profiles).unwrap_or_default();
+    gpu.profiles = profile::known(&gpu).map(|card| card.profiles.clone()).unwrap_or_default();
     for profile in &mut gpu.profiles {
         (profile.source, profile.free) = (None, profile.max);
         profile.number = profile.name.as_deref().map(|name| number(profile.id, name));

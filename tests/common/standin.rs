@@ -4,7 +4,7 @@ use super::machines;
 use super::{Bench, Ran, ran};
 use migbench::machine::Topology;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -61,10 +61,11 @@ impl Machine {
         fs::write(machine.bench.path("topology.json"), text).unwrap();
         fs::write(machine.bench.path("faults"), "").unwrap();
         fs::create_dir(machine.bench.path("lib")).unwrap();
-        fs::copy(libraries().join("libstandin_nvml.so"), machine.bench.path("lib/libnvidia-ml.so.1"))
-            .unwrap();
         // cudarc tries this name first.
-        fs::copy(libraries().join("libstandin_cuda.so"), machine.bench.path("lib/libcuda.so")).unwrap();
+        for (from, to) in [("libstandin_nvml.so", "libnvidia-ml.so.1"), ("libstandin_cuda.so", "libcuda.so")]
+        {
+            symlink(libraries().join(from), machine.bench.path("lib").join(to)).unwrap();
+        }
         machine.tree();
         machine
     }
@@ -141,6 +142,8 @@ impl Machine {
                 bytes[place + 1] = b'x';
             }
         }
+        // Not through the link: the others play on.
+        fs::remove_file(&path).unwrap();
         fs::write(&path, bytes).unwrap();
         self
     }

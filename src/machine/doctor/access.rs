@@ -134,7 +134,7 @@ fn mend(check: &mut Check, node: &Node) {
     let path = node.path.display();
     match node.access {
         Access::Denied => check.remedy(
-            "let users read it, as root; nvidia-modprobe may set it back after a reboot",
+            "let users read it, as root; nvidia-modprobe sets it back while DeviceFileModify is 1",
             Some(format!("chmod a+r {path}")),
             Some("nobody; it opens the instance to every user"),
         ),
@@ -226,12 +226,22 @@ fn confine(check: &mut Check, user: &User, topology: &Topology, evidence: &Evide
         }
         return;
     }
-    let node = |instance: &Instance| -> Option<String> {
+    let files = |instance: &Instance| -> Option<(String, String)> {
         let gpu = topology.gpus.iter().find(|gpu| Some(&gpu.uuid) == instance.gpu_uuid.as_ref())?;
-        let tree = evidence.capabilities.gpus.get(&gpu.minor?)?;
-        let capability = tree.get(&instance.gi_id?)?.compute.get(&instance.ci_id?)?;
-        Some(capability.node.as_ref()?.path.display().to_string())
+        let gpu_instance = evidence.capabilities.gpus.get(&gpu.minor?)?.get(&instance.gi_id?)?;
+        let path = |file: &Capability| Some(file.node.as_ref()?.path.display().to_string());
+        let compute = gpu_instance.compute.get(&instance.ci_id?)?;
+        Some((path(gpu_instance.access.as_ref()?)?, path(compute)?))
     };
+    // A process needs both nodes: giving takes both, taking away only the compute instance's.
+    let node = |instance: &Instance| files(instance).map(|(_, compute)| compute);
+    if let (Some(first), true) = (migs.iter().find_map(&files), allowed.is_empty()) {
+        check.remedy(
+            format!("to give {} one instance, as root (for another: its two nodes)", user.name),
+            Some(format!("setfacl -m u:{}:r {} {}", user.name, first.0, first.1)),
+            Some("nobody"),
+        );
+    }
     let Some((keep, rest)) = allowed.split_first() else { return };
     let others: Vec<String> = rest.iter().filter_map(&node).collect();
     if let (Some(kept), false) = (node(keep), others.is_empty()) {
