@@ -6,21 +6,13 @@ use migbench::measure::protocol::{self, FromWorker};
 use migbench::measure::recorder::{Recorder, encode};
 use migbench::measure::stopping::Rule;
 use migbench::measure::window::{Control, Window};
-use migbench::workload::{Precision, Settings, Spec, Sync};
+use migbench::workload::{Settings, Spec};
 use migbench::workload::{Workload, cpu::Cpu};
 use std::hint::black_box;
 use std::time::Duration;
 
 fn null() -> Cpu {
-    let settings = Settings {
-        precision: Precision::Fp32,
-        seed: 1,
-        graph: false,
-        transfers: false,
-        sync: Sync::Spin,
-        threads: 1,
-        corruption: None,
-    };
+    let settings = Settings::default();
     let spec: Spec = "null".parse().expect("a workload");
     let mut null = Cpu::new("null".into(), spec.network(), settings).expect("fp32");
     null.prepare(&[1], 1).expect("nothing to allocate");
@@ -35,8 +27,7 @@ fn per_batch(c: &mut Criterion) {
         let mut workload = null();
         let control = Control::default();
         b.iter_custom(|batches| {
-            let mut window =
-                Window { clock: &Monotonic, workload: &mut workload, batch: 1, control: &control };
+            let mut window = Window::new(&Monotonic, &mut workload, 1, &control);
             let mut recorder = Recorder::new();
             let start = Monotonic.now();
             window.measure(Rule::given(None, Some(batches)), &mut recorder).expect("null cannot fail");

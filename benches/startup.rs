@@ -5,7 +5,7 @@
 
 use migbench::measure::protocol::{self, Device, FromWorker, Job, ToWorker};
 use migbench::measure::stopping::Rule;
-use migbench::workload::{Precision, Settings, Sync};
+use migbench::workload::{Precision, Settings};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,13 +21,10 @@ fn job(device: Device) -> Job {
         batch: 1,
         settings: Settings {
             precision: if cuda { Precision::Fp16 } else { Precision::Fp32 },
-            seed: 1,
-            graph: true,
-            transfers: true,
-            sync: Sync::Spin,
             threads: 2,
-            corruption: None,
+            ..Settings::default()
         },
+        cpus: Vec::new(),
         rule: Rule::DEFAULT,
     }
 }

@@ -4,9 +4,12 @@ pub mod check;
 pub mod compare;
 
 use crate::measure::protocol::Device;
+use crate::sweep::plan::{Modes, Span};
 use crate::workload::scripted::parse_ns;
 use crate::workload::{Corruption, Precision, Spec, Sync};
-use clap::{Args, Parser, Subcommand};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 
 /// How the program ends; never a count.
@@ -45,6 +48,8 @@ Examples:
   migbench --uuid MIG-8f1a --batch 32       one instance, by any unique prefix of its UUID
   migbench --batch 1,8,32 --repeat 5        everything in scope, three points, five rounds
   migbench --workload mlp -o mlp.csv        another network, another file
+  migbench list                             what is here
+  migbench doctor                           what is wrong here, and how to mend it
 
 Exit codes: 0 done · 1 internal or I/O error · 2 usage or environment · 3 regression · 4 inconclusive
 5 a failed or invalid row · 130 interrupted";
@@ -54,6 +59,10 @@ Exit codes: 0 done · 1 internal or I/O error · 2 usage or environment · 3 reg
 pub enum Command {
     /// Measure (the default)
     Run(Box<RunArgs>),
+    /// What is here, and what this process may use of it
+    List(ListArgs),
+    /// What is wrong with this machine's GPUs, and how to mend it
+    Doctor(DoctorArgs),
     /// Does each saved row hold together?
     Check(check::CheckArgs),
     /// Did it change? A gate for CI
@@ -61,6 +70,102 @@ pub enum Command {
     /// One worker; spoken to by its parent
     #[command(hide = true)]
     Worker,
+    /// One question to the driver, for `doctor`
+    #[command(hide = true)]
+    Probe(ProbeArgs),
+}
+
+/// Forms of output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs: all that is known.
+    Json,
+    /// For spreadsheets: one line an instance.
+    Csv,
+}
+
+/// Forms of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlanFormat {
+    /// One line a run.
+    Table,
+    /// An array of runs.
+    Json,
+}
+
+/// Where the driver's answers come from; hidden, for tests.
+#[derive(Args, Clone, Debug)]
+pub struct PlaceArgs {
+    /// Another NVML library
+    #[arg(long, value_name = "FILE", env = "MIGBENCH_NVML", hide = true)]
+    pub nvml: Option<PathBuf>,
+    /// What /proc, /dev, /etc and /sys are below
+    #[arg(long, value_name = "FOLDER", env = "MIGBENCH_ROOT", default_value = "/", hide = true)]
+    pub root: PathBuf,
+}
+
+/// Options of `list`.
+#[derive(Args, Clone, Debug)]
+pub struct ListArgs {
+    /// A saved topology instead of this machine: the JSON of `list` or `doctor --capture`, or the text
+    /// of nvidia-smi -L; - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub topology: Option<PathBuf>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Another nvidia-smi to compare with
+    #[arg(long, value_name = "FILE", env = "MIGBENCH_SMI", hide = true)]
+    pub smi: Option<PathBuf>,
+    /// Where to look.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// Options of `doctor`.
+#[derive(Args, Clone, Debug)]
+pub struct DoctorArgs {
+    /// A saved topology or capture instead of this machine; - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["capture", "user"])]
+    pub topology: Option<PathBuf>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Save every answer of the driver, without UUIDs and serial numbers of this machine
+    #[arg(long, value_name = "FILE")]
+    pub capture: Option<PathBuf>,
+    /// Overwrite the capture's file
+    #[arg(long, requires = "capture")]
+    pub force: bool,
+    /// Judge the permissions of this user too
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Where to look.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// Options of `probe`.
+#[derive(Args, Clone, Debug)]
+pub struct ProbeArgs {
+    /// Whom to ask
+    #[arg(value_enum)]
+    pub what: Probe,
+    /// Another NVML library
+    #[arg(long, value_name = "FILE", env = "MIGBENCH_NVML")]
+    pub nvml: Option<PathBuf>,
+}
+
+/// Whom to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Probe {
+    Nvml,
+    Cuda,
 }
 
 /// Options of `run`.
@@ -73,7 +178,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub all: bool,
     /// The CPU device, or GPUs only [default: GPUs where there is a driver, the CPU elsewhere]
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = one_of::<Device>(&["cpu", "cuda"]))]
     pub device: Option<Device>,
     /// What to run: bert-tiny, bert-mini, bert-base, bert-large, mlp or null
     /// [default: bert-base on a GPU, bert-tiny on the CPU]
@@ -83,7 +188,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u16).range(1..=Spec::MAX_SEQ_LEN as i64))]
     pub seq_len: Option<u16>,
     /// Number format [default: fp16 on a GPU, fp32 on the CPU]
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = one_of::<Precision>(&["fp32", "fp16", "bf16"]))]
     pub precision: Option<Precision>,
     /// Samples in a batch; several, comma-separated
     #[arg(long, value_name = "SIZES", value_delimiter = ',', default_value = "1,32", value_parser = clap::value_parser!(u64).range(1..))]
@@ -97,7 +202,17 @@ pub struct RunArgs {
     /// Batches in a window
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub batches: Option<u64>,
-    /// The CSV file; - for standard output [default: results/<time>-<host>-<run>.csv]
+    /// Print what would run, in which order, and stop
+    #[arg(long)]
+    pub list_runs: bool,
+    /// How --list-runs prints
+    #[arg(long, value_parser = one_of::<PlanFormat>(&["table", "json"]), default_value = "table", requires = "list_runs")]
+    pub format: PlanFormat,
+    /// Plan for another machine: the JSON of `list` or `doctor --capture`, or the text of
+    /// `nvidia-smi -L`
+    #[arg(long, value_name = "FILE", requires = "list_runs")]
+    pub topology: Option<PathBuf>,
+    /// The CSV file; - for standard output [default: results/TIME-HOST-RUN.csv]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Overwrite the file
@@ -112,9 +227,15 @@ pub struct RunArgs {
     /// Leave the copies of input and output out of the batch
     #[arg(long)]
     pub no_transfers: bool,
-    /// How the host waits for the GPU
-    #[arg(long, value_enum, default_value_t = Sync::Spin)]
-    pub sync: Sync,
+    /// One instance after another, all at once, or both, interleaved [default: concurrent when there are several]
+    #[arg(long, value_parser = one_of::<Modes>(&["isolated", "concurrent", "both"]))]
+    pub mode: Option<Modes>,
+    /// Which instances measure at once: those of one GPU, GPUs in turn, or all of the host
+    #[arg(long, default_value = "gpu", value_parser = one_of::<Span>(&["gpu", "host"]))]
+    pub span: Span,
+    /// How the host waits for the GPU [default: spin when there is a processor for every worker]
+    #[arg(long, value_parser = one_of::<Sync>(&["spin", "blocking"]))]
+    pub sync: Option<Sync>,
     /// CPU threads of the CPU device [default: the physical cores this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -131,7 +252,7 @@ pub struct RunArgs {
     #[arg(short, long)]
     pub quiet: bool,
     /// Plant a fault that the output check must find
-    #[arg(long, value_enum, hide = true)]
+    #[arg(long, value_parser = one_of::<Corruption>(&["zero-tile", "flip-weight"]), hide = true)]
     pub corrupt: Option<Corruption>,
     /// How long a worker may show no sign of life
     #[arg(long, value_name = "TIME", value_parser = parse_ns, default_value = "120s", hide = true)]
@@ -139,4 +260,40 @@ pub struct RunArgs {
     /// Another NVML library
     #[arg(long, value_name = "FILE", env = "MIGBENCH_NVML", hide = true)]
     pub nvml: Option<PathBuf>,
+}
+
+/// One of an enumeration's values, by the names that rows and messages use for them.
+fn one_of<T: DeserializeOwned + Clone + Send + std::marker::Sync + 'static>(
+    names: &'static [&'static str],
+) -> impl TypedValueParser<Value = T> {
+    let value = |name: String| serde_json::from_value(serde_json::Value::String(name));
+    PossibleValuesParser::new(names).try_map(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_name_of_an_enumeration_is_understood() {
+        for (option, names) in [
+            ("--device", &["cpu", "cuda"][..]),
+            ("--precision", &["fp32", "fp16", "bf16"]),
+            ("--mode", &["isolated", "concurrent", "both"]),
+            ("--span", &["gpu", "host"]),
+            ("--sync", &["spin", "blocking"]),
+            ("--corrupt", &["zero-tile", "flip-weight"]),
+        ] {
+            for name in names {
+                Cli::try_parse_from(["migbench", option, name]).unwrap();
+            }
+            assert!(Cli::try_parse_from(["migbench", option, "other"]).is_err());
+        }
+    }
 }

@@ -51,7 +51,7 @@ fn a_window_does_not_allocate() {
     let control = Control::default();
     let mut workload = Nothing;
     let mut recorder = Recorder::new();
-    let mut window = Window { clock: &Monotonic, workload: &mut workload, batch: 1, control: &control };
+    let mut window = Window::new(&Monotonic, &mut workload, 1, &control);
     let before = ALLOCATIONS.get();
     window.measure(Rule::given(None, Some(100_000)), &mut recorder).unwrap();
     assert_eq!(ALLOCATIONS.get() - before, 0);

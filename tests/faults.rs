@@ -25,7 +25,7 @@ fn a_faulty_worker_becomes_a_failed_row() {
         ("exit@window-done", window),
         ("exit@stages", "the worker ended while taking the stage split; the worker exited with code 7"),
         ("exit@done", "the worker ended while checking its output; the worker exited with code 7"),
-        ("kill@window", &format!("{window}; the worker was killed by signal 9")),
+        ("kill@window", &format!("{window}; the worker was killed by SIGKILL")),
         ("error@window", "scripted error (at window)"),
         ("error@prepare", "scripted error (at prepare)"),
         (
@@ -157,7 +157,7 @@ fn a_killed_worker_is_a_failed_row() {
     let ran = ran(child.wait_with_output().unwrap());
     assert_eq!(ran.code, Some(5), "{}", ran.stderr);
     let row = &bench.rows("a.csv")[0];
-    assert!(row.outcome.error.as_deref().unwrap().contains("was killed by signal 9"));
+    assert!(row.outcome.error.as_deref().unwrap().contains("was killed by SIGKILL"));
 }
 
 #[test]

@@ -76,8 +76,9 @@ fn only_in(word: &str, places: &[&str]) {
 
 #[test]
 fn each_crate_has_its_place() {
+    only_in("clap", &["src/cli.rs", "src/cli", "src/cmd", "src/main.rs"]);
     only_in("cudarc", &["src/workload/cuda"]);
-    only_in("nvml_wrapper", &["src/machine/nvml.rs"]);
+    only_in("nvml_wrapper", &["src/machine/nvml"]);
     only_in("indicatif", &["src/render"]);
     only_in("comfy_table", &["src/render"]);
     only_in("gemm::", &["src/workload/cpu"]);
@@ -86,6 +87,19 @@ fn each_crate_has_its_place() {
 #[test]
 fn pure_files_have_no_clock_file_or_environment() {
     let pure = [
+        "src/machine/doctor/access.rs",
+        "src/machine/doctor/driver.rs",
+        "src/machine/doctor/evidence.rs",
+        "src/machine/doctor/health.rs",
+        "src/machine/doctor/mig.rs",
+        "src/machine/doctor/mod.rs",
+        "src/machine/doctor/scope.rs",
+        "src/machine/capture.rs",
+        "src/machine/profile.rs",
+        "src/machine/refusal.rs",
+        "src/machine/smi.rs",
+        "src/machine/topology.rs",
+        "src/machine/visible.rs",
         "src/sweep/plan.rs",
         "src/sweep/rows.rs",
         "src/sweep/select.rs",

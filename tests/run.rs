@@ -225,7 +225,7 @@ fn a_planted_fault_in_the_weights_is_found() {
             let row = &bench.rows("a.csv")[0];
             assert_eq!(row.outcome.status, Status::Invalid);
             let error = row.outcome.error.as_deref().unwrap();
-            assert!(error.starts_with("wrong output: sample 0: "), "{workload} {corruption}: {error}");
+            assert!(error.starts_with("wrong output: operation "), "{workload} {corruption}: {error}");
             assert!(ran.stdout.contains("INVALID"), "{}", ran.stdout);
         }
     }

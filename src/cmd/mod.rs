@@ -2,6 +2,9 @@
 
 pub mod check;
 pub mod compare;
+pub mod doctor;
+pub mod list;
+pub mod probe;
 pub mod run;
 
 use crate::cli::{Cli, Command, Exit};
@@ -12,6 +15,9 @@ pub fn dispatch(cli: Cli, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     match cli.command {
         None => run::run(&cli.run, out, err),
         Some(Command::Run(args)) => run::run(&args, out, err),
+        Some(Command::List(args)) => list::run(&args, out, err),
+        Some(Command::Doctor(args)) => doctor::run(&args, out, err),
+        Some(Command::Probe(args)) => probe::run(&args, out, err),
         Some(Command::Check(args)) => check::run(&args, out, err),
         Some(Command::Compare(args)) => compare::run(&args, out, err),
         Some(Command::Worker) => match crate::measure::worker::run() {

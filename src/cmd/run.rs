@@ -1,20 +1,20 @@
 //! `migbench run`: choose, plan, open the output, measure, save, show.
 
-use crate::cli::{Exit, RunArgs};
+use crate::cli::{Exit, PlanFormat, RunArgs};
 use crate::machine::nvml::{Absent, Library};
 use crate::machine::{Topology, host};
 use crate::measure::protocol::Device;
 use crate::measure::stopping::Rule;
-use crate::render::{progress::Progress, table};
+use crate::render::{progress::Progress, runs, table};
 use crate::results::csv_file::{IfExists, Output};
 use crate::results::environment::{new_run_id, now_compact, provenance};
 use crate::results::row::{Row, Status};
 use crate::sweep::group::{self, Conductor};
 use crate::sweep::launch::Launcher;
-use crate::sweep::plan::{self, Options, Run};
+use crate::sweep::plan::{self, Modes, Options, Run};
 use crate::sweep::rows::{self, Context};
 use crate::sweep::select::{Selection, Wishes, select};
-use crate::workload::{Precision, Settings, Spec};
+use crate::workload::{Precision, Settings, Spec, Sync};
 use anyhow::{Context as _, Result, bail};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use std::io::{ErrorKind, Write};
@@ -35,6 +35,9 @@ struct Prepared {
 
 /// The verb. Errors go to `err`, the table or CSV to `out`.
 pub fn run(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
+    if args.list_runs {
+        return list_runs(args, out, err);
+    }
     let prepared = match prepare(args, err) {
         Ok(prepared) => prepared,
         Err(error) if is_broken_pipe(&error) => return Exit::Ok,
@@ -53,13 +56,43 @@ pub fn run(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     }
 }
 
-/// Chooses and plans, opens the output, and says what will happen.
-fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
-    let run_id = new_run_id();
+/// `--list-runs`: the plan, and no more.
+fn list_runs(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
+    let planned = plan_runs(args);
+    let written = planned.and_then(|(_, selection, options, runs)| {
+        if !args.quiet {
+            selection.notes.iter().try_for_each(|note| writeln!(err, "{note}"))?;
+            writeln!(err, "{}", announce(&options, &runs))?;
+        }
+        match args.format {
+            PlanFormat::Table => runs::table(out, &runs)?,
+            PlanFormat::Json => runs::json(out, &runs)?,
+        }
+        Ok(())
+    });
+    match written {
+        Ok(()) => Exit::Ok,
+        Err(error) if is_broken_pipe(&error) => Exit::Ok,
+        Err(error) => {
+            let _ = writeln!(err, "migbench: {error:#}");
+            Exit::Usage
+        }
+    }
+}
+
+/// Which instances, which options, which runs.
+fn plan_runs(args: &RunArgs) -> Result<(Topology, Selection, Options, Vec<Run>)> {
     let (topology, selection) = choose(args)?;
     let options = options(args, &selection)?;
     plan::refuse_impossible(&options)?;
     let runs = plan::plan(&options);
+    Ok((topology, selection, options, runs))
+}
+
+/// Chooses and plans, opens the output, and says what will happen.
+fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
+    let run_id = new_run_id();
+    let (topology, selection, options, runs) = plan_runs(args)?;
     if !args.quiet {
         for note in &selection.notes {
             writeln!(err, "{note}")?;
@@ -75,12 +108,8 @@ fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
     };
     listen_to_signals()?;
     let output = open_output(args, &run_id)?;
-    let context = Context {
-        provenance: provenance(&run_id, args.seed),
-        topology,
-        cpus: ranges(&host::allowed_cpus()),
-        network: options.workload.network(),
-    };
+    let context =
+        Context { provenance: provenance(&run_id, args.seed), topology, network: options.workload.network() };
     Ok(Prepared { context, runs, conductor, output })
 }
 
@@ -91,12 +120,15 @@ fn choose(args: &RunArgs) -> Result<(Topology, Selection)> {
         device: args.device,
         threads: args.threads.map_or_else(host::usable_cores, usize::from),
     };
-    let topology = if args.device == Some(Device::Cpu) {
+    let topology = if let Some(path) = &args.topology {
+        Ok(super::list::saved_topology(path)?)
+    } else if args.device == Some(Device::Cpu) {
         Err(Absent::NoLibrary("not asked for".into()))
     } else {
         Library::open(args.nvml.as_deref().map(Path::as_os_str)).and_then(|library| library.topology())
     };
-    let scope = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+    // What this process may see says nothing of another machine.
+    let scope = std::env::var("CUDA_VISIBLE_DEVICES").ok().filter(|_| args.topology.is_none());
     let known = topology.as_ref().cloned().unwrap_or_default();
     Ok((known, select(&wishes, topology, scope.as_deref())?))
 }
@@ -125,7 +157,7 @@ fn options(args: &RunArgs, selection: &Selection) -> Result<Options> {
             seed: args.seed,
             graph: !args.no_graph,
             transfers: !args.no_transfers,
-            sync: args.sync,
+            sync: Sync::Spin,
             threads: args.threads.map_or_else(host::usable_cores, usize::from),
             corruption: args.corrupt,
         },
@@ -133,6 +165,14 @@ fn options(args: &RunArgs, selection: &Selection) -> Result<Options> {
         batches,
         repeat: args.repeat,
         rule: Rule::given(args.duration, args.batches),
+        modes: args.mode.unwrap_or(if selection.instances.len() > 1 {
+            Modes::Concurrent
+        } else {
+            Modes::Isolated
+        }),
+        span: args.span,
+        cpus: host::allowed_cpus(),
+        sync: args.sync,
     })
 }
 
@@ -192,8 +232,7 @@ fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mu
         let mut observe = |member: usize, stage, batches| progress.show(member, stage, batches);
         let outcomes = group::play(run, &prepared.conductor, &mut observe);
         progress.end();
-        for (member, outcome) in run.members.iter().zip(&outcomes) {
-            let row = rows::row(&prepared.context, run, member, outcome);
+        for row in rows::rows(&prepared.context, run, &outcomes) {
             prepared.output.append(&row)?;
             rows.push(row);
         }
@@ -226,30 +265,6 @@ fn conclude(rows: &[Row], path: Option<&PathBuf>, out: &mut dyn Write, err: &mut
     Ok(if all_ok { Exit::Ok } else { Exit::Incomplete })
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
-}
-
-/// Ascending numbers as `0-3,8`.
-fn ranges(numbers: &[usize]) -> String {
-    let mut parts: Vec<(usize, usize)> = Vec::new();
-    for &number in numbers {
-        match parts.last_mut() {
-            Some(last) if last.1 + 1 == number => last.1 = number,
-            _ => parts.push((number, number)),
-        }
-    }
-    let text = |&(a, b): &(usize, usize)| if a == b { a.to_string() } else { format!("{a}-{b}") };
-    parts.iter().map(text).collect::<Vec<_>>().join(",")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn processors_are_ranges() {
-        assert_eq!(ranges(&[0, 1, 2, 3, 8, 10, 11]), "0-3,8,10-11");
-        assert_eq!(ranges(&[]), "");
-    }
 }

@@ -39,6 +39,33 @@ pub fn allowed_cpus() -> Vec<usize> {
     }
 }
 
+/// Keeps the calling thread, and those that it starts, on these logical processors; nothing changes if
+/// there are none.
+///
+/// # Errors
+/// None of them may be used.
+pub fn stay_on(cpus: &[usize]) -> std::io::Result<()> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let mut set = rustix::thread::CpuSet::new();
+    cpus.iter().filter(|&&cpu| cpu < rustix::thread::CpuSet::MAX_CPU).for_each(|&cpu| set.set(cpu));
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+}
+
+/// Ascending numbers as `0-3,8`.
+pub fn ranges(numbers: &[usize]) -> String {
+    let mut parts: Vec<(usize, usize)> = Vec::new();
+    for &number in numbers {
+        match parts.last_mut() {
+            Some(last) if last.1 + 1 == number => last.1 = number,
+            _ => parts.push((number, number)),
+        }
+    }
+    let text = |&(a, b): &(usize, usize)| if a == b { a.to_string() } else { format!("{a}-{b}") };
+    parts.iter().map(text).collect::<Vec<_>>().join(",")
+}
+
 /// Physical cores that this process may use: distinct cores among the allowed processors, at most
 /// the whole processors of the cgroup's quota, at least 1.
 pub fn usable_cores() -> usize {
@@ -57,7 +84,7 @@ fn core_of(cpu: usize) -> (String, String) {
 }
 
 /// The CPU quota of this process's cgroup in processors, the tightest up to the root, if any.
-fn cgroup_cpus() -> Option<f64> {
+pub fn cgroup_cpus() -> Option<f64> {
     cgroup_folders()
         .iter()
         .filter_map(|folder| parse_cpu_max(&fs::read_to_string(format!("{folder}/cpu.max")).ok()?))
@@ -86,6 +113,16 @@ fn parse_cpu_max(text: &str) -> Option<f64> {
     Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
 }
 
+/// The NUMA node of a PCI device, NVML's spelling of whose address (`00000000:07:00.0`) has a wider
+/// domain than the kernel's. None where the machine has no such nodes.
+pub fn numa_node(root: &std::path::Path, bus_id: &str) -> Option<u32> {
+    let (domain, rest) = bus_id.split_once(':')?;
+    let domain = u32::from_str_radix(domain, 16).ok()?;
+    let device = format!("{domain:04x}:{}", rest.to_ascii_lowercase());
+    let text = fs::read_to_string(root.join(format!("sys/bus/pci/devices/{device}/numa_node"))).ok()?;
+    text.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +132,12 @@ mod tests {
         assert_eq!(parse_cpu_max("150000 100000\n"), Some(1.5));
         assert_eq!(parse_cpu_max("max 100000\n"), None);
         assert_eq!(parse_cpu_max(""), None);
+    }
+
+    #[test]
+    fn processors_are_ranges() {
+        assert_eq!(ranges(&[0, 1, 2, 3, 8, 10, 11]), "0-3,8,10-11");
+        assert_eq!(ranges(&[]), "");
     }
 
     #[test]

@@ -1,23 +1,20 @@
-//! What a GPU and its instances can have and do at most: from data sheets and `nvidia-smi mig -lgip`.
+//! What a GPU and its instances can have and do at most, for judging saved numbers.
 //!
-//! Facts for judging saved numbers, not for planning: a GPU that is missing here is judged less, and
-//! never wrongly. Where boards of one name differ, the larger value stands.
+//! Sizes come from [`super::profile::cards`], speeds from data sheets. A GPU that is missing is judged
+//! less, and never wrongly; where boards of one name differ, the larger value stands.
 
-/// What is known of a GPU model.
+use super::profile::{Card, ProfileName, cards};
+use super::topology::Profile;
+
+/// What the chip does at most.
 #[derive(Debug)]
-pub struct Model {
-    /// Words that must all be in the driver's name of it.
-    name: &'static [&'static str],
-    /// Its memory as the profile of the whole GPU is named; 0 where no 1g has double memory, or boards differ.
-    whole_gib: u32,
-    /// Multiprocessors of the whole GPU.
-    pub sms: u32,
-    /// Multiprocessors of its profiles by their slices: 1g, 1g with double memory, 2g, 3g, 4g, 7g; 0
-    /// where it is unknown or there is no such profile.
-    profiles: [u32; 6],
-    /// DRAM bandwidth, 10^9 bytes/s (data sheet).
+pub struct Speed {
+    name: &'static str,
+    /// Multiprocessors that these are for.
+    pub sm_count: f64,
+    /// DRAM bandwidth, 10^9 bytes/s.
     pub gbytes_per_s: f64,
-    /// Dense fp16 and bf16 tensor operations, 10^12/s at boost clock (data sheet).
+    /// Dense fp16 and bf16 tensor operations, 10^12/s at boost clock.
     pub tflops_16: f64,
     /// The same for fp32 inputs, which tensor cores take as TF32.
     pub tflops_32: f64,
@@ -29,25 +26,24 @@ pub struct Model {
 /// counted at 1830.
 pub const CLOCK_HEADROOM: f64 = 1.1;
 
+/// NVIDIA's data sheets; the first that fits counts.
 #[rustfmt::skip]
-const MODELS: &[Model] = &[
-    Model { name: &["A30"], whole_gib: 0, sms: 56, profiles: [14, 0, 28, 0, 56, 0], gbytes_per_s: 933.0, tflops_16: 165.0, tflops_32: 82.0, l2_mb: 24.0 },
-    Model { name: &["A100", "40"], whole_gib: 40, sms: 108, profiles: [14, 14, 28, 42, 56, 98], gbytes_per_s: 1555.0, tflops_16: 312.0, tflops_32: 156.0, l2_mb: 40.0 },
-    Model { name: &["A100", "80"], whole_gib: 80, sms: 108, profiles: [14, 14, 28, 42, 56, 98], gbytes_per_s: 2039.0, tflops_16: 312.0, tflops_32: 156.0, l2_mb: 40.0 },
-    Model { name: &["H100", "PCIe"], whole_gib: 80, sms: 114, profiles: [14, 14, 30, 46, 62, 114], gbytes_per_s: 2039.0, tflops_16: 756.0, tflops_32: 378.0, l2_mb: 50.0 },
-    Model { name: &["H100", "NVL"], whole_gib: 94, sms: 132, profiles: [16, 26, 32, 60, 64, 132], gbytes_per_s: 3938.0, tflops_16: 989.0, tflops_32: 495.0, l2_mb: 50.0 },
-    Model { name: &["H100", "HBM3"], whole_gib: 80, sms: 132, profiles: [16, 26, 32, 60, 64, 132], gbytes_per_s: 3352.0, tflops_16: 989.0, tflops_32: 495.0, l2_mb: 50.0 },
-    Model { name: &["GH200"], whole_gib: 0, sms: 132, profiles: [16, 26, 32, 60, 64, 132], gbytes_per_s: 4900.0, tflops_16: 990.0, tflops_32: 495.0, l2_mb: 60.0 },
-    Model { name: &["H200"], whole_gib: 141, sms: 132, profiles: [16, 26, 32, 60, 64, 132], gbytes_per_s: 4800.0, tflops_16: 989.0, tflops_32: 495.0, l2_mb: 60.0 },
-    Model { name: &["GB200"], whole_gib: 186, sms: 152, profiles: [18, 32, 38, 0, 0, 0], gbytes_per_s: 8000.0, tflops_16: 2500.0, tflops_32: 1250.0, l2_mb: 130.0 },
-    Model { name: &["B200"], whole_gib: 180, sms: 148, profiles: [18, 30, 36, 0, 0, 0], gbytes_per_s: 8000.0, tflops_16: 2250.0, tflops_32: 1125.0, l2_mb: 130.0 },
-    Model { name: &["RTX PRO 6000"], whole_gib: 0, sms: 188, profiles: [46, 0, 94, 0, 188, 0], gbytes_per_s: 1792.0, tflops_16: 504.0, tflops_32: 252.0, l2_mb: 128.0 },
+const SPEEDS: &[Speed] = &[
+    Speed { name: "A30", sm_count: 56.0, gbytes_per_s: 933.0, tflops_16: 165.0, tflops_32: 82.0, l2_mb: 24.0 },
+    Speed { name: "A100-SXM4-40GB", sm_count: 108.0, gbytes_per_s: 1555.0, tflops_16: 312.0, tflops_32: 156.0, l2_mb: 40.0 },
+    Speed { name: "A100", sm_count: 108.0, gbytes_per_s: 2039.0, tflops_16: 312.0, tflops_32: 156.0, l2_mb: 40.0 },
+    Speed { name: "H100 PCIe", sm_count: 114.0, gbytes_per_s: 2039.0, tflops_16: 756.0, tflops_32: 378.0, l2_mb: 50.0 },
+    Speed { name: "H100 NVL", sm_count: 132.0, gbytes_per_s: 3938.0, tflops_16: 989.0, tflops_32: 495.0, l2_mb: 50.0 },
+    Speed { name: "H100", sm_count: 132.0, gbytes_per_s: 3352.0, tflops_16: 989.0, tflops_32: 495.0, l2_mb: 50.0 },
+    Speed { name: "GH200", sm_count: 132.0, gbytes_per_s: 4900.0, tflops_16: 990.0, tflops_32: 495.0, l2_mb: 60.0 },
+    Speed { name: "H200", sm_count: 132.0, gbytes_per_s: 4800.0, tflops_16: 989.0, tflops_32: 495.0, l2_mb: 60.0 },
+    Speed { name: "GB200", sm_count: 152.0, gbytes_per_s: 8000.0, tflops_16: 2500.0, tflops_32: 1250.0, l2_mb: 130.0 },
+    Speed { name: "B200", sm_count: 148.0, gbytes_per_s: 8000.0, tflops_16: 2250.0, tflops_32: 1125.0, l2_mb: 130.0 },
 ];
 
-/// The facts about a GPU of this name, where there are any.
-pub fn model(gpu_name: &str) -> Option<&'static Model> {
-    let is = |model: &&Model| model.name.iter().all(|word| has_word(gpu_name, word));
-    MODELS.iter().find(is)
+/// How fast a GPU of this name is at most, where that is known.
+pub fn speed(gpu_name: &str) -> Option<&'static Speed> {
+    SPEEDS.iter().find(|speed| has_word(gpu_name, speed.name))
 }
 
 /// `word` begins a word of `name`: H200 is not in GH200, nor B200 in GB200.
@@ -58,75 +54,46 @@ fn has_word(name: &str, word: &str) -> bool {
     })
 }
 
-/// A MIG profile by its name: `1c.3g.40gb+me`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Profile {
-    /// Slices of the compute instance, where it is a part of its GPU instance.
-    pub compute_slices: Option<u32>,
-    /// Slices of the GPU instance.
-    pub slices: u32,
-    /// Memory as the name has it.
-    pub gib: u32,
-}
-
-impl Profile {
-    /// None where the name is not one of a profile.
-    pub fn parse(name: &str) -> Option<Profile> {
-        let name = name.trim();
-        let (compute_slices, rest) = match name.split_once("c.") {
-            Some((count, rest)) => (Some(count.parse().ok()?), rest),
-            None => (None, name),
-        };
-        let (slices, rest) = rest.split_once("g.")?;
-        let (gib, suffix) = rest.split_once("gb")?;
-        let known = suffix.is_empty() || suffix.starts_with(['+', '-']);
-        let profile = Profile { compute_slices, slices: slices.parse().ok()?, gib: gib.parse().ok()? };
-        (known && (1..=7).contains(&profile.slices)).then_some(profile)
-    }
-
+/// What is known of a MIG profile on a GPU of this name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Size {
+    /// Multiprocessors of its GPU instance.
+    pub sm_count: Option<u32>,
+    /// The name is that of a part of a GPU instance, which has at most these multiprocessors.
+    pub is_part: bool,
+    /// Its part of the memory and so of its bandwidth: memory slices over those of the whole.
+    pub bandwidth_share: Option<f64>,
     /// Its memory in MiB lies between these: names are rounded up from what is left after reserves
     /// (`1g.12gb` has 10.62 GiB, `7g.79gb` 79.00), by at most 12 % and half a GiB.
-    pub fn memory_mib(&self) -> (f64, f64) {
-        let named = f64::from(self.gib) * 1024.0;
-        (named * 0.88 - 512.0, named * 1.01)
-    }
+    pub memory_mib: (f64, f64),
 }
 
-impl Model {
-    /// Multiprocessors of a profile of this GPU, where that is known; of a part of a GPU instance
-    /// the instance's, which it can't exceed.
-    pub fn profile_sms(&self, profile: &Profile) -> Option<u32> {
-        let column = match profile.slices {
-            1 if self.memory_slices(profile)? > 1 => 1,
-            1 => 0,
-            2 => 2,
-            3 => 3,
-            4 => 4,
-            7 => 5,
-            _ => return None,
-        };
-        Some(self.profiles[column]).filter(|&sms| sms > 0)
-    }
+/// None where the name is not one of a profile.
+pub fn size(gpu_name: &str, profile: &str) -> Option<Size> {
+    let name: ProfileName = profile.parse().ok()?;
+    let (is_part, gb) = (name.ci_slices.is_some(), f64::from(name.memory_gb) * 1024.0);
+    let wanted = name.of_gpu_instance().to_string();
+    let found = cards_of(gpu_name).find_map(|card| {
+        let profile = card.profiles.iter().find(|profile| profile.name.as_ref() == Some(&wanted))?;
+        Some((profile.sm_count, share(card, profile)))
+    });
+    let (sm_count, bandwidth_share) = found.unwrap_or_default();
+    Some(Size { sm_count, is_part, bandwidth_share, memory_mib: (gb * 0.88 - 512.0, gb * 1.01) })
+}
 
-    /// Eighths of the memory, and so of its bandwidth, that a profile has: a 1g with double memory
-    /// and a 2g two, a 3g and a 4g four. A30 and RTX PRO cut it in four.
-    pub fn bandwidth_share(&self, profile: &Profile) -> Option<f64> {
-        let quarters = self.profiles[5] == 0 && self.profiles[4] == self.sms;
-        let slices = if quarters { 2 * profile.slices } else { self.memory_slices(profile)? };
-        Some(f64::from(slices) / 8.0)
-    }
+/// Multiprocessors of a whole GPU of this name; of several boards' the most.
+pub fn whole_sms(gpu_name: &str) -> Option<u32> {
+    cards_of(gpu_name).filter_map(|card| card.sm_count).max()
+}
 
-    fn memory_slices(&self, profile: &Profile) -> Option<u32> {
-        match profile.slices {
-            // Twice the memory of the plain 1g is more than a sixth of the whole.
-            1 if self.whole_gib > 0 => Some(if profile.gib * 6 > self.whole_gib { 2 } else { 1 }),
-            1 if self.profiles[1] == 0 => Some(1),
-            2 => Some(2),
-            3 | 4 => Some(4),
-            7 => Some(8),
-            _ => None,
-        }
-    }
+fn cards_of(gpu_name: &str) -> impl Iterator<Item = &'static Card> {
+    cards().iter().filter(move |card| card.names.iter().any(|name| has_word(gpu_name, name)))
+}
+
+fn share(card: &Card, profile: &Profile) -> Option<f64> {
+    let placed = |profile: &Profile| profile.placements.as_ref().map(|p| p.0.clone()).unwrap_or_default();
+    let whole = card.profiles.iter().flat_map(placed).map(|place| place.start + place.size).max()?;
+    Some(f64::from(placed(profile).first()?.size) / f64::from(whole))
 }
 
 #[cfg(test)]
@@ -134,81 +101,58 @@ mod tests {
     use super::*;
 
     #[test]
-    fn profiles_by_name() {
-        let plain = Profile { compute_slices: None, slices: 3, gib: 40 };
-        assert_eq!(Profile::parse("3g.40gb"), Some(plain));
-        assert_eq!(Profile::parse("1c.3g.40gb"), Some(Profile { compute_slices: Some(1), ..plain }));
-        assert_eq!(Profile::parse("1g.24gb+me.all").map(|p| p.gib), Some(24));
-        for name in ["", "3g", "g.gb", "3g.40gbx", "9g.40gb", "2 cores", "xc.3g.40gb"] {
-            assert_eq!(Profile::parse(name), None, "{name}");
+    fn sizes_of_profiles() {
+        for (gpu, profile, sms, eighths) in [
+            ("NVIDIA H200", "1g.18gb", 16, 1.0),
+            ("NVIDIA H200", "1g.35gb", 26, 2.0),
+            ("NVIDIA H200", "1g.18gb+me", 16, 1.0),
+            ("NVIDIA H200", "2g.35gb", 32, 2.0),
+            ("NVIDIA H200", "3g.71gb", 60, 4.0),
+            ("NVIDIA H200", "4g.71gb", 64, 4.0),
+            ("NVIDIA H200", "7g.141gb", 132, 8.0),
+            ("NVIDIA H100 80GB HBM3", "1g.20gb", 26, 2.0),
+            ("NVIDIA H100 PCIe", "2g.20gb", 30, 2.0),
+            ("NVIDIA A100-SXM4-40GB", "1g.10gb", 14, 2.0),
+            ("NVIDIA A100-SXM4-80GB", "3g.40gb", 42, 4.0),
+            ("NVIDIA A30", "2g.12gb", 28, 4.0),
+            ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "1g.24gb", 46, 2.0),
+        ] {
+            let size = size(gpu, profile).unwrap();
+            assert_eq!(
+                (size.sm_count, size.bandwidth_share),
+                (Some(sms), Some(eighths / 8.0)),
+                "{gpu} {profile}"
+            );
         }
+        let part = size("NVIDIA H200", "1c.3g.71gb").unwrap();
+        assert_eq!((part.sm_count, part.is_part), (Some(60), true));
+        assert_eq!(size("NVIDIA B200", "3g.90gb").unwrap().sm_count, None);
+        assert_eq!(size("Graphics Device", "3g.71gb").unwrap().sm_count, None);
+        assert_eq!(size("NVIDIA H200", "2 cores"), None);
     }
 
     #[test]
-    fn what_nvidia_smi_prints() {
-        let sms =
-            |gpu: &str, profile: &str| model(gpu).unwrap().profile_sms(&Profile::parse(profile).unwrap());
-        for (gpu, profile, expected) in [
-            ("NVIDIA H200", "1g.18gb", 16),
-            ("NVIDIA H200", "1g.35gb", 26),
-            ("NVIDIA H200", "1g.18gb+me", 16),
-            ("NVIDIA H200", "3g.71gb", 60),
-            ("NVIDIA H200", "7g.141gb", 132),
-            ("NVIDIA H100 80GB HBM3", "1g.20gb", 26),
-            ("NVIDIA H100 80GB HBM3", "1g.10gb", 16),
-            ("NVIDIA H100 PCIe", "2g.20gb", 30),
-            ("NVIDIA H100 NVL", "1g.24gb", 26),
-            ("NVIDIA A100-SXM4-40GB", "1g.10gb", 14),
-            ("NVIDIA A100-SXM4-80GB", "3g.40gb", 42),
-            ("NVIDIA A30", "2g.12gb", 28),
-            ("NVIDIA B200", "1g.45gb", 30),
-            ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "1g.24gb", 46),
-        ] {
-            assert_eq!(sms(gpu, profile), Some(expected), "{gpu} {profile}");
-        }
-        assert_eq!(sms("NVIDIA B200", "3g.90gb"), None);
-        assert_eq!(sms("NVIDIA GH200 480GB", "1g.12gb"), None);
-        assert_eq!(sms("NVIDIA GH200 480GB", "3g.48gb"), Some(60));
-        assert!(model("Graphics Device").is_none() && model("NVIDIA H20").is_none());
-    }
-
-    #[test]
-    fn bandwidth_follows_memory_slices() {
-        let share = |gpu: &str, profile: &str| {
-            model(gpu).unwrap().bandwidth_share(&Profile::parse(profile).unwrap()).unwrap()
-        };
-        for (gpu, profile, eighths) in [
-            ("NVIDIA H200", "1g.18gb", 1.0),
-            ("NVIDIA H200", "1g.35gb", 2.0),
-            ("NVIDIA H200", "2g.35gb", 2.0),
-            ("NVIDIA H200", "3g.71gb", 4.0),
-            ("NVIDIA H200", "4g.71gb", 4.0),
-            ("NVIDIA H200", "7g.141gb", 8.0),
-            ("NVIDIA A30", "1g.6gb", 2.0),
-            ("NVIDIA A30", "4g.24gb", 8.0),
-            ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "2g.48gb", 4.0),
-        ] {
-            assert_eq!(share(gpu, profile), eighths / 8.0, "{gpu} {profile}");
-        }
+    fn names_that_hold_each_other_are_told_apart() {
+        let name = |gpu: &str| speed(gpu).map(|speed| speed.name);
+        assert_eq!(name("NVIDIA GH200 480GB"), Some("GH200"));
+        assert_eq!(name("NVIDIA GB200"), Some("GB200"));
+        assert_eq!(name("NVIDIA H100 80GB HBM3"), Some("H100"));
+        assert_eq!(name("NVIDIA A100-SXM4-80GB"), Some("A100"));
+        assert_eq!(name("NVIDIA H20"), None);
+        assert_eq!((whole_sms("NVIDIA H200"), whole_sms("NVIDIA H20")), (Some(132), None));
+        assert_eq!(size("NVIDIA GH200 480GB", "1g.18gb").unwrap().sm_count, None, "an H200's");
     }
 
     #[test]
     fn memory_of_real_instances_is_possible() {
-        for (name, gib) in [
-            ("1g.5gb", 4.75),
-            ("1g.6gb", 5.81),
-            ("1g.10gb", 9.5),
-            ("1g.12gb", 10.62),
-            ("1g.18gb", 16.0),
-            ("1g.23gb", 20.5),
-            ("2g.12gb", 11.69),
-            ("3g.71gb", 69.5),
-            ("7g.79gb", 79.0),
-            ("7g.141gb", 139.75),
-            ("4g.96gb", 95.0),
-        ] {
-            let (least, most) = Profile::parse(name).unwrap().memory_mib();
-            assert!((least..=most).contains(&(gib * 1024.0)), "{name}");
+        for card in cards() {
+            for profile in &card.profiles {
+                let (Some(name), Some(memory)) = (&profile.name, profile.memory_mib) else { continue };
+                let (least, most) = size("", name).unwrap().memory_mib;
+                assert!((least..=most).contains(&(memory as f64)), "{name}: {memory} MiB");
+            }
         }
+        let (least, most) = size("", "7g.79gb").unwrap().memory_mib;
+        assert!((least..=most).contains(&(79.0 * 1024.0)));
     }
 }

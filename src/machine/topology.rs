@@ -1,232 +1,389 @@
-//! GPUs and MIG devices as plain data.
+//! GPUs and MIG devices as plain data, and their JSON form. No file, no library is opened here.
 
+use super::profile::ProfileName;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
-/// What NVML says of this machine. An empty field could not be read.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// The form of the JSON; another number is refused by name.
+pub const SCHEMA: &str = "migbench-topology/1";
+
+/// Fields that could not be read, by their name in the JSON, and why. An NVML code comes first:
+/// `NVML 4: no permission`.
+pub type Unread = BTreeMap<String, String>;
+
+/// Where a topology comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// The driver.
+    #[default]
+    Nvml,
+    /// The text of `nvidia-smi -L`, which holds names and UUIDs only.
+    NvidiaSmi,
+}
+
+/// What is known of a machine's GPUs. An empty field could not be read; `unread` says why.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Topology {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Who said it.
+    #[serde(default)]
+    pub source: Source,
     /// Driver version, as `580.159.03`.
+    #[serde(default)]
     pub driver_version: Option<String>,
     /// CUDA version of the driver, as `13.0`.
+    #[serde(default)]
     pub cuda_version: Option<String>,
+    /// Version of the NVML library, as `13.580.159.03`.
+    #[serde(default)]
+    pub nvml_version: Option<String>,
     /// In NVML's order.
+    #[serde(default)]
     pub gpus: Vec<Gpu>,
+    /// What could not be read.
+    #[serde(default, skip_serializing_if = "Unread::is_empty")]
+    pub unread: Unread,
+}
+
+impl Default for Topology {
+    fn default() -> Topology {
+        Topology {
+            schema: SCHEMA.to_owned(),
+            source: Source::Nvml,
+            driver_version: None,
+            cuda_version: None,
+            nvml_version: None,
+            gpus: Vec::new(),
+            unread: Unread::new(),
+        }
+    }
 }
 
 /// One physical GPU.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Gpu {
     /// NVML's index.
     pub index: u32,
-    /// `GPU-…`.
+    /// The number in `/dev/nvidia0` and in the capability paths; need not be the index.
+    pub minor: Option<u32>,
+    /// `GPU-…`; empty where the GPU does not answer.
     pub uuid: String,
     /// Name, as `NVIDIA H200`.
     pub name: String,
+    /// As `00000000:07:00.0`.
+    pub pci_bus_id: Option<String>,
+    /// Board serial number.
+    pub serial: Option<String>,
+    /// VBIOS version.
+    pub vbios: Option<String>,
     /// Memory in MiB.
     pub memory_mib: Option<u64>,
-    /// MIG is switched on; none where the card knows no MIG.
-    pub mig_enabled: Option<bool>,
-    /// In the order of their index; holes closed.
+    /// Is MIG on? None where the card knows no MIG.
+    pub mig_mode: Option<Mode>,
+    /// The most MIG devices there can be; 0 with MIG off.
+    pub mig_devices_max: Option<u32>,
+    /// Error correction of the memory.
+    pub ecc: Option<Mode>,
+    /// Power limit in force, in mW.
+    pub power_limit_mw: Option<u32>,
+    /// Power limit from the factory, in mW.
+    pub power_limit_default_mw: Option<u32>,
+    /// The link to the host.
+    pub pcie: Pcie,
+    /// NUMA node of the host that the card is attached to.
+    pub numa_node: Option<u32>,
+    /// `default`, `exclusive-process`, `prohibited`.
+    pub compute_mode: Option<String>,
+    /// Does the driver stay loaded without a user?
+    pub persistence: Option<bool>,
+    /// Rows of memory that were replaced.
+    pub remapped_rows: Option<RemappedRows>,
+    /// In MHz.
+    pub clocks: Clocks,
+    /// What holds the clocks down now, as NVML's bits.
+    pub throttle_reasons: Option<u64>,
+    /// Who computes on it, MIG devices included.
+    pub processes: Option<Vec<Process>>,
+    /// The GPU instance profiles that the card offers, in the driver's order.
+    pub profiles: Vec<Profile>,
+    /// GPU instances, those without a compute instance included; readable with privileges only.
+    pub gpu_instances: Option<Vec<GpuInstance>>,
+    /// In the order of their index.
     pub mig_devices: Vec<MigDevice>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Unread::is_empty")]
+    pub unread: Unread,
+}
+
+/// Something that is switched, perhaps only after the next reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mode {
+    /// In force.
+    pub current: bool,
+    /// In force after the next reset or reboot.
+    pub pending: bool,
+}
+
+/// The link to the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Pcie {
+    pub generation: Option<u32>,
+    pub generation_max: Option<u32>,
+    pub width: Option<u32>,
+    pub width_max: Option<u32>,
+}
+
+/// Rows of memory that were replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemappedRows {
+    /// After correctable errors.
+    pub correctable: u32,
+    /// After uncorrectable errors.
+    pub uncorrectable: u32,
+    /// One is to be replaced at the next reset.
+    pub pending: bool,
+    /// One could not be replaced.
+    pub failure: bool,
+}
+
+/// Clocks in MHz.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Clocks {
+    pub sm: Option<u32>,
+    pub sm_max: Option<u32>,
+    pub sm_application: Option<u32>,
+    pub memory: Option<u32>,
+    pub memory_max: Option<u32>,
+}
+
+/// A process with a context.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Process {
+    /// In the driver's PID namespace; 0 where a container hides it.
+    pub pid: u32,
+    /// GPU instance that it runs in.
+    pub gi_id: Option<u32>,
+    /// Compute instance that it runs in.
+    pub ci_id: Option<u32>,
+    /// Memory it has taken.
+    pub memory_mib: Option<u64>,
+}
+
+/// Fixed-function units, shared by the compute instances of one GPU instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Engines {
+    pub copy: u32,
+    pub decoder: u32,
+    pub encoder: u32,
+    pub jpeg: u32,
+    pub ofa: u32,
+}
+
+/// A kind of GPU instance that a card offers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Profile {
+    /// The number in NVML's enumeration (`NVML_GPU_INSTANCE_PROFILE_…`).
+    pub number: Option<u32>,
+    /// The numeric id that `nvidia-smi mig -cgi` takes. Means different things on different cards.
+    pub id: u32,
+    /// As `1g.10gb+me`; drivers before R530 or so do not say it.
+    pub name: Option<String>,
+    /// Compute slices.
+    pub slices: Option<u32>,
+    /// The most there can be of it.
+    pub max: Option<u32>,
+    /// How many more there can be now.
+    pub free: Option<u32>,
+    /// Multiprocessors. Not a multiple of the slices.
+    pub sm_count: Option<u32>,
+    /// Memory in MiB.
+    pub memory_mib: Option<u64>,
+    /// Fixed-function units.
+    pub engines: Option<Engines>,
+    /// Where it may lie.
+    pub placements: Option<Placements>,
+    /// Where these numbers come from, if not from the driver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Unread::is_empty")]
+    pub unread: Unread,
+}
+
+/// A range of memory slices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Placement {
+    /// First slice.
+    pub start: u32,
+    /// Number of slices.
+    pub size: u32,
+}
+
+/// All places of a profile; written `{0,4}:4` as `nvidia-smi mig -lgipp` does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Placements(pub Vec<Placement>);
+
+/// A GPU instance.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GpuInstance {
+    /// Its id.
+    pub id: u32,
+    /// Numeric profile id.
+    pub profile_id: Option<u32>,
+    /// Where it lies.
+    pub placement: Option<Placement>,
 }
 
 /// One MIG device: a compute instance of a GPU instance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MigDevice {
+    /// NVML's index on this GPU. Shifts when an instance with a lower id goes: nothing to key on.
+    pub index: u32,
     /// `MIG-…`.
     pub uuid: String,
     /// GPU instance id.
     pub gi_id: Option<u32>,
     /// Compute instance id.
     pub ci_id: Option<u32>,
+    /// Numeric profile id of the GPU instance; looked up by its name where the driver refuses it.
+    pub gi_profile_id: Option<u32>,
+    /// Numeric profile id of the compute instance.
+    pub ci_profile_id: Option<u32>,
     /// As the driver spells it, as `3g.40gb` or `1c.3g.40gb`.
     pub profile: Option<String>,
+    /// Memory slices of the GPU instance.
+    pub placement: Option<Placement>,
+    /// Compute slices of the compute instance within its GPU instance.
+    pub ci_placement: Option<Placement>,
     /// Multiprocessors.
     pub sm_count: Option<u32>,
     /// Memory in MiB.
     pub memory_mib: Option<u64>,
-}
-
-/// What kind of thing a row is about.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum InstanceKind {
-    /// A MIG device.
-    Mig,
-    /// A whole GPU with MIG off.
-    Gpu,
-    /// The host's processors.
-    #[default]
-    Cpu,
-}
-
-/// One thing that can be measured: a row's subject.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Instance {
-    /// What it is.
-    pub kind: InstanceKind,
-    /// NVML's index of the GPU.
-    pub gpu_index: Option<u32>,
-    /// The GPU's or the processor's name.
-    pub gpu_name: String,
-    /// `GPU-…`.
-    pub gpu_uuid: Option<String>,
-    /// `MIG-…`.
-    pub mig_uuid: Option<String>,
-    /// GPU instance id.
-    pub gi_id: Option<u32>,
-    /// Compute instance id.
-    pub ci_id: Option<u32>,
-    /// MIG profile.
-    pub profile: Option<String>,
-    /// Multiprocessors.
-    pub sm_count: Option<u32>,
-    /// Memory in MiB.
-    pub memory_mib: Option<u64>,
+    /// Fixed-function units, shared within the GPU instance.
+    pub engines: Option<Engines>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Unread::is_empty")]
+    pub unread: Unread,
 }
 
 impl Topology {
-    /// Everything that can be measured: the MIG devices of a GPU with MIG on, the GPU itself else.
-    pub fn instances(&self) -> Vec<Instance> {
-        self.gpus.iter().flat_map(Gpu::instances).collect()
-    }
-
-    /// The instance that `wanted` names: its UUID or any unique prefix of it, in any case, or the
-    /// `MIG-GPU-<uuid>/<gi>/<ci>` of drivers before R470.
+    /// Reads the JSON form.
     ///
     /// # Errors
-    /// Nothing or several things have that name, or it is a GPU that is cut into MIG devices; the
-    /// message names what is there.
-    pub fn find(&self, wanted: &str) -> Result<Instance> {
-        if let Some(instance) =
-            wanted.strip_prefix("MIG-GPU-").and_then(|rest| super::visible::old_mig_name(rest, self))
-        {
-            return Ok(instance);
+    /// Not a topology, or one of another schema.
+    pub fn from_json(text: &str) -> Result<Topology> {
+        #[derive(Deserialize)]
+        struct Version {
+            schema: String,
         }
-        let lower = wanted.to_ascii_lowercase();
-        let instances = self.instances();
-        let named =
-            |i: &&Instance| i.uuid().is_some_and(|uuid| uuid.to_ascii_lowercase().starts_with(&lower));
-        let found: Vec<&Instance> = instances.iter().filter(named).collect();
-        let exact = found.iter().find(|i| i.uuid().is_some_and(|uuid| uuid.eq_ignore_ascii_case(wanted)));
-        // `MIG-` alone is a prefix of everything and tells nothing apart.
-        let prefix =
-            lower.strip_prefix("mig-").or(lower.strip_prefix("gpu-")).is_some_and(|rest| !rest.is_empty());
-        match (exact, &found[..]) {
-            (Some(exact), _) => Ok((*exact).clone()),
-            (None, [one]) if prefix => Ok((*one).clone()),
-            (None, [_, _, ..]) if prefix => {
-                bail!("'{wanted}' is not unique; it begins:\n{}", list(found.into_iter()))
-            }
-            _ => bail!("{}", self.not_found(wanted, &lower)),
-        }
-    }
-
-    fn not_found(&self, wanted: &str, lower: &str) -> String {
-        let cut = |gpu: &&Gpu| {
-            lower.len() > 4
-                && gpu.uuid.to_ascii_lowercase().starts_with(lower)
-                && gpu.mig_enabled == Some(true)
+        let version: Version = match serde_json::from_str(text) {
+            Ok(version) => version,
+            Err(error) => bail!("not a topology of migbench: {error}"),
         };
-        if let Some(gpu) = self.gpus.iter().find(cut) {
-            let instances = gpu.instances();
-            return if instances.is_empty() {
-                format!(
-                    "GPU {} has MIG on and no MIG device: CUDA cannot run on it.\n\
-                     Create one, as root: nvidia-smi mig -i {} -lgip; nvidia-smi mig -i {} -cgi PROFILE -C",
-                    gpu.uuid, gpu.index, gpu.index
-                )
-            } else {
-                format!("GPU {} is cut into MIG devices: name one of\n{}", gpu.uuid, list(instances.iter()))
-            };
+        if version.schema != SCHEMA {
+            bail!("its schema is '{}', this migbench reads '{SCHEMA}'", version.schema);
         }
-        let instances = self.instances();
-        if instances.is_empty() {
-            return format!("no GPU or MIG device '{wanted}': the driver shows none at all");
-        }
-        format!("no GPU or MIG device '{wanted}'; there is:\n{}", list(instances.iter()))
+        Ok(serde_json::from_str(text)?)
     }
-}
 
-fn list<'a>(instances: impl Iterator<Item = &'a Instance>) -> String {
-    instances.map(|i| format!("  {i}")).collect::<Vec<_>>().join("\n")
+    /// The first number of the driver's version.
+    pub fn driver_major(&self) -> Option<u32> {
+        self.driver_version.as_deref()?.split('.').next()?.parse().ok()
+    }
 }
 
 impl Gpu {
-    /// See [`Topology::instances`].
-    pub fn instances(&self) -> Vec<Instance> {
-        if self.mig_enabled == Some(true) {
-            return self.mig_devices.iter().map(|mig| self.instance(Some(mig))).collect();
-        }
-        vec![self.instance(None)]
+    /// Is MIG on now? None where the card knows no MIG, or nobody says.
+    pub fn mig_enabled(&self) -> Option<bool> {
+        self.mig_mode.map(|mode| mode.current)
     }
 
-    fn instance(&self, mig: Option<&MigDevice>) -> Instance {
-        Instance {
-            kind: if mig.is_some() { InstanceKind::Mig } else { InstanceKind::Gpu },
-            gpu_index: Some(self.index),
-            gpu_name: self.name.clone(),
-            gpu_uuid: Some(self.uuid.clone()),
-            mig_uuid: mig.map(|m| m.uuid.clone()),
-            gi_id: mig.and_then(|m| m.gi_id),
-            ci_id: mig.and_then(|m| m.ci_id),
-            profile: mig.and_then(|m| m.profile.clone()),
-            sm_count: mig.and_then(|m| m.sm_count),
-            memory_mib: if let Some(mig) = mig { mig.memory_mib } else { self.memory_mib },
-        }
-    }
-}
-
-impl Instance {
-    /// The host's processors as something to measure.
-    pub fn cpu(cores: usize) -> Instance {
-        Instance {
-            kind: InstanceKind::Cpu,
-            gpu_index: None,
-            gpu_name: super::host::cpu_name(),
-            gpu_uuid: None,
-            mig_uuid: None,
-            gi_id: None,
-            ci_id: None,
-            profile: Some(format!("{cores} cores")),
-            sm_count: None,
-            memory_mib: super::host::total_memory_bytes().map(|bytes| bytes >> 20),
-        }
+    /// The other MIG devices in the same GPU instance: they share memory, L2 and copy engines.
+    pub fn siblings<'a>(&'a self, mig: &'a MigDevice) -> impl Iterator<Item = &'a MigDevice> {
+        self.mig_devices
+            .iter()
+            .filter(move |other| mig.gi_id.is_some() && other.gi_id == mig.gi_id && other.ci_id != mig.ci_id)
     }
 
-    /// What CUDA_VISIBLE_DEVICES must say to see this and nothing else.
-    pub fn uuid(&self) -> Option<&str> {
-        self.mig_uuid.as_deref().or(self.gpu_uuid.as_deref())
+    /// Processes in this MIG device.
+    pub fn processes_of<'a>(&'a self, mig: &'a MigDevice) -> impl Iterator<Item = &'a Process> {
+        let here = move |p: &&Process| p.gi_id == mig.gi_id && p.ci_id == mig.ci_id && p.gi_id.is_some();
+        self.processes.iter().flatten().filter(here)
     }
 
-    /// Profile, or name of a whole GPU.
-    pub fn label(&self) -> &str {
-        match self.kind {
-            InstanceKind::Mig => self.profile.as_deref().unwrap_or("MIG device"),
-            InstanceKind::Gpu | InstanceKind::Cpu => &self.gpu_name,
-        }
+    /// The offered profile that a MIG device's GPU instance is of, by its name.
+    pub fn profile_named(&self, name: &str) -> Option<&Profile> {
+        let wanted = name.parse::<ProfileName>().ok()?.of_gpu_instance();
+        let same = |p: &&Profile| p.name.as_deref().and_then(|n| n.parse().ok()) == Some(wanted.clone());
+        self.profiles.iter().find(same)
     }
 }
 
-impl fmt::Display for Instance {
+impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match (self.kind, self.uuid(), self.gpu_index) {
-            (InstanceKind::Mig, Some(uuid), Some(gpu)) => write!(f, "{uuid}  {} on GPU {gpu}", self.label()),
-            (_, Some(uuid), _) => write!(f, "{uuid}  {}", self.label()),
-            _ => f.write_str(self.label()),
+        write!(f, "{}:{}", self.start, self.size)
+    }
+}
+
+impl fmt::Display for Placements {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let mut rest = &self.0[..];
+        while let Some(first) = rest.first() {
+            let same = rest.iter().take_while(|p| p.size == first.size).count();
+            let starts: Vec<String> = rest[..same].iter().map(|p| p.start.to_string()).collect();
+            let gap = if rest.len() == self.0.len() { "" } else { " " };
+            write!(f, "{gap}{{{}}}:{}", starts.join(","), first.size)?;
+            rest = &rest[same..];
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Placements {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Placements> {
+        let group = |group: &str| -> Option<Vec<Placement>> {
+            let (starts, size) = group.strip_prefix('{')?.split_once("}:")?;
+            let size = size.parse().ok()?;
+            let place = |start: &str| Some(Placement { start: start.trim().parse().ok()?, size });
+            starts.split(',').map(place).collect()
+        };
+        let groups: Option<Vec<_>> = text.split_whitespace().map(group).collect();
+        match groups {
+            Some(groups) => Ok(Placements(groups.concat())),
+            None => bail!("'{text}' is no list of placements: expected one like {{0,4}}:4"),
         }
     }
 }
 
-impl fmt::Display for InstanceKind {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            InstanceKind::Mig => "mig",
-            InstanceKind::Gpu => "gpu",
-            InstanceKind::Cpu => "cpu",
-        })
+impl From<Placements> for String {
+    fn from(placements: Placements) -> String {
+        placements.to_string()
+    }
+}
+
+impl TryFrom<String> for Placements {
+    type Error = anyhow::Error;
+
+    fn try_from(text: String) -> Result<Placements> {
+        text.parse()
     }
 }
 
@@ -243,14 +400,16 @@ pub(crate) mod tests {
             profile: Some(profile.into()),
             sm_count: Some(sm),
             memory_mib: Some(9984),
+            ..MigDevice::default()
         };
         let gpu = |index, uuid: &str, mig_enabled, mig_devices| Gpu {
             index,
             uuid: uuid.into(),
             name: "NVIDIA H100 80GB HBM3".into(),
             memory_mib: Some(81559),
-            mig_enabled: Some(mig_enabled),
+            mig_mode: Some(Mode { current: mig_enabled, pending: mig_enabled }),
             mig_devices,
+            ..Gpu::default()
         };
         Topology {
             driver_version: Some("580.65.06".into()),
@@ -268,38 +427,41 @@ pub(crate) mod tests {
                 ),
                 gpu(2, "GPU-cccccccc-0000-4000-8000-000000000002", true, vec![]),
             ],
+            ..Topology::default()
         }
     }
 
     #[test]
-    fn a_gpu_with_mig_on_is_its_mig_devices() {
-        let instances = mixed().instances();
-        let labels: Vec<_> = instances.iter().map(Instance::label).collect();
-        assert_eq!(labels, ["NVIDIA H100 80GB HBM3", "3g.40gb", "1g.10gb"]);
+    fn json_comes_back_as_it_was() {
+        let mut topology = mixed();
+        topology.gpus[1].unread.insert("gpu_instances".into(), "NVML 4: no permission".into());
+        let text = serde_json::to_string(&topology).unwrap();
+        assert_eq!(Topology::from_json(&text).unwrap(), topology);
+        assert_eq!(topology.driver_major(), Some(580));
     }
 
     #[test]
-    fn a_unique_prefix_is_enough() {
-        let topology = mixed();
-        assert_eq!(topology.find("MIG-11112").unwrap().profile.as_deref(), Some("1g.10gb"));
-        assert_eq!(topology.find("gpu-AAAAa").unwrap().gpu_index, Some(0));
-        assert_eq!(topology.find("MIG-11111111-0000-5000-8000-000000000001").unwrap().gi_id, Some(1));
-        let old = topology.find("MIG-GPU-aaaabbbb-0000-4000-8000-000000000001/9/0").unwrap();
-        assert_eq!(old.profile.as_deref(), Some("1g.10gb"));
+    fn another_schema_is_refused_by_name() {
+        let error = Topology::from_json("{\"schema\":\"migbench-topology/2\"}").unwrap_err().to_string();
+        assert_eq!(error, "its schema is 'migbench-topology/2', this migbench reads 'migbench-topology/1'");
+        assert!(Topology::from_json("[]").is_err() && Topology::from_json("").is_err());
     }
 
     #[test]
-    fn what_is_not_there_is_answered_with_what_is() {
-        let message = |wanted: &str| mixed().find(wanted).unwrap_err().to_string();
-        assert!(message("MIG-9").starts_with("no GPU or MIG device 'MIG-9'; there is:\n  GPU-aaaaaaaa"));
-        assert!(message("MIG-1111").starts_with("'MIG-1111' is not unique; it begins:\n  MIG-11111111"));
-        assert!(message("MIG-").starts_with("no GPU or MIG device"));
-        assert!(message("").starts_with("no GPU or MIG device ''"));
-        assert!(message("GPU-aaaab").contains("is cut into MIG devices: name one of\n  MIG-11111111"));
-        assert!(message("GPU-cc").contains("has MIG on and no MIG device"));
-        assert_eq!(
-            Topology::default().find("MIG-1").unwrap_err().to_string(),
-            "no GPU or MIG device 'MIG-1': the driver shows none at all"
-        );
+    fn placements_are_written_as_nvidia_smi_does() {
+        for text in ["{0,1,2,3,4,5,6}:1", "{0}:8", "", "{0,4}:4 {2}:2"] {
+            assert_eq!(text.parse::<Placements>().unwrap().to_string(), text);
+        }
+        for text in ["{}:1", "{0}", "{0}:", "0:1", "{a}:1", "{0}:1}"] {
+            assert!(text.parse::<Placements>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn siblings_share_the_gpu_instance() {
+        let mig = |gi, ci| MigDevice { gi_id: Some(gi), ci_id: Some(ci), ..MigDevice::default() };
+        let gpu = Gpu { mig_devices: vec![mig(1, 0), mig(1, 1), mig(2, 0)], ..Gpu::default() };
+        assert_eq!(gpu.siblings(&gpu.mig_devices[0]).collect::<Vec<_>>(), [&gpu.mig_devices[1]]);
+        assert_eq!(gpu.siblings(&gpu.mig_devices[2]).count(), 0);
     }
 }

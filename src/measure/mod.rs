@@ -2,6 +2,7 @@
 //!
 //! Between the start of a window and its end nothing here prints, locks or allocates per batch.
 
+pub mod bins;
 pub mod clock;
 pub mod fault;
 pub mod protocol;

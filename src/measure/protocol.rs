@@ -1,6 +1,7 @@
 //! What parent and worker say to each other: one JSON object a line, each with `"protocol": 1`.
 //! docs/protocol.md shows a whole conversation.
 
+use super::bins::LoadLog;
 use super::recorder::Recording;
 use super::stopping::Rule;
 use crate::workload::{DeviceIdentity, Settings, Stages};
@@ -14,7 +15,7 @@ pub const PROTOCOL: u32 = 1;
 pub const MAX_LINE: u64 = 8 << 20;
 
 /// Where a batch runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Device {
     /// The embedded CPU device.
@@ -34,6 +35,8 @@ pub struct Job {
     pub batch: usize,
     /// How.
     pub settings: Settings,
+    /// Logical processors to stay on; any, if empty.
+    pub cpus: Vec<usize>,
     /// Until when.
     pub rule: Rule,
 }
@@ -83,6 +86,8 @@ pub enum FromWorker {
     WindowDone {
         /// One recording a lane.
         lanes: Vec<Recording>,
+        /// Every batch since it was ready.
+        load: LoadLog,
         /// It was cut.
         cut: bool,
         /// Time for which the cgroup kept this process off the processors during the window.
@@ -92,6 +97,8 @@ pub enum FromWorker {
     StagesDone {
         /// In order.
         stages: Vec<Stages>,
+        /// Every batch since it was ready.
+        load: LoadLog,
     },
     /// The last message of a worker that did its job.
     Done {

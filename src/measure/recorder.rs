@@ -1,5 +1,6 @@
 //! What a window records of its batches: an HDR histogram, and beside it what a histogram rounds.
 
+use super::bins::Bins;
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
@@ -11,11 +12,6 @@ pub const LOWEST_NS: u64 = 1;
 pub const HIGHEST_NS: u64 = 3_600_000_000_000;
 /// Significant decimal digits of a recorded latency.
 pub const DIGITS: u8 = 3;
-/// Number of completion bins.
-const BINS: usize = 1024;
-/// Width of a completion bin at first: 1024 of them hold the default window of 10 s.
-const FIRST_BIN_NS: u64 = 10_000_000;
-
 /// Takes the latency of each batch; allocates nothing after [`Recorder::new`].
 pub struct Recorder {
     histogram: Histogram<u64>,
@@ -28,13 +24,6 @@ pub struct Recorder {
     start: u64,
     end: u64,
     bins: Bins,
-}
-
-/// Completions over time, in bins that double in width when the window outlasts them.
-struct Bins {
-    width: u64,
-    /// (batches, sum of their latencies in ns) by time of completion.
-    bins: Vec<(u32, u64)>,
 }
 
 /// What a window recorded, exactly as measured; the wire form between worker and parent.
@@ -58,10 +47,6 @@ pub struct Recording {
     pub out_of_range: u64,
     /// V2-deflate, base64.
     pub histogram: String,
-    /// Width of a completion bin.
-    pub bin_ns: u64,
-    /// Completions per bin from `start_ns` on.
-    pub completions: Vec<u32>,
     /// Mean latency of the batches that completed in the last third of the window over that of the
     /// first third, minus 1; none when a third is empty.
     pub drift: Option<f64>,
@@ -81,7 +66,7 @@ impl Recorder {
             out_of_range: 0,
             start: 0,
             end: 0,
-            bins: Bins { width: FIRST_BIN_NS, bins: vec![(0, 0); BINS] },
+            bins: Bins::new(),
         }
     }
 
@@ -115,8 +100,6 @@ impl Recorder {
 
     /// Everything, as it goes to the parent.
     pub fn finish(&self) -> Recording {
-        let used = (self.end - self.start) / self.bins.width + 1;
-        let bins = &self.bins.bins[..(used as usize).min(BINS)];
         Recording {
             start_ns: self.start,
             end_ns: self.end,
@@ -127,9 +110,7 @@ impl Recorder {
             variance_ns2: self.variance(),
             out_of_range: self.out_of_range,
             histogram: encode(&self.histogram),
-            bin_ns: self.bins.width,
-            completions: bins.iter().map(|bin| bin.0).collect(),
-            drift: drift(bins),
+            drift: self.bins.drift(self.end - self.start),
         }
     }
 
@@ -151,40 +132,6 @@ impl Default for Recorder {
     fn default() -> Recorder {
         Recorder::new()
     }
-}
-
-impl Bins {
-    #[inline]
-    fn add(&mut self, since_start: u64, latency: u64) {
-        let mut index = since_start / self.width;
-        while index >= BINS as u64 {
-            self.halve();
-            index = since_start / self.width;
-        }
-        let bin = &mut self.bins[index as usize];
-        bin.0 += 1;
-        bin.1 += latency;
-    }
-
-    #[cold]
-    fn halve(&mut self) {
-        for i in 0..BINS / 2 {
-            let (a, b) = (self.bins[2 * i], self.bins[2 * i + 1]);
-            self.bins[i] = (a.0 + b.0, a.1 + b.1);
-        }
-        self.bins[BINS / 2..].fill((0, 0));
-        self.width *= 2;
-    }
-}
-
-fn drift(bins: &[(u32, u64)]) -> Option<f64> {
-    let third = bins.len() / 3;
-    let mean = |bins: &[(u32, u64)]| {
-        let count: u64 = bins.iter().map(|bin| u64::from(bin.0)).sum();
-        let sum: u64 = bins.iter().map(|bin| bin.1).sum();
-        (count > 0).then(|| sum as f64 / count as f64)
-    };
-    Some(mean(&bins[bins.len() - third..])? / mean(&bins[..third])? - 1.0)
 }
 
 /// A histogram as text: HdrHistogram's V2 format, deflated, base64.
@@ -249,13 +196,6 @@ mod tests {
         let drift = record(&latencies).drift.unwrap();
         assert!((drift - 0.1).abs() < 0.005, "{drift}");
         assert_eq!(record(&[1]).drift, None);
-    }
-
-    #[test]
-    fn bins_double_and_lose_nothing() {
-        let recording = record(&[500_000_000; 300]); // 150 s
-        assert_eq!(recording.bin_ns, 160_000_000);
-        assert_eq!(recording.completions.iter().sum::<u32>(), 300);
     }
 
     proptest! {

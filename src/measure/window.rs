@@ -1,5 +1,6 @@
 //! The loop that is timed.
 
+use super::bins::{Bins, LoadLog};
 use super::clock::Clock;
 use super::recorder::Recorder;
 use super::stopping::Rule;
@@ -50,14 +51,42 @@ pub struct Window<'a, C: Clock> {
     pub batch: usize,
     /// Shared with the threads that listen and report.
     pub control: &'a Control,
+    load: Load,
 }
 
-impl<C: Clock> Window<'_, C> {
-    fn one(&mut self) -> Result<()> {
+/// Every batch since the worker was ready, measured or not.
+struct Load {
+    start: u64,
+    end: u64,
+    bins: Bins,
+}
+
+impl<'a, C: Clock> Window<'a, C> {
+    /// Nothing has run yet.
+    pub fn new(clock: &'a C, workload: &'a mut dyn Workload, batch: usize, control: &'a Control) -> Self {
+        let now = clock.now();
+        Window { clock, workload, batch, control, load: Load { start: now, end: now, bins: Bins::new() } }
+    }
+
+    /// One batch, unmeasured.
+    pub fn load_once(&mut self) -> Result<()> {
+        let issued = self.clock.now();
         self.workload.issue(0, self.batch)?;
         self.workload.wait(0)?;
+        self.load.add(issued, self.clock.now());
         self.control.unmeasured.fetch_add(1, Relaxed);
         Ok(())
+    }
+
+    /// From now on the load counts: the worker is ready.
+    pub fn start_log(&mut self) {
+        let now = self.clock.now();
+        self.load = Load { start: now, end: now, bins: Bins::new() };
+    }
+
+    /// The load since [`start_log`](Window::start_log).
+    pub fn log(&self) -> LoadLog {
+        self.load.bins.log(self.load.start, self.load.end)
     }
 
     /// At least 10 batches and 1 s, or until told to stop; returns the number of batches.
@@ -68,7 +97,7 @@ impl<C: Clock> Window<'_, C> {
             if self.control.stop.load(Relaxed) {
                 break;
             }
-            self.one()?;
+            self.load_once()?;
             batches += 1;
         }
         Ok(batches)
@@ -77,7 +106,7 @@ impl<C: Clock> Window<'_, C> {
     /// Loads the device, unmeasured, until `until` holds.
     pub fn load_while(&mut self, mut wanted: impl FnMut(&C, &Control) -> bool) -> Result<()> {
         while wanted(self.clock, self.control) {
-            self.one()?;
+            self.load_once()?;
         }
         Ok(())
     }
@@ -93,6 +122,7 @@ impl<C: Clock> Window<'_, C> {
             self.workload.wait(0)?;
             let done = self.clock.now();
             recorder.record(issued, done);
+            self.load.add(issued, done);
             self.control.batches.store(recorder.count(), Relaxed);
             if rule.is_over(done - start, recorder.count()) {
                 return Ok(Ended::Rule);
@@ -112,12 +142,22 @@ impl<C: Clock> Window<'_, C> {
             if stages.len() >= *STAGE_BATCHES.start() && self.clock.now() - start > STAGE_NS {
                 break;
             }
+            let issued = self.clock.now();
             match self.workload.staged(0, self.batch)? {
                 Some(split) => stages.push(split),
                 None => break,
             }
+            self.load.add(issued, self.clock.now());
         }
         Ok(stages)
+    }
+}
+
+impl Load {
+    #[inline]
+    fn add(&mut self, issued: u64, done: u64) {
+        self.end = done;
+        self.bins.add(done - self.start, done - issued);
     }
 }
 
@@ -132,7 +172,7 @@ mod tests {
         let advance = clock.clone();
         let mut workload = Scripted::new(script, move |ns| advance.advance(ns)).unwrap();
         let control = Control::default();
-        let mut window = Window { clock: &clock, workload: &mut workload, batch: 4, control: &control };
+        let mut window = Window::new(&clock, &mut workload, 4, &control);
         let warm_up = window.warm_up().unwrap();
         let mut recorder = Recorder::new();
         assert_eq!(window.measure(rule, &mut recorder).unwrap(), Ended::Rule);
@@ -172,7 +212,7 @@ mod tests {
         let mut workload = Scripted::new("times=1ms", move |ns| advance.advance(ns)).unwrap();
         let control = Control::default();
         control.cut.store(true, Relaxed);
-        let mut window = Window { clock: &clock, workload: &mut workload, batch: 1, control: &control };
+        let mut window = Window::new(&clock, &mut workload, 1, &control);
         let mut recorder = Recorder::new();
         assert_eq!(window.measure(Rule::DEFAULT, &mut recorder).unwrap(), Ended::Cut);
         assert_eq!(recorder.count(), 1);

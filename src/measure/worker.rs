@@ -7,9 +7,9 @@ use super::recorder::Recorder;
 use super::window::{Control, Ended, Window};
 use crate::machine::host;
 use crate::workload::scripted::{Script, Scripted};
-use crate::workload::{DeviceIdentity, Kind, Spec, Workload, check, cpu};
+use crate::workload::{DeviceIdentity, Kind, Spec, Workload, check, cpu, cuda};
 use anyhow::{Context, Result, bail};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::atomic::Ordering::Relaxed;
@@ -35,6 +35,8 @@ pub fn run() -> Result<()> {
             bail!("expected a job on standard input, got {other:?}: workers are started by migbench itself")
         }
     };
+    // Before any thread is started: they inherit it.
+    host::stay_on(&job.cpus)?;
     let control = Arc::new(Control::default());
     std::thread::spawn({
         let control = Arc::clone(&control);
@@ -83,7 +85,8 @@ fn read_message(stdin: &mut impl BufRead) -> Result<Option<ToWorker>> {
     protocol::decode(&line).map(Some)
 }
 
-/// The reader thread. The end of the stream means that the parent is gone: so is the worker, then.
+/// The reader thread. The end of the stream means that the parent is gone: so is the worker, then, at
+/// once and without tidying up under the feet of the thread that measures.
 fn listen(mut stdin: impl BufRead, control: &Control) {
     loop {
         match read_message(&mut stdin) {
@@ -91,7 +94,9 @@ fn listen(mut stdin: impl BufRead, control: &Control) {
             Ok(Some(ToWorker::Stages)) => control.stages.store(true, Relaxed),
             Ok(Some(ToWorker::Cut)) => control.cut.store(true, Relaxed),
             Ok(Some(ToWorker::Stop)) => control.stop.store(true, Relaxed),
-            Ok(Some(ToWorker::Job(_)) | None) | Err(_) => std::process::exit(1),
+            Ok(Some(ToWorker::Job(_)) | None) | Err(_) => {
+                let _ = kill_process(getpid(), Signal::KILL);
+            }
         }
     }
 }
@@ -102,7 +107,7 @@ fn dispatch(job: &Job, control: &Arc<Control>, out: &Out, phase: &mut Phase) -> 
     if let Kind::Scripted(text) = &spec.kind {
         let script = Script::parse(text)?;
         let fault = script.fault.as_deref().map(Fault::parse).transpose()?;
-        let mut session = Session { job, spec: &spec, control, out, phase, fault };
+        let mut session = Session { job, spec: &spec, control, out, phase, fault, computes: true };
         session.hello(cpu_identity())?;
         if script.real_clock {
             let mut workload = Scripted::new(text, |ns| Monotonic.sleep_until(Monotonic.now() + ns))?;
@@ -112,7 +117,7 @@ fn dispatch(job: &Job, control: &Arc<Control>, out: &Out, phase: &mut Phase) -> 
         let mut workload = Scripted::new(text, |ns| clock.advance(ns))?;
         return session.work(&clock, &mut workload);
     }
-    let mut session = Session { job, spec: &spec, control, out, phase, fault: None };
+    let mut session = Session { job, spec: &spec, control, out, phase, fault: None, computes: true };
     match job.device {
         Device::Cpu => {
             session.hello(cpu_identity())?;
@@ -120,7 +125,13 @@ fn dispatch(job: &Job, control: &Arc<Control>, out: &Out, phase: &mut Phase) -> 
             let mut workload = cpu::Cpu::new(job.workload.clone(), spec.network(), job.settings.clone())?;
             session.work(&Monotonic, &mut workload)
         }
-        Device::Cuda => bail!("not yet"),
+        Device::Cuda => {
+            let device = cuda::Device::open(job.settings.sync)?;
+            session.hello(device.identity())?;
+            let (name, settings) = (job.workload.clone(), job.settings.clone());
+            let mut workload = cuda::Cuda::new(device, name, spec.network(), settings)?;
+            session.work(&Monotonic, &mut workload)
+        }
     }
 }
 
@@ -143,6 +154,8 @@ struct Session<'a> {
     out: &'a Out,
     phase: &'a mut Phase,
     fault: Option<Fault>,
+    /// A stand-in for a driver runs no kernels: its output means nothing and is not checked.
+    computes: bool,
 }
 
 impl Session<'_> {
@@ -153,6 +166,7 @@ impl Session<'_> {
 
     fn hello(&mut self, identity: DeviceIdentity) -> Result<()> {
         self.enter(Phase::Hello)?;
+        self.computes = !identity.is_stand_in();
         self.out.send(&FromWorker::Hello { identity })
     }
 
@@ -162,9 +176,10 @@ impl Session<'_> {
         workload.prepare(&[batch], 1)?;
         let before = workload.checked_output(batch)?;
         let mut recorder = Recorder::new();
-        let mut window = Window { clock, workload, batch, control: self.control };
+        let mut window = Window::new(clock, workload, batch, self.control);
         let warmup_batches = window.warm_up()?;
         self.enter(Phase::Ready)?;
+        window.start_log();
         self.out.send(&FromWorker::Ready { warmup_batches })?;
 
         window.load_while(|_, c| c.start_at.load(Relaxed) == 0 && !c.stop.load(Relaxed))?;
@@ -179,22 +194,26 @@ impl Session<'_> {
         self.enter(Phase::WindowDone)?;
         self.out.send(&FromWorker::WindowDone {
             lanes: vec![recorder.finish()],
+            load: window.log(),
             cut: ended == Ended::Cut,
             cpu_throttled_us: throttled_after.zip(throttled_before).map(|(after, before)| after - before),
         })?;
 
         window.load_while(|_, c| !c.stages.load(Relaxed) && !c.stop.load(Relaxed))?;
+        // One more, which begins after every window has ended: the load reaches beyond all of them.
+        window.load_once()?;
         self.enter(Phase::Stages)?;
         if self.control.stages.load(Relaxed) {
             let stages = window.split()?;
-            self.out.send(&FromWorker::StagesDone { stages })?;
+            self.out.send(&FromWorker::StagesDone { stages, load: window.log() })?;
         }
         window.load_while(|_, c| !c.stop.load(Relaxed))?;
         self.enter(Phase::Done)?;
         let (output_error, output_failure) = match (before, ended) {
-            (Some(before), Ended::Rule) => {
+            (Some(before), Ended::Rule) if self.computes => {
                 let after = workload.checked_output(batch)?.unwrap_or_default();
-                let verdict = check::check(&self.spec.network(), &self.job.settings, batch, &before, &after);
+                let network = self.spec.network();
+                let verdict = check::check(workload, &network, &self.job.settings, batch, &before, &after)?;
                 (Some(verdict.error).filter(|e| e.is_finite()), verdict.failure)
             }
             _ => (None, None),

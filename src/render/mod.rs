@@ -1,7 +1,11 @@
 //! What people and machines see. One file per form; no statistics here.
 
 pub mod check;
+mod columns;
 pub mod compare;
+pub mod doctor;
+pub mod list;
 mod markdown;
 pub mod progress;
+pub mod runs;
 pub mod table;

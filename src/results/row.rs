@@ -324,6 +324,8 @@ pub enum Warning {
     GpuThrottled,
     /// The worker is a client of an MPS server.
     Mps,
+    /// The output was not compared: a stand-in for a driver computes nothing.
+    UncheckedOutput,
 }
 
 /// How it ended.

@@ -8,6 +8,7 @@ use super::launch::{Heard, Launcher, Worker};
 use super::patience::Patience;
 use super::plan::{Member, Run};
 use crate::machine::Instance;
+use crate::measure::bins::LoadLog;
 use crate::measure::clock::{Clock, Monotonic};
 use crate::measure::protocol::{FromWorker, ToWorker};
 use crate::measure::recorder::Recording;
@@ -54,6 +55,8 @@ pub struct Outcome {
     pub warmup_batches: u64,
     /// The window.
     pub recording: Option<Recording>,
+    /// Its load from readiness until it last told.
+    pub load: Option<LoadLog>,
     /// The window was cut.
     pub cut: bool,
     /// During the window.
@@ -216,16 +219,18 @@ impl Group<'_> {
                 player.outcome.warmup_batches = warmup_batches;
                 player.stage = Stage::Ready;
             }
-            (Stage::Measuring, FromWorker::WindowDone { mut lanes, cut, cpu_throttled_us })
+            (Stage::Measuring, FromWorker::WindowDone { mut lanes, load, cut, cpu_throttled_us })
                 if lanes.len() == 1 =>
             {
                 player.outcome.recording = lanes.pop();
+                player.outcome.load = Some(load);
                 player.outcome.cut = cut;
                 player.outcome.cpu_throttled_us = cpu_throttled_us;
                 player.stage = Stage::Measured;
             }
-            (Stage::Splitting, FromWorker::StagesDone { stages }) => {
+            (Stage::Splitting, FromWorker::StagesDone { stages, load }) => {
                 player.outcome.stages = stages;
+                player.outcome.load = Some(load);
                 player.stage = Stage::Split;
             }
             (Stage::Stopping, FromWorker::Done { output_error, output_failure }) => {

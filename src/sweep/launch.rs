@@ -191,10 +191,10 @@ impl Worker {
 fn status_text(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with code {code}"),
-        (None, Some(signal)) => {
-            let name = Signal::from_named_raw(signal).map_or(String::new(), |s| format!(" ({s:?})"));
-            format!("was killed by signal {signal}{name}")
-        }
+        (None, Some(signal)) => match signal_hook::low_level::signal_name(signal) {
+            Some(name) => format!("was killed by {name}"),
+            None => format!("was killed by signal {signal}"),
+        },
         _ => "ended".to_owned(),
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! The parent's side. It never touches CUDA, and one failing worker never takes its siblings along.
 
+pub mod corun;
 pub mod group;
 mod identity;
 pub mod launch;
 mod patience;
+pub mod placement;
 pub mod plan;
 pub mod rows;
 pub mod select;

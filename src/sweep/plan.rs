@@ -1,16 +1,48 @@
 //! What runs in which order. Pure.
 
+use super::placement;
 use crate::machine::Instance;
 use crate::measure::protocol::{Device, Job};
 use crate::measure::stopping::Rule;
 use crate::results::row::Mode;
-use crate::workload::{Precision, Settings, Spec};
+use crate::workload::{Precision, Settings, Spec, Sync};
 use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
+
+/// Which runs there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Modes {
+    /// One instance after another.
+    Isolated,
+    /// All instances of a group at once.
+    Concurrent,
+    /// Both, interleaved.
+    Both,
+}
+
+/// Which instances measure at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Span {
+    /// Those of one GPU; GPUs in turn.
+    Gpu,
+    /// All of them.
+    Host,
+}
 
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Which runs.
+    pub modes: Modes,
+    /// Which groups.
+    pub span: Span,
+    /// Logical processors that workers may be given.
+    pub cpus: Vec<usize>,
+    /// How the host waits; none lets the plan choose.
+    pub sync: Option<Sync>,
     /// CPU or CUDA.
     pub device: Device,
     /// What is measured.
@@ -28,7 +60,7 @@ pub struct Options {
 }
 
 /// Workers that measure at the same time, each a fresh process.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Run {
     /// The round, from 1.
     pub repetition: u32,
@@ -39,7 +71,7 @@ pub struct Run {
 }
 
 /// One worker of a run: one row.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Member {
     /// Where.
     pub instance: Instance,
@@ -53,34 +85,66 @@ const OVERHEAD: Duration = Duration::from_millis(2_000);
 const WARM_UP: Duration = Duration::from_secs(1);
 
 /// A round is every point once, in an order of its own; rounds follow one another.
+///
+/// Processors and the way of waiting are fixed once, by the widest run, so that isolated and
+/// concurrent runs differ in their neighbours only.
 pub fn plan(options: &Options) -> Vec<Run> {
+    let groups = groups(options);
+    let widest = groups.iter().map(Vec::len).max().unwrap_or(1);
+    let mut settings = options.settings.clone();
+    settings.sync =
+        options.sync.unwrap_or(if widest <= options.cpus.len() { Sync::Spin } else { Sync::Blocking });
+    let alone = options.device == Device::Cpu || widest == 1;
+    let cpus = if alone { vec![options.cpus.clone()] } else { placement::assign(&options.cpus, widest) };
+    let member = |place: usize, instance: &Instance, batch: u64| Member {
+        instance: instance.clone(),
+        job: Job {
+            device: options.device,
+            workload: options.workload.to_string(),
+            batch: batch as usize,
+            settings: settings.clone(),
+            cpus: cpus[place % cpus.len()].clone(),
+            rule: options.rule,
+        },
+    };
+
     let mut random = fastrand::Rng::with_seed(options.settings.seed);
     let mut runs = Vec::new();
     for repetition in 1..=options.repeat {
-        let mut round: Vec<Run> = options
-            .instances
-            .iter()
-            .flat_map(|instance| options.batches.iter().map(move |&batch| (instance, batch)))
-            .map(|(instance, batch)| Run {
-                repetition,
-                mode: Mode::Isolated,
-                members: vec![Member { instance: instance.clone(), job: job(options, batch) }],
-            })
-            .collect();
+        let mut round = Vec::new();
+        for (group, &batch) in groups.iter().flat_map(|group| options.batches.iter().map(move |b| (group, b)))
+        {
+            let members: Vec<Member> =
+                group.iter().enumerate().map(|(i, instance)| member(i, instance, batch)).collect();
+            let concurrent = members.len() > 1 && options.modes != Modes::Isolated;
+            if !concurrent || options.modes == Modes::Both {
+                let alone =
+                    |member: &Member| Run { repetition, mode: Mode::Isolated, members: vec![member.clone()] };
+                round.extend(members.iter().map(alone));
+            }
+            if concurrent {
+                round.push(Run { repetition, mode: Mode::Concurrent, members });
+            }
+        }
         random.shuffle(&mut round);
         runs.append(&mut round);
     }
     runs
 }
 
-fn job(options: &Options, batch: u64) -> Job {
-    Job {
-        device: options.device,
-        workload: options.workload.to_string(),
-        batch: batch as usize,
-        settings: options.settings.clone(),
-        rule: options.rule,
+/// The instances that measure together when runs are concurrent.
+fn groups(options: &Options) -> Vec<Vec<Instance>> {
+    if options.span == Span::Host {
+        return vec![options.instances.clone()];
     }
+    let mut groups: Vec<Vec<Instance>> = Vec::new();
+    for instance in &options.instances {
+        match groups.iter_mut().find(|group| group[0].gpu_uuid == instance.gpu_uuid) {
+            Some(group) => group.push(instance.clone()),
+            None => groups.push(vec![instance.clone()]),
+        }
+    }
+    groups
 }
 
 /// About how long the runs take, for batches that take no time to speak of.
@@ -129,25 +193,20 @@ pub fn refuse_impossible(options: &Options) -> Result<()> {
 mod tests {
     use super::*;
     use crate::machine::topology::tests::mixed;
-    use crate::workload::Sync;
 
     fn options() -> Options {
         Options {
             device: Device::Cuda,
             instances: mixed().instances(),
             workload: "bert-base".parse().unwrap(),
-            settings: Settings {
-                precision: Precision::Fp16,
-                seed: 1,
-                graph: true,
-                transfers: true,
-                sync: Sync::Spin,
-                threads: 1,
-                corruption: None,
-            },
+            settings: Settings { precision: Precision::Fp16, ..Settings::default() },
             batches: vec![1, 8, 32],
             repeat: 3,
             rule: Rule::DEFAULT,
+            modes: Modes::Isolated,
+            span: Span::Gpu,
+            cpus: vec![0, 1],
+            sync: None,
         }
     }
 
@@ -171,6 +230,50 @@ mod tests {
             |round: &[(u32, String, usize)]| round.iter().map(|p| (p.1.clone(), p.2)).collect::<Vec<_>>();
         assert_ne!(place(&orders[0]), place(&orders[1]));
         assert_eq!(plan(&options()), runs, "the seed decides");
+    }
+
+    fn shape(options: &Options) -> Vec<(Mode, Vec<String>)> {
+        let labels =
+            |run: &Run| run.members.iter().map(|m| m.instance.label().to_owned()).collect::<Vec<_>>();
+        let mut shape: Vec<_> = plan(options).iter().map(|run| (run.mode, labels(run))).collect();
+        shape.sort_by_key(|(mode, labels)| (*mode == Mode::Concurrent, labels.clone()));
+        shape
+    }
+
+    #[test]
+    fn concurrent_runs_are_of_one_gpu_or_of_the_host() {
+        let (gpu, big, small) =
+            ("NVIDIA H100 80GB HBM3".to_owned(), "3g.40gb".to_owned(), "1g.10gb".to_owned());
+        let mut options = Options { batches: vec![1], repeat: 1, modes: Modes::Concurrent, ..options() };
+        let pair = (Mode::Concurrent, vec![big.clone(), small.clone()]);
+        assert_eq!(shape(&options), [(Mode::Isolated, vec![gpu.clone()]), pair.clone()]);
+        options.modes = Modes::Both;
+        let alone = |label: &String| (Mode::Isolated, vec![label.clone()]);
+        assert_eq!(shape(&options), [alone(&small), alone(&big), alone(&gpu), pair]);
+        options.span = Span::Host;
+        options.modes = Modes::Concurrent;
+        assert_eq!(shape(&options), [(Mode::Concurrent, vec![gpu, big, small])]);
+    }
+
+    #[test]
+    fn processors_and_waiting_are_those_of_the_widest_run_in_every_run() {
+        let options = Options { modes: Modes::Both, span: Span::Host, ..options() };
+        let of = |cpus: &[usize], sync| {
+            let options = Options { cpus: cpus.to_vec(), sync, ..options.clone() };
+            let mut seen: Vec<_> = plan(&options)
+                .iter()
+                .flat_map(|run| &run.members)
+                .map(|m| (m.instance.label().to_owned(), m.job.cpus.clone(), m.job.settings.sync))
+                .collect();
+            seen.sort_by_key(|s| s.0.clone());
+            seen.dedup();
+            assert_eq!(seen.len(), 3, "each instance has one place: {seen:?}");
+            seen.into_iter().map(|s| (s.1, s.2)).collect::<Vec<_>>()
+        };
+        let six = of(&[0, 1, 2, 3, 4, 5], None);
+        assert_eq!(six[2], (vec![0, 1], Sync::Spin), "the whole GPU comes first");
+        assert_eq!(of(&[0, 1], None)[0].1, Sync::Blocking, "fewer processors than workers");
+        assert_eq!(of(&[0, 1], Some(Sync::Spin))[0].1, Sync::Spin);
     }
 
     #[test]

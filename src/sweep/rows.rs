@@ -1,12 +1,14 @@
 //! From what came of a worker to its row. Pure.
 
+use super::corun;
 use super::group::Outcome;
 use super::plan::{Member, Run};
-use crate::machine::{InstanceKind, Topology};
+use crate::machine::{Instance, InstanceKind, Topology, host};
 use crate::measure::protocol::Device;
 use crate::results::Row;
-use crate::results::row::{Health, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning};
+use crate::results::row::{Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning};
 use crate::results::summary;
+use crate::workload::DeviceIdentity;
 use crate::workload::model::Network;
 
 /// Thresholds above which a row warns (method.md, When and What is timed).
@@ -20,18 +22,47 @@ pub struct Context {
     pub provenance: Provenance,
     /// Driver versions.
     pub topology: Topology,
-    /// The processors the workers may use, as `0-3,8`.
-    pub cpus: String,
     /// What the workload computes.
     pub network: Network,
 }
 
-/// The row of one member. Every outcome becomes one.
-pub fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row {
+/// One row a member, in their order. Every outcome becomes one.
+pub fn rows(context: &Context, run: &Run, outcomes: &[Outcome]) -> Vec<Row> {
+    let parts: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| corun::Part { recording: outcome.recording.as_ref(), load: outcome.load.as_ref() })
+        .collect();
+    let names: Vec<_> = run.members.iter().map(|member| name(&member.instance)).collect();
+    let mut rows = Vec::new();
+    for (i, (member, outcome)) in run.members.iter().zip(outcomes).enumerate() {
+        let mut row = row(context, run, member, outcome);
+        if run.mode == Mode::Concurrent {
+            let found = corun::judge(&parts, &names, i);
+            row.health.overlap = found.overlap;
+            row.window.batches_common = found.batches_common;
+            let missed = found.overlap.is_some_and(|overlap| overlap < corun::LEAST_OVERLAP);
+            let reason =
+                found.disturbed.or_else(|| missed.then(|| "the co-runners were not all there".to_owned()));
+            if let Some(reason) = reason.filter(|_| row.outcome.status == Status::Ok) {
+                row.invalid(&format!("not a co-run: {reason}"));
+            }
+        }
+        rows.push(row);
+    }
+    rows
+}
+
+/// Profile and UUID of a co-runner, for messages.
+fn name(instance: &Instance) -> String {
+    instance.uuid().map_or_else(|| instance.label().to_owned(), |uuid| format!("{} {uuid}", instance.label()))
+}
+
+/// The row of one member, as if it were alone.
+fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row {
     let mut row = Row {
         provenance: provenance(context, run, outcome),
         subject: subject(context, member, outcome),
-        point: point(context, run, member),
+        point: point(run, member),
         ..Row::default()
     };
     row.seal();
@@ -56,6 +87,9 @@ pub fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> 
         if member.job.rule.hit_cap(recording.end_ns - recording.start_ns, recording.batches) {
             row.outcome.warnings.0.insert(Warning::CapReached);
         }
+    }
+    if outcome.device.as_ref().is_some_and(DeviceIdentity::is_stand_in) {
+        row.outcome.warnings.0.insert(Warning::UncheckedOutput);
     }
     row.stages = summary::stages(&outcome.stages);
     row.health = Health {
@@ -97,7 +131,7 @@ fn subject(context: &Context, member: &Member, outcome: &Outcome) -> Subject {
     }
 }
 
-fn point(context: &Context, run: &Run, member: &Member) -> Point {
+fn point(run: &Run, member: &Member) -> Point {
     let (job, settings) = (&member.job, &member.job.settings);
     let cuda = job.device == Device::Cuda;
     Point {
@@ -107,15 +141,26 @@ fn point(context: &Context, run: &Run, member: &Member) -> Point {
         precision: settings.precision,
         batch: job.batch as u64,
         mode: run.mode,
-        corunners: String::new(),
+        corunners: corunners(run, member),
         load: "closed".into(),
         inflight: 1,
         sync: cuda.then_some(settings.sync),
         graph: cuda.then_some(settings.graph),
         transfers: cuda.then_some(settings.transfers),
         threads: (!cuda).then_some(settings.threads as u32),
-        cpus: context.cpus.clone(),
+        cpus: host::ranges(&job.cpus),
     }
+}
+
+/// Who measures beside a member: the sorted multiset of profile/workload/batch/load.
+fn corunners(run: &Run, member: &Member) -> String {
+    let others = run.members.iter().filter(|other| !std::ptr::eq(*other, member));
+    let text = |other: &Member| {
+        format!("{}/{}/{}/closed", other.instance.label(), other.job.workload, other.job.batch)
+    };
+    let mut all: Vec<String> = others.map(text).collect();
+    all.sort();
+    all.join(";")
 }
 
 /// Warnings that follow from the row's own numbers.
@@ -151,26 +196,22 @@ fn conclude(mut row: Row, outcome: &Outcome) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Instance;
     use crate::measure::protocol::Job;
     use crate::measure::recorder::Recorder;
     use crate::measure::stopping::Rule;
-    use crate::results::row::Mode;
-    use crate::workload::{DeviceIdentity, Precision, Settings, Stages, Sync};
+    use crate::workload::{DeviceIdentity, Precision, Settings, Stages};
 
     fn parts() -> (Context, Run, Outcome) {
         let spec: crate::workload::Spec = "mlp".parse().unwrap();
-        let settings = Settings {
-            precision: Precision::Fp16,
-            seed: 1,
-            graph: true,
-            transfers: true,
-            sync: Sync::Spin,
-            threads: 1,
-            corruption: None,
+        let settings = Settings { precision: Precision::Fp16, ..Settings::default() };
+        let job = Job {
+            device: Device::Cuda,
+            workload: "mlp".into(),
+            batch: 8,
+            settings,
+            cpus: vec![0],
+            rule: Rule::DEFAULT,
         };
-        let job =
-            Job { device: Device::Cuda, workload: "mlp".into(), batch: 8, settings, rule: Rule::DEFAULT };
         let instance = Instance { kind: InstanceKind::Gpu, ..Instance::default() };
         let mut recorder = Recorder::new();
         recorder.open(0);
@@ -188,7 +229,6 @@ mod tests {
         let context = Context {
             provenance: Provenance::default(),
             topology: Topology::default(),
-            cpus: "0-1".into(),
             network: spec.network(),
         };
         (

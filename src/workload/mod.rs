@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The number format of weights and activations. Sums are fp32 in every one of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// IEEE binary32.
@@ -58,7 +58,7 @@ impl fmt::Display for Precision {
 }
 
 /// How the host waits for the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Sync {
     /// Polls: the lowest latency, one core busy.
@@ -95,6 +95,20 @@ pub struct Settings {
     pub corruption: Option<Corruption>,
 }
 
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            precision: Precision::Fp32,
+            seed: 1,
+            graph: true,
+            transfers: true,
+            sync: Sync::Spin,
+            threads: 1,
+            corruption: None,
+        }
+    }
+}
+
 /// What a device says of itself, before anything runs on it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceIdentity {
@@ -118,6 +132,13 @@ pub struct DeviceIdentity {
     pub kernels: String,
 }
 
+impl DeviceIdentity {
+    /// It is the tests' stand-in for a driver, which runs no kernels.
+    pub fn is_stand_in(&self) -> bool {
+        self.name.starts_with("STAND-IN")
+    }
+}
+
 /// The three stages of one batch, by device events: trtexec's split of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stages {
@@ -130,6 +151,9 @@ pub struct Stages {
     /// Host time spent in issuing the batch, without waiting for it.
     pub enqueue_ns: u64,
 }
+
+/// Sees the result of an operation: its number, the sample, its values.
+pub type Visit<'a> = dyn FnMut(usize, usize, &[f32]) + 'a;
 
 /// One batch, issued and waited for.
 ///
@@ -155,6 +179,14 @@ pub trait Workload {
         Ok(None)
     }
 
+    /// Runs one batch on lane 0 operation by operation, with the kernels of an ordinary batch, each
+    /// into an output of NaN unless it works in place, and shows what each operation left for each
+    /// of `samples`: `visit(operation, sample, values)`, values as f32, row-major.
+    fn trace(&mut self, batch: usize, samples: &[usize], visit: &mut Visit) -> Result<()> {
+        let _ = (batch, samples, visit);
+        Ok(())
+    }
+
     /// Runs one batch on lane 0 after overwriting its output, on the device and on the host, with
     /// NaN, and returns that output as f32, row-major; `None` for a workload without output.
     ///
@@ -166,56 +198,74 @@ pub trait Workload {
 }
 
 /// A planted fault, for proving that the output check would find a real one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Corruption {
-    /// The first 8 x 8 tile of the middle [`model::Op::Linear`]'s weight is zero.
+    /// The first tile ([`Corruption::TILE`] squared) of the middle [`model::Op::Linear`]'s weight is
+    /// zero.
     ZeroTile,
-    /// One weight of the last [`model::Op::Linear`] has its sign flipped.
+    /// One weight of the last [`model::Op::Linear`] has its sign flipped: the largest of those that
+    /// meet the first sample's largest input, since one behind a closed ReLU would change nothing.
     FlipWeight,
 }
 
 impl Corruption {
-    /// The elements that it changes: a weight and the index within it.
-    pub fn elements(self, network: &model::Network) -> Vec<(model::WeightId, usize)> {
-        let linears: Vec<_> = network
-            .ops
-            .iter()
-            .filter_map(|op| match op {
-                model::Op::Linear { weight, .. } => Some(*weight),
-                _ => None,
-            })
-            .collect();
-        match self {
-            Corruption::ZeroTile => linears.get(linears.len() / 2).map_or(Vec::new(), |&id| {
-                let columns = network.weights[id.0].columns;
-                (0..64).map(|i| (id, i / 8 * columns + i % 8)).collect()
-            }),
-            Corruption::FlipWeight => linears.last().map(|&id| (id, 0)).into_iter().collect(),
-        }
-    }
+    /// The side of the tile: the smallest that a tensor core multiplies.
+    pub const TILE: usize = 8;
 
-    /// What becomes of such an element.
-    pub fn apply(self, value: f32) -> f32 {
+    /// The operation whose weight is changed: its input and its weight; none in a network without
+    /// a linear layer.
+    pub fn target(self, network: &model::Network) -> Option<(model::BufferId, model::WeightId)> {
+        let linear = |op: &model::Op| match op {
+            model::Op::Linear { x, weight, .. } => Some((*x, *weight)),
+            _ => None,
+        };
+        let linears: Vec<_> = network.ops.iter().filter_map(linear).collect();
         match self {
-            Corruption::ZeroTile => 0.0,
-            Corruption::FlipWeight => -value,
+            Corruption::ZeroTile => linears.get(linears.len() / 2).copied(),
+            Corruption::FlipWeight => linears.last().copied(),
         }
     }
 }
 
-/// Refuses what cannot fit, before anything is allocated.
+/// Refuses what cannot fit, before anything is allocated. Sizes in bytes.
 pub(crate) fn refuse_if_too_large(
     name: &str,
     batch: usize,
+    lanes: usize,
     needed: u64,
     free: Option<u64>,
     place: &str,
 ) -> Result<()> {
     let Some(free) = free.filter(|&free| needed > free) else { return Ok(()) };
+    let in_flight = if lanes > 1 { format!(" with {lanes} in flight") } else { String::new() };
+    let gb = |bytes: u64| bytes as f64 / 1e9;
     anyhow::bail!(
-        "{name} at batch {batch} needs {:.1} GB, {place} has {:.1} GB free: choose a smaller --batch",
-        needed as f64 / 1e9,
-        free as f64 / 1e9
+        "{name} at batch {batch}{in_flight} needs {:.1} GB, {place} has {:.1} GB free: choose a smaller --batch",
+        gb(needed),
+        gb(free)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_cannot_fit_is_refused_with_both_sizes() {
+        let refusal = |lanes, needed, free| {
+            refuse_if_too_large("mlp", 8, lanes, needed, free, "the device").err().map(|e| e.to_string())
+        };
+        assert_eq!(
+            refusal(1, 61_300_000_000, Some(15_800_000_000)).unwrap(),
+            "mlp at batch 8 needs 61.3 GB, the device has 15.8 GB free: choose a smaller --batch"
+        );
+        assert!(
+            refusal(2, 1_000_000_000, Some(0))
+                .unwrap()
+                .starts_with("mlp at batch 8 with 2 in flight needs 1.0 GB")
+        );
+        assert_eq!(refusal(1, 5, Some(5)), None);
+        assert_eq!(refusal(1, u64::MAX, None), None, "unknown is not too little");
+    }
 }

@@ -1,6 +1,9 @@
 //! The real program, in a folder of its own, without NVIDIA.
 #![allow(dead_code, reason = "not every test file uses all of it")]
 
+pub mod machines;
+pub mod standin;
+
 use migbench::results::Row;
 use migbench::results::csv_file;
 use std::path::PathBuf;

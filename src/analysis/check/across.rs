@@ -76,7 +76,12 @@ impl Across {
 
     fn corunner(&mut self, row: &Cells, instance: u64) {
         let text = |field| row.text(field);
-        let label = if text(Field::Profile).is_empty() { text(Field::GpuName) } else { text(Field::Profile) };
+        // As `Instance::label` names it.
+        let label = match (text(Field::Kind), text(Field::Profile)) {
+            ("mig", "") => "MIG device",
+            ("mig", profile) => profile,
+            _ => text(Field::GpuName),
+        };
         let own = [label, text(Field::Workload), text(Field::Batch), text(Field::Load)].join("/");
         let mut all: Vec<&str> = text(Field::Corunners).split(';').chain([own.as_str()]).collect();
         all.sort_unstable();

@@ -4,7 +4,7 @@ use super::field::{Cells, Field};
 use super::finding::{Finding, Findings};
 use super::numbers::{PERCENTILES, needed};
 use super::short;
-use crate::machine::limits::{self, CLOCK_HEADROOM, Model, Profile};
+use crate::machine::limits::{self, CLOCK_HEADROOM, Size, Speed};
 use crate::results::row::{SCHEMA_VERSION, point_id};
 use crate::results::{COLUMNS, from_record};
 use crate::workload::model::Network;
@@ -26,8 +26,18 @@ const MOST_POINTS: usize = 10_000;
 pub struct Memory {
     points: HashMap<String, String>,
     networks: HashMap<String, Option<Network>>,
-    /// The last row's GPU.
-    model: (String, Option<&'static Model>),
+    /// The last row's GPU and profile.
+    device: Device,
+}
+
+/// What is known of a GPU and a profile.
+#[derive(Default)]
+struct Device {
+    gpu_name: String,
+    profile: String,
+    speed: Option<&'static Speed>,
+    size: Option<Size>,
+    whole_sms: Option<u32>,
 }
 
 /// All of them.
@@ -35,9 +45,9 @@ pub fn check(row: &Cells, memory: &mut Memory, findings: &mut Findings) {
     types(row, findings);
     status(row, findings);
     warnings(row, findings);
-    let model = memory.model(row);
-    device(row, model, findings);
-    limit(row, model, findings);
+    let known = memory.device(row);
+    device(row, known, findings);
+    limit(row, known, findings);
     memory.counts(row, findings);
     memory.point(row, findings);
 }
@@ -163,7 +173,7 @@ fn warnings(row: &Cells, findings: &mut Findings) {
 }
 
 /// The instance is one that there can be.
-fn device(row: &Cells, model: Option<&Model>, findings: &mut Findings) {
+fn device(row: &Cells, known: &Device, findings: &mut Findings) {
     let kind = row.text(Field::Kind);
     for (field, wanted) in [(Field::MigUuid, kind == "mig"), (Field::GpuUuid, kind != "cpu")] {
         if row.text(field).is_empty() == wanted {
@@ -176,31 +186,24 @@ fn device(row: &Cells, model: Option<&Model>, findings: &mut Findings) {
         add(findings, row, Field::Device, "instance", format!("{device}: instance_kind is {kind}"));
     }
     let sms = row.number(Field::SmCount);
-    if kind == "gpu"
-        && let (Some(model), Some(sms)) = (model, sms)
-        && sms > f64::from(model.sms)
+    if let (Some(most), Some(sms)) = (known.whole_sms.map(f64::from), sms)
+        && kind == "gpu"
+        && sms > most
     {
-        impossible(row, Field::SmCount, sms, f64::from(model.sms), "at most", findings);
+        impossible(row, Field::SmCount, sms, most, "at most", findings);
     }
-    let Some(profile) = Profile::parse(row.text(Field::Profile)).filter(|_| kind == "mig") else { return };
-    if let (Some(expected), Some(sms)) = (model.and_then(|model| model.profile_sms(&profile)), sms) {
-        let (expected, part) = (f64::from(expected), profile.compute_slices.is_some());
-        if (part && sms > expected) || (!part && sms != expected) {
-            impossible(
-                row,
-                Field::SmCount,
-                sms,
-                expected,
-                if part { "at most" } else { "exactly" },
-                findings,
-            );
-        }
+    let Some(size) = known.size.as_ref().filter(|_| kind == "mig") else { return };
+    if let (Some(expected), Some(sms)) = (size.sm_count.map(f64::from), sms)
+        && (sms > expected || (!size.is_part && sms != expected))
+    {
+        let word = if size.is_part { "at most" } else { "exactly" };
+        impossible(row, Field::SmCount, sms, expected, word, findings);
     }
-    let (least, most) = profile.memory_mib();
+    let (least, most) = size.memory_mib;
     match row.number(Field::MemoryMib) {
         Some(memory) if memory > most => impossible(row, Field::MemoryMib, memory, most, "at most", findings),
         Some(memory) if memory < least => {
-            impossible(row, Field::MemoryMib, memory, least, "at least", findings)
+            impossible(row, Field::MemoryMib, memory, least, "at least", findings);
         }
         _ => {}
     }
@@ -217,9 +220,8 @@ fn impossible(row: &Cells, field: Field, found: f64, bound: f64, word: &str, fin
 }
 
 /// Not faster than the instance can be.
-fn limit(row: &Cells, model: Option<&Model>, findings: &mut Findings) {
-    let Some(model) = model else { return };
-    let profile = Profile::parse(row.text(Field::Profile));
+fn limit(row: &Cells, known: &Device, findings: &mut Findings) {
+    let Some(speed) = known.speed else { return };
     let whole = row.text(Field::Kind) == "gpu";
     let mut above = |field: Field, found: f64, most: f64, what: &str| {
         if found > most {
@@ -230,29 +232,35 @@ fn limit(row: &Cells, model: Option<&Model>, findings: &mut Findings) {
         }
     };
     if let (Some(tflops), Some(sms)) = (row.number(Field::Tflops), row.number(Field::SmCount)) {
-        let peak = if row.text(Field::Precision) == "fp32" { model.tflops_32 } else { model.tflops_16 };
-        let most = peak * CLOCK_HEADROOM * sms / f64::from(model.sms);
-        above(Field::Tflops, tflops, most, &format!("on {sms} of {} SMs", model.sms));
+        let peak = if row.text(Field::Precision) == "fp32" { speed.tflops_32 } else { speed.tflops_16 };
+        let most = peak * CLOCK_HEADROOM * sms / speed.sm_count;
+        above(Field::Tflops, tflops, most, &format!("on {sms} of {} SMs", speed.sm_count));
     }
-    let share = if whole { Some(1.0) } else { profile.and_then(|profile| model.bandwidth_share(&profile)) };
+    let share = if whole { Some(1.0) } else { known.size.as_ref().and_then(|size| size.bandwidth_share) };
     let bytes = row.number(Field::Gbytes).zip(row.number(Field::Mean));
     if let (Some(share), Some((rate, mean))) = (share, bytes) {
         // What fits into the cache need not come from memory.
-        let cached = model.l2_mb * share / (rate * mean);
+        let cached = speed.l2_mb * share / (rate * mean);
         if cached < 1.0 {
-            let most = model.gbytes_per_s * share * 1.05 / (1.0 - cached);
+            let most = speed.gbytes_per_s * share * 1.05 / (1.0 - cached);
             above(Field::Gbytes, rate, most, &format!("with {share} of the memory's bandwidth"));
         }
     }
 }
 
 impl Memory {
-    fn model(&mut self, row: &Cells) -> Option<&'static Model> {
-        let name = row.text(Field::GpuName);
-        if self.model.0 != name {
-            self.model = (name.to_owned(), limits::model(name));
+    fn device(&mut self, row: &Cells) -> &Device {
+        let (gpu_name, profile) = (row.text(Field::GpuName), row.text(Field::Profile));
+        if self.device.gpu_name != gpu_name || self.device.profile != profile {
+            self.device = Device {
+                gpu_name: gpu_name.to_owned(),
+                profile: profile.to_owned(),
+                speed: limits::speed(gpu_name),
+                size: limits::size(gpu_name, profile),
+                whole_sms: limits::whole_sms(gpu_name),
+            };
         }
-        self.model.1
+        &self.device
     }
 
     /// Operations and bytes are the network's own count over the mean.

@@ -4,7 +4,7 @@
 mod kernels;
 
 use super::model::{BufferId, Element, Network, Op, WeightId, random};
-use super::{Corruption, Precision, Settings, Workload};
+use super::{Corruption, Precision, Settings, Visit, Workload};
 use anyhow::{Context, Result, bail};
 use kernels::Matrix;
 use rayon::prelude::*;
@@ -19,8 +19,9 @@ pub struct Executor {
 }
 
 /// Working memory of one batch in flight.
-struct Buffers {
-    values: Vec<Vec<f32>>,
+pub(super) struct Buffers {
+    /// One vector a buffer; empty for token ids.
+    pub(super) values: Vec<Vec<f32>>,
     tokens: Vec<u32>,
 }
 
@@ -43,19 +44,43 @@ impl Executor {
     }
 
     /// Plants a fault in the weights; see [`Corruption`].
-    pub fn corrupt(&mut self, corruption: Corruption) {
-        for (weight, index) in corruption.elements(&self.network) {
-            let value = &mut self.weights[weight.0][index];
-            *value = corruption.apply(*value);
+    fn corrupt(&mut self, corruption: Corruption, seed: u64, precision: Precision) {
+        let Some((x, weight)) = corruption.target(&self.network) else { return };
+        let columns = self.network.weights[weight.0].columns;
+        match corruption {
+            Corruption::ZeroTile => {
+                for row in self.weights[weight.0].chunks_exact_mut(columns).take(Corruption::TILE) {
+                    row[..columns.min(Corruption::TILE)].fill(0.0);
+                }
+            }
+            Corruption::FlipWeight => {
+                let x = self.run_sample(seed, 0, precision).values.swap_remove(x.0);
+                let rows = self.network.weights[weight.0].rows;
+                let row = largest(&x[..rows]);
+                let row = &mut self.weights[weight.0][row * columns..][..columns];
+                let column = largest(row);
+                row[column] = -row[column];
+            }
         }
     }
 
     /// The output of one sample, alone in its batch.
     pub fn sample(&self, seed: u64, sample: usize, precision: Precision) -> Vec<f32> {
-        let mut buffers = self.buffers(1);
-        self.load_input(&mut buffers, seed, sample, precision);
+        let mut values = self.run_sample(seed, sample, precision).values;
+        values.pop().unwrap_or_default()
+    }
+
+    fn run_sample(&self, seed: u64, sample: usize, precision: Precision) -> Buffers {
+        let mut buffers = self.loaded(seed, sample, 1, precision);
         self.forward(&mut buffers, 1);
-        self.network.output().map(|b| buffers.values[b.0].clone()).unwrap_or_default()
+        buffers
+    }
+
+    /// The working memory of a batch, with the input of samples `first..` in it.
+    pub(super) fn loaded(&self, seed: u64, first: usize, batch: usize, precision: Precision) -> Buffers {
+        let mut buffers = self.buffers(batch);
+        self.load_input(&mut buffers, seed, first, precision);
+        buffers
     }
 
     fn buffers(&self, batch: usize) -> Buffers {
@@ -85,7 +110,8 @@ impl Executor {
         }
     }
 
-    fn run(&self, op: &Op, buffers: &mut Buffers, batch: usize) {
+    /// One operation, from what the buffers hold.
+    pub(super) fn run(&self, op: &Op, buffers: &mut Buffers, batch: usize) {
         let weight = |id: WeightId| self.weights[id.0].as_slice();
         let len = |id: BufferId| self.network.buffers[id.0].len(batch);
         match *op {
@@ -125,6 +151,11 @@ impl Executor {
             }
         }
     }
+}
+
+/// The index of the value of the largest magnitude.
+fn largest(values: &[f32]) -> usize {
+    (0..values.len()).max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs())).unwrap_or(0)
 }
 
 impl Buffers {
@@ -168,7 +199,7 @@ impl Cpu {
         }
         let mut executor = Executor::new(network, settings.seed, settings.precision);
         if let Some(corruption) = settings.corruption {
-            executor.corrupt(corruption);
+            executor.corrupt(corruption, settings.seed, settings.precision);
         }
         Ok(Cpu { name, executor, settings, lanes: Vec::new(), pending: Vec::new() })
     }
@@ -180,7 +211,7 @@ impl Workload for Cpu {
         let network = &self.executor.network;
         let needed = network.buffer_bytes(batch as u64, Precision::Fp32).saturating_mul(lanes as u64);
         let free = crate::machine::host::available_memory_bytes();
-        super::refuse_if_too_large(&self.name, batch, needed, free, "the machine")?;
+        super::refuse_if_too_large(&self.name, batch, lanes, needed, free, "the machine")?;
         self.lanes = (0..lanes).map(|_| self.executor.buffers(batch)).collect();
         self.pending = vec![0; lanes];
         for lane in &mut self.lanes {
@@ -196,6 +227,22 @@ impl Workload for Cpu {
 
     fn wait(&mut self, lane: usize) -> Result<()> {
         self.executor.forward(&mut self.lanes[lane], self.pending[lane]);
+        Ok(())
+    }
+
+    fn trace(&mut self, batch: usize, samples: &[usize], visit: &mut Visit) -> Result<()> {
+        for (index, op) in self.executor.network.ops.iter().enumerate() {
+            let buffers = &mut self.lanes[0];
+            let out = op.out().0;
+            if !op.is_in_place() {
+                buffers.values[out].fill(f32::NAN);
+            }
+            self.executor.run(op, buffers, batch);
+            let len = self.executor.network.buffers[out].len(1);
+            for &sample in samples {
+                visit(index, sample, &buffers.values[out][sample * len..][..len]);
+            }
+        }
         Ok(())
     }
 
@@ -217,15 +264,7 @@ mod tests {
     const SEED: u64 = 11;
 
     fn settings(corruption: Option<Corruption>) -> Settings {
-        Settings {
-            precision: Precision::Fp32,
-            seed: SEED,
-            graph: false,
-            transfers: false,
-            sync: crate::workload::Sync::Spin,
-            threads: 2,
-            corruption,
-        }
+        Settings { seed: SEED, threads: 2, corruption, ..Settings::default() }
     }
 
     fn outputs(network: &Network, batch: usize) -> (Vec<f32>, Vec<f64>) {
@@ -233,8 +272,9 @@ mod tests {
         cpu.prepare(&[batch], 1).unwrap();
         let got = cpu.checked_output(batch).unwrap().unwrap();
         let weights = plain::weights(network, SEED, Precision::Fp32);
-        let input = plain::input(network, SEED, Precision::Fp32, batch);
-        (got, plain::run(network, &weights, &input, batch).pop().unwrap())
+        let (tokens, mut buffers) = plain::input(network, SEED, Precision::Fp32, batch);
+        plain::run(network, batch, &weights, &tokens, &mut buffers);
+        (got, buffers.pop().unwrap())
     }
 
     /// Largest difference over the largest value of the truth.
@@ -298,18 +338,15 @@ mod tests {
         // The network of two layers, stopped after each operation in turn.
         let whole = model::bert(Bert::TINY, 13);
         let weights = plain::weights(&whole, SEED, Precision::Fp32);
-        let input = plain::input(&whole, SEED, Precision::Fp32, 2);
+        let (tokens, start) = plain::input(&whole, SEED, Precision::Fp32, 2);
         for count in 1..=whole.ops.len() {
             let part = Network { ops: whole.ops[..count].to_vec(), ..whole.clone() };
-            let truth = plain::run(&part, &weights, &input, 2);
+            let mut truth = start.clone();
+            plain::run(&part, 2, &weights, &tokens, &mut truth);
             let executor = Executor::new(part.clone(), SEED, Precision::Fp32);
-            let mut buffers = executor.buffers(2);
-            executor.load_input(&mut buffers, SEED, 0, Precision::Fp32);
+            let mut buffers = executor.loaded(SEED, 0, 2, Precision::Fp32);
             executor.forward(&mut buffers, 2);
-            let (Op::Embed { out, .. }
-            | Op::Linear { out, .. }
-            | Op::AddNorm { out, .. }
-            | Op::Attention { out, .. }) = part.ops[count - 1];
+            let out = part.ops[count - 1].out();
             let error = max_norm(&buffers.values[out.0], &truth[out.0]);
             assert!(error < 1e-5, "after {:?}: {error:e}", part.ops[count - 1]);
         }

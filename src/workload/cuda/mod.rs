@@ -1,1 +1,165 @@
-//! The CUDA device.
+//! The CUDA device: networks as CUDA graphs of the embedded kernels, with nothing but the driver.
+//!
+//! The only place of cudarc and of libcuda. Whatever the driver says becomes an error, never a
+//! panic. It reads the GPU and runs on it; no setting of it is ever changed.
+
+mod corrupt;
+mod device;
+mod driver;
+mod kernels;
+mod lane;
+mod network;
+mod probe;
+mod tiles;
+mod tune;
+mod verify;
+
+pub use device::Device;
+pub use driver::CudaError;
+pub use probe::probe;
+pub use tune::time_tiles;
+pub use verify::verify;
+
+use self::corrupt::Target;
+use self::device::{Context, DeviceMemory, Stream};
+use self::kernels::Kernels;
+use self::lane::Lane;
+use self::network::{Builder, Gpu, Layout};
+use super::model::Network;
+use super::{Precision, Settings, Stages, Visit, Workload, refuse_if_too_large};
+use anyhow::{Context as _, Result, bail, ensure};
+use std::rc::Rc;
+
+/// The set of kernels that this program embeds and the hash of their text: `sm_80:1a2b3c4d5e6f`.
+pub fn kernels_name() -> String {
+    kernels::name()
+}
+
+/// A network on a device.
+pub struct Cuda {
+    // Lanes first: what they have in flight uses the kernels and the weights.
+    lanes: Vec<Lane>,
+    weights: Option<DeviceMemory>,
+    kernels: Kernels,
+    name: String,
+    network: Network,
+    settings: Settings,
+    gpu: Gpu,
+    context: Rc<Context>,
+}
+
+impl Cuda {
+    /// `name` is what messages call the network. Nothing is allocated before
+    /// [`prepare`](Workload::prepare).
+    ///
+    /// # Errors
+    /// The device is older than the kernels, or the precision is fp32.
+    pub fn new(device: Device, name: String, network: Network, settings: Settings) -> Result<Cuda> {
+        if settings.precision == Precision::Fp32 && !network.ops.is_empty() {
+            bail!("fp32 on CUDA is not built in yet: choose fp16 or bf16");
+        }
+        let context = device.context;
+        let (major, minor) = context.capability()?;
+        let (oldest_major, oldest_minor) = kernels::CAPABILITY;
+        ensure!(
+            (major, minor) >= kernels::CAPABILITY,
+            "the device has compute capability {major}.{minor}: the embedded kernels need \
+             {oldest_major}.{oldest_minor} (A100) or newer"
+        );
+        Ok(Cuda {
+            lanes: Vec::new(),
+            weights: None,
+            kernels: Kernels::new(&context, settings.precision),
+            name,
+            network,
+            settings,
+            gpu: context.gpu()?,
+            context,
+        })
+    }
+
+    /// Allocates and generates the weights.
+    fn create_weights(&mut self) -> Result<DeviceMemory> {
+        let layout = Layout::weights(&self.network, self.settings.precision);
+        let memory = DeviceMemory::new(&self.context, layout.bytes as usize)?;
+        if self.network.weights.is_empty() {
+            return Ok(memory);
+        }
+        let addresses = layout.addresses(memory.address());
+        let stream = Stream::new(&self.context)?;
+        let seed = self.settings.seed;
+        for launch in self.builder(&addresses).fill_weights(seed)? {
+            // SAFETY: the launches write exactly the weights, which lie within `memory`.
+            unsafe { launch.issue(&self.context, &stream) }?;
+        }
+        stream.synchronize()?;
+        Ok(memory)
+    }
+
+    fn builder<'a>(&'a mut self, weights: &'a [u64]) -> Builder<'a> {
+        Builder { network: &self.network, gpu: self.gpu, kernels: &mut self.kernels, weights, tile: None }
+    }
+
+    fn lane(&mut self, lane: usize) -> Result<&mut Lane> {
+        self.lanes.get_mut(lane).with_context(|| format!("lane {lane} was not prepared"))
+    }
+}
+
+impl Workload for Cuda {
+    fn prepare(&mut self, batch_sizes: &[usize], lanes: usize) -> Result<()> {
+        let largest = batch_sizes.iter().copied().max().unwrap_or(0);
+        ensure!(lanes > 0 && !batch_sizes.contains(&0) && largest > 0, "nothing to prepare");
+        self.lanes.clear();
+
+        let precision = self.settings.precision;
+        let weight_bytes = match self.weights {
+            Some(_) => 0,
+            None => Layout::weights(&self.network, precision).bytes,
+        };
+        let lane_bytes = Layout::buffers(&self.network, largest, precision).bytes;
+        let needed = weight_bytes.saturating_add(lane_bytes.saturating_mul(lanes as u64));
+        let free = Some(self.context.free_bytes()?);
+        refuse_if_too_large(&self.name, largest, lanes, needed, free, "the device")?;
+
+        let first_time = self.weights.is_none();
+        if first_time {
+            self.weights = Some(self.create_weights()?);
+        }
+        let start = self.weights.as_ref().map_or(0, DeviceMemory::address);
+        let weights = Layout::weights(&self.network, precision).addresses(start);
+        for _ in 0..lanes {
+            let (context, settings) = (self.context.clone(), self.settings.clone());
+            let lane = Lane::new(&context, &mut self.builder(&weights), &settings, batch_sizes)?;
+            self.lanes.push(lane);
+        }
+        if let Some(corruption) = self.settings.corruption.filter(|_| first_time) {
+            let (context, network) = (&self.context, &self.network);
+            let (weights, buffers) = (&weights[..], self.lanes[0].addresses());
+            Target { context, network, precision, weights, buffers }.plant(corruption)?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn issue(&mut self, lane: usize, batch: usize) -> Result<()> {
+        self.lane(lane)?.issue(batch)
+    }
+
+    #[inline]
+    fn wait(&mut self, lane: usize) -> Result<()> {
+        self.lane(lane)?.wait()
+    }
+
+    fn staged(&mut self, lane: usize, batch: usize) -> Result<Option<Stages>> {
+        self.lane(lane)?.staged(batch).map(Some)
+    }
+
+    fn trace(&mut self, batch: usize, samples: &[usize], visit: &mut Visit) -> Result<()> {
+        let lane = self.lanes.first().context("lane 0 was not prepared")?;
+        lane.trace(&self.network, batch, samples, visit)
+    }
+
+    fn checked_output(&mut self, batch: usize) -> Result<Option<Vec<f32>>> {
+        self.lane(0)?.checked_output(batch)
+    }
+}

@@ -159,6 +159,23 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// The buffer that it writes.
+    pub fn out(&self) -> BufferId {
+        match *self {
+            Op::Embed { out, .. }
+            | Op::Linear { out, .. }
+            | Op::AddNorm { out, .. }
+            | Op::Attention { out, .. } => out,
+        }
+    }
+
+    /// Does it read what it overwrites?
+    pub fn is_in_place(&self) -> bool {
+        matches!(*self, Op::AddNorm { x, residual, out, .. } if out == x || residual == Some(out))
+    }
+}
+
 /// A network: what a workload computes for each sample of a batch.
 #[derive(Clone, Debug, Default)]
 pub struct Network {

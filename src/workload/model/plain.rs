@@ -1,141 +1,151 @@
-//! The meaning of every [`Op`], in plain f64 loops: what the devices are compared with.
+//! What the operations mean, in f64 and plain loops: the yardstick of both devices.
 //!
-//! Slow on purpose: nothing here is blocked, fused or reordered, so that it can be read against the
-//! formulas in [`Op`]'s documentation.
+//! Written for being obviously right, shared with no other implementation, and fed the same rounded
+//! numbers as the device under test.
 
-use super::{Activation, Element, Network, Op};
+use super::{Activation, Element, Network, Op, Weight, random};
+use crate::workload::Precision;
+use rayon::prelude::*;
 
-/// Runs the operations on given weights (one vector a [`super::Weight`]) and a given input: token
-/// ids as numbers, or values. Returns every buffer.
-pub fn run(net: &Network, weights: &[Vec<f64>], input: &[f64], batch: usize) -> Vec<Vec<f64>> {
-    let mut buffers: Vec<Vec<f64>> = net.buffers.iter().map(|b| vec![f64::NAN; b.len(batch)]).collect();
-    if let Some(first) = buffers.first_mut() {
-        first.copy_from_slice(input);
+/// The network's weights as the device stores them.
+pub fn weights(network: &Network, seed: u64, precision: Precision) -> Vec<Vec<f32>> {
+    let weight = |(i, w): (usize, &Weight)| {
+        let mut values = vec![0.0; w.len()];
+        random::fill(&mut values, random::tensor_key(seed, i as u32), 0, w.columns, w.init, precision);
+        values
+    };
+    network.weights.iter().enumerate().map(weight).collect()
+}
+
+/// The input of a batch: token ids (none for a network of values) and every buffer, of which only
+/// the first holds something.
+pub fn input(network: &Network, seed: u64, precision: Precision, batch: usize) -> (Vec<u32>, Vec<Vec<f64>>) {
+    let mut buffers: Vec<_> = network.buffers.iter().map(|b| vec![f64::NAN; b.len(batch)]).collect();
+    let len = network.buffers[0].len(batch);
+    if network.buffers[0].element == Element::Value {
+        let mut values = vec![0.0; len];
+        network.input_values(seed, 0, precision, &mut values);
+        buffers[0] = values.iter().map(|&v| f64::from(v)).collect();
+        return (Vec::new(), buffers);
     }
-    for op in &net.ops {
-        let (out, values) = match *op {
-            Op::Embed { tokens, word, position, segment, out } => {
-                let h = net.buffers[out.0].columns;
-                let rows = net.buffers[out.0].rows;
-                let ids = &buffers[tokens.0];
-                let value = |r: usize, c: usize| {
-                    weights[word.0][ids[r] as usize * h + c]
-                        + weights[position.0][r % rows * h + c]
-                        + weights[segment.0][c]
-                };
-                (out, table(batch * rows, h, value))
+    let mut tokens = vec![0; len];
+    network.input_tokens(seed, 0, &mut tokens);
+    (tokens, buffers)
+}
+
+/// Runs all operations on `buffers`, which hold `batch` samples each; nothing is rounded between
+/// operations. A buffer of tokens is unused: they are in `tokens`.
+pub fn run(network: &Network, batch: usize, weights: &[Vec<f32>], tokens: &[u32], buffers: &mut [Vec<f64>]) {
+    for op in &network.ops {
+        match *op {
+            Op::Embed { word, position, segment, out, .. } => {
+                let (rows, columns) = (network.buffers[out.0].rows, network.buffers[out.0].columns);
+                for (r, row) in buffers[out.0].chunks_exact_mut(columns).enumerate() {
+                    for (c, value) in row.iter_mut().enumerate() {
+                        let word = weights[word.0][tokens[r] as usize * columns + c];
+                        let position = weights[position.0][r % rows * columns + c];
+                        *value = f64::from(word) + f64::from(position) + f64::from(weights[segment.0][c]);
+                    }
+                }
             }
             Op::Linear { x, row_step, weight, bias, activation, out } => {
-                let (k, n) = (net.weights[weight.0].rows, net.weights[weight.0].columns);
-                let (x, w, b) = (&buffers[x.0], &weights[weight.0], &weights[bias.0]);
-                let value = |r: usize, c: usize| {
-                    let sum: f64 = (0..k).map(|i| x[r * row_step * k + i] * w[i * n + c]).sum();
-                    activate(activation, sum + b[c])
-                };
-                (out, table(batch * net.buffers[out.0].rows, n, value))
+                let shape = &network.weights[weight.0];
+                let (k, n) = (shape.rows, shape.columns);
+                let x: Vec<&[f64]> = buffers[x.0].chunks_exact(k).step_by(row_step).collect();
+                let out_rows: Vec<Vec<f64>> = x
+                    .par_iter()
+                    .map(|x| linear(x, &weights[weight.0], &weights[bias.0], n, activation))
+                    .collect();
+                buffers[out.0] = out_rows.concat();
             }
             Op::AddNorm { x, residual, gamma, beta, epsilon, out } => {
-                let h = net.buffers[out.0].columns;
-                let sum = |r: usize, c: usize| {
-                    buffers[x.0][r * h + c] + residual.map_or(0.0, |s| buffers[s.0][r * h + c])
-                };
-                let value = |r: usize, c: usize| {
-                    let mean = (0..h).map(|i| sum(r, i)).sum::<f64>() / h as f64;
-                    let variance = (0..h).map(|i| (sum(r, i) - mean).powi(2)).sum::<f64>() / h as f64;
-                    let normal = (sum(r, c) - mean) / (variance + f64::from(epsilon)).sqrt();
-                    normal * weights[gamma.0][c] + weights[beta.0][c]
-                };
-                (out, table(batch * net.buffers[out.0].rows, h, value))
+                let columns = network.buffers[x.0].columns;
+                let mut sum = buffers[x.0].clone();
+                if let Some(residual) = residual {
+                    sum.iter_mut().zip(&buffers[residual.0]).for_each(|(s, r)| *s += r);
+                }
+                for row in sum.chunks_exact_mut(columns) {
+                    norm(row, &weights[gamma.0], &weights[beta.0], f64::from(epsilon));
+                }
+                buffers[out.0] = sum;
             }
             Op::Attention { qkv, heads, out } => {
-                let (rows, h) = (net.buffers[out.0].rows, net.buffers[out.0].columns);
-                (out, attention(&buffers[qkv.0], batch, rows, heads, h / heads))
+                let (seq_len, columns) = (network.buffers[out.0].rows, network.buffers[out.0].columns);
+                let samples: Vec<Vec<f64>> = buffers[qkv.0]
+                    .par_chunks_exact(seq_len * 3 * columns)
+                    .map(|qkv| attention(qkv, seq_len, heads, columns / heads))
+                    .collect();
+                buffers[out.0] = samples.concat();
             }
-        };
-        buffers[out.0] = values;
-    }
-    buffers
-}
-
-/// The network's own weights, as a device of this precision holds them.
-pub fn weights(net: &Network, seed: u64, precision: crate::workload::Precision) -> Vec<Vec<f64>> {
-    let generate = |(tensor, weight): (usize, &super::Weight)| {
-        let mut values = vec![0f32; weight.len()];
-        let key = super::random::tensor_key(seed, tensor as u32);
-        super::random::fill(&mut values, key, 0, weight.columns, weight.init, precision);
-        values.into_iter().map(f64::from).collect()
-    };
-    net.weights.iter().enumerate().map(generate).collect()
-}
-
-/// The network's own input for a batch.
-pub fn input(net: &Network, seed: u64, precision: crate::workload::Precision, batch: usize) -> Vec<f64> {
-    let Some(first) = net.buffers.first() else { return Vec::new() };
-    if first.element == Element::Value {
-        let mut values = vec![0f32; first.len(batch)];
-        net.input_values(seed, 0, precision, &mut values);
-        values.into_iter().map(f64::from).collect()
-    } else {
-        let mut ids = vec![0u32; first.len(batch)];
-        net.input_tokens(seed, 0, &mut ids);
-        ids.into_iter().map(f64::from).collect()
+        }
+        debug_assert!(batch > 0);
     }
 }
 
-fn table(rows: usize, columns: usize, value: impl Fn(usize, usize) -> f64) -> Vec<f64> {
-    (0..rows * columns).map(|i| value(i / columns, i % columns)).collect()
+fn linear(x: &[f64], weight: &[f32], bias: &[f32], n: usize, activation: Activation) -> Vec<f64> {
+    let mut out: Vec<f64> = bias.iter().map(|&b| f64::from(b)).collect();
+    for (x, row) in x.iter().zip(weight.chunks_exact(n)) {
+        out.iter_mut().zip(row).for_each(|(o, &w)| *o += x * f64::from(w));
+    }
+    for v in &mut out {
+        *v = match activation {
+            Activation::None => *v,
+            Activation::Relu => v.max(0.0),
+            Activation::Gelu => *v / 2.0 * (1.0 + erf(*v / 2f64.sqrt())),
+            Activation::Tanh => v.tanh(),
+        };
+    }
+    out
 }
 
-fn attention(qkv: &[f64], batch: usize, rows: usize, heads: usize, d: usize) -> Vec<f64> {
-    let stride = 3 * heads * d;
-    let at = |sample: usize, row: usize, part: usize, head: usize, i: usize| {
-        qkv[(sample * rows + row) * stride + (part * heads + head) * d + i]
+fn norm(row: &mut [f64], gamma: &[f32], beta: &[f32], epsilon: f64) {
+    let n = row.len() as f64;
+    let mean = row.iter().sum::<f64>() / n;
+    let variance = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+    for (c, v) in row.iter_mut().enumerate() {
+        *v = (*v - mean) / (variance + epsilon).sqrt() * f64::from(gamma[c]) + f64::from(beta[c]);
+    }
+}
+
+/// One sample.
+fn attention(qkv: &[f64], seq_len: usize, heads: usize, width: usize) -> Vec<f64> {
+    let columns = heads * width;
+    let part = |row: usize, which: usize, head: usize| {
+        let start = row * 3 * columns + which * columns + head * width;
+        &qkv[start..start + width]
     };
-    let mut out = vec![0.0; batch * rows * heads * d];
-    for (sample, row, head) in
-        (0..batch).flat_map(|s| (0..rows).flat_map(move |r| (0..heads).map(move |h| (s, r, h))))
-    {
-        let dot = |other: usize| {
-            (0..d).map(|i| at(sample, row, 0, head, i) * at(sample, other, 1, head, i)).sum::<f64>()
-        };
-        let scores: Vec<f64> = (0..rows).map(|other| dot(other) / (d as f64).sqrt()).collect();
-        let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
-        let total: f64 = weights.iter().sum();
-        for i in 0..d {
-            let sum: f64 = (0..rows).map(|other| weights[other] * at(sample, other, 2, head, i)).sum();
-            out[((sample * rows + row) * heads + head) * d + i] = sum / total;
+    let mut out = vec![0.0; seq_len * columns];
+    for head in 0..heads {
+        for row in 0..seq_len {
+            let dot = |other: usize| {
+                let (q, k) = (part(row, 0, head), part(other, 1, head));
+                q.iter().zip(k).map(|(a, b)| a * b).sum::<f64>() / (width as f64).sqrt()
+            };
+            let scores: Vec<f64> = (0..seq_len).map(dot).collect();
+            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
+            let out = &mut out[row * columns + head * width..][..width];
+            for (other, score) in scores.iter().enumerate() {
+                let share = (score - largest).exp() / total;
+                out.iter_mut().zip(part(other, 2, head)).for_each(|(o, v)| *o += share * v);
+            }
         }
     }
     out
 }
 
-fn activate(activation: Activation, x: f64) -> f64 {
-    match activation {
-        Activation::None => x,
-        Activation::Relu => x.max(0.0),
-        Activation::Gelu => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
-        Activation::Tanh => x.tanh(),
-    }
-}
-
-/// The error function by its Maclaurin series for small arguments and by the continued fraction of
-/// its complement for large ones (Abramowitz and Stegun, 7.1.5 and 7.1.14); both to about 1e-15.
+/// The error function by the series 2/√π e^(-x²) Σ 2ⁿ x^(2n+1) / (1·3·…·(2n+1)), whose terms all
+/// have one sign (Abramowitz and Stegun 7.1.6).
 fn erf(x: f64) -> f64 {
-    let z = x.abs();
-    let value = if z < 2.5 {
-        let (mut term, mut sum) = (z, z);
-        for n in 1..80 {
-            let n = f64::from(n);
-            term *= -z * z / n;
-            sum += term / (2.0 * n + 1.0);
-        }
-        2.0 / std::f64::consts::PI.sqrt() * sum
-    } else {
-        let fraction = (1..=120).rev().fold(0.0, |tail, n| f64::from(n) / 2.0 / (z + tail));
-        1.0 - (-z * z).exp() / std::f64::consts::PI.sqrt() / (z + fraction)
-    };
-    value.copysign(x)
+    if x.abs() > 6.0 {
+        return x.signum(); // 1 - erf(6) is below 1e-16
+    }
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= 2.0 * x * x / f64::from(2 * n + 1);
+        sum += term;
+    }
+    std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp() * sum
 }
 
 #[cfg(test)]
@@ -144,11 +154,17 @@ mod tests {
 
     #[test]
     fn erf_has_its_tabulated_values() {
-        // Abramowitz and Stegun, table 7.1 and 7.3.
-        for (x, y) in [(0.0, 0.0), (0.5, 0.520_499_877_8), (1.0, 0.842_700_792_9), (2.0, 0.995_322_265_0)] {
-            assert!((erf(x) - y).abs() < 1e-10 && (erf(-x) + y).abs() < 1e-10, "{x}");
+        // Abramowitz and Stegun, table 7.1.
+        for (x, value) in
+            [(0.0, 0.0), (0.5, 0.5204998778), (1.0, 0.8427007929), (-2.0, -0.9953222650), (5.9, 1.0)]
+        {
+            assert!((erf(x) - value).abs() < 1e-10, "{x}: {}", erf(x));
         }
-        assert!((erf(2.499_999) - erf(2.500_001)).abs() < 1e-8);
-        assert!((erf(3.0) - 0.999_977_909_503).abs() < 1e-11);
+    }
+
+    #[test]
+    fn attention_of_one_token_is_its_value() {
+        let qkv: Vec<f64> = (0..12).map(f64::from).collect();
+        assert_eq!(attention(&qkv, 1, 2, 2), [8.0, 9.0, 10.0, 11.0]);
     }
 }

@@ -1,5 +1,5 @@
 //! Any bytes: no panic, bounded memory, an answer. Short here; `.ci/run` calls the long form with
-//! `FUZZ_INPUTS=1000000 cargo test --release --test fuzz`.
+//! `FUZZ_INPUTS=1000000 cargo test --release --test fuzz_files`.
 
 #[path = "../benches/simulate/mod.rs"]
 mod simulate;

@@ -1,0 +1,119 @@
+//! `migbench list`: what is here, and what this process may use of it.
+
+use super::run::is_broken_pipe;
+use crate::cli::{Exit, Format, ListArgs};
+use crate::machine::doctor::child::Question;
+use crate::machine::doctor::evidence::{Evidence, Silent};
+use crate::machine::doctor::{gather, usable};
+use crate::machine::nvml::{Absent, Library};
+use crate::machine::{Instance, Topology, capture, host, smi};
+use crate::render::list::{self, Listing};
+use anyhow::{Context, Result, bail};
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// nvidia-smi is a second opinion, not worth a long wait.
+const SMI_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The verb.
+pub fn run(args: &ListArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
+    let listing = match look(args) {
+        Ok(listing) => listing,
+        Err(error) => {
+            let _ = writeln!(err, "migbench: {error:#}");
+            return Exit::Usage;
+        }
+    };
+    let written = match args.format {
+        Format::Table => list::table(out, &listing),
+        Format::Json => list::json(out, &listing),
+        Format::Csv => list::csv(out, &listing).and_then(|()| list::notes(err, &listing)),
+    };
+    match written.context("cannot write the list") {
+        Ok(()) => Exit::Ok,
+        Err(error) if is_broken_pipe(&error) => Exit::Ok,
+        Err(error) => {
+            let _ = writeln!(err, "migbench: {error:#}");
+            Exit::Internal
+        }
+    }
+}
+
+fn look(args: &ListArgs) -> Result<Listing> {
+    if let Some(path) = &args.topology {
+        return saved(path);
+    }
+    // It starts while NVML does.
+    let second_opinion = ask_nvidia_smi(args);
+    let nvml = args.place.nvml.as_deref().map(Path::as_os_str);
+    match Library::open(nvml).and_then(|library| library.topology()) {
+        Ok(mut topology) => {
+            gather::attach(&mut topology, &args.place.root);
+            let place = gather::Place { root: args.place.root.clone(), nvml: None, user: None };
+            let evidence = gather::permissions(&place, &topology);
+            let mut listing = listing(topology, Some(&evidence));
+            listing.differences =
+                second_opinion.map_or(Vec::new(), |question| compare(question, &listing.topology));
+            Ok(listing)
+        }
+        Err(absent @ Absent::Broken(_)) => bail!("{absent}; `migbench doctor` says what to do"),
+        Err(absent) => Ok(without_gpu(absent.to_string())),
+    }
+}
+
+/// A machine of which there is only a file. Its CPU is not here either.
+fn saved(path: &Path) -> Result<Listing> {
+    let (topology, evidence) = read_saved(path)?;
+    Ok(listing(topology, evidence.as_ref()))
+}
+
+/// The topology of another machine, for planning.
+pub(super) fn saved_topology(path: &Path) -> Result<Topology> {
+    Ok(read_saved(path)?.0)
+}
+
+fn read_saved(path: &Path) -> Result<(Topology, Option<Evidence>)> {
+    let text = crate::machine::file::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let case = capture::parse(&text).with_context(|| format!("{} holds no topology", path.display()))?;
+    match case.topology {
+        Ok(topology) => Ok((topology, case.evidence)),
+        Err(silent) => bail!("{}: nothing was listed there: {silent}", path.display()),
+    }
+}
+
+fn listing(topology: Topology, evidence: Option<&Evidence>) -> Listing {
+    let judge = |instance: Instance| {
+        let usable = evidence.map(|_| usable(&instance, &topology, evidence));
+        (instance, usable)
+    };
+    let instances = topology.instances().into_iter().map(judge).collect();
+    Listing { instances, topology, ..Listing::default() }
+}
+
+fn without_gpu(why: String) -> Listing {
+    Listing { cpu: Some(Instance::cpu(host::usable_cores())), absent: Some(why), ..Listing::default() }
+}
+
+/// Another NVML has no nvidia-smi of its own, unless one is named.
+fn ask_nvidia_smi(args: &ListArgs) -> Option<Question> {
+    let program = match (&args.smi, &args.place.nvml) {
+        (Some(smi), _) => smi.as_path(),
+        (None, None) => Path::new("nvidia-smi"),
+        (None, Some(_)) => return None,
+    };
+    Question::ask(Command::new(program).arg("-L"), SMI_PATIENCE).ok()
+}
+
+fn compare(question: Question, topology: &Topology) -> Vec<String> {
+    match question.wait() {
+        Ok(text) => match smi::parse(&String::from_utf8_lossy(&text)) {
+            Ok(theirs) => smi::differences(topology, &theirs),
+            Err(error) => vec![format!("nvidia-smi -L can't be read: {error}")],
+        },
+        Err(Silent::Hung(seconds)) => vec![format!("nvidia-smi -L did not answer within {seconds} s")],
+        Err(Silent::Died(how)) => vec![format!("nvidia-smi -L {how}")],
+        Err(Silent::Absent(_)) => Vec::new(),
+    }
+}

@@ -1,0 +1,74 @@
+//! A topology from a file: migbench's own JSON, or the text of `nvidia-smi -L`.
+
+use super::topology::{Source, Topology};
+use super::{profile, smi};
+use anyhow::{Context, Result};
+use std::path::Path;
+
+/// More than any machine's topology; a device file given by mistake must end.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// Reads a file, `-` for standard input.
+///
+/// # Errors
+/// It can't be read, or is neither of the two forms.
+pub fn load(path: &Path) -> Result<Topology> {
+    let text = read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    parse(&text).with_context(|| format!("{} holds no topology", path.display()))
+}
+
+/// Reads either form. What only the table of known cards can say is filled in, with its source.
+///
+/// # Errors
+/// Neither of the two forms.
+pub fn parse(text: &str) -> Result<Topology> {
+    let mut topology = match text.trim_start().starts_with(['{', '[']) {
+        true => Topology::from_json(text)?,
+        false => smi::parse(text)?,
+    };
+    if topology.source != Source::NvidiaSmi {
+        return Ok(topology);
+    }
+    for gpu in &mut topology.gpus {
+        gpu.profiles = profile::known(gpu).map(|card| card.profiles.clone()).unwrap_or_default();
+    }
+    Ok(topology)
+}
+
+/// The text of a file, `-` for standard input.
+///
+/// # Errors
+/// It can't be read.
+pub fn read(path: &Path) -> Result<String> {
+    use std::io::Read;
+    let mut text = String::new();
+    if path == Path::new("-") {
+        std::io::stdin().take(MOST_BYTES).read_to_string(&mut text)?;
+    } else {
+        std::fs::File::open(path)?.take(MOST_BYTES).read_to_string(&mut text)?;
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_are_told_apart() {
+        let json = serde_json::to_string(&super::super::topology::tests::mixed()).unwrap();
+        assert_eq!(parse(&format!("\n {json}")).unwrap().gpus.len(), 3);
+        let text = "GPU 0: A100-SXM4-40GB (UUID: GPU-5a5a0001-0000-4000-8000-00000000000a)\n  \
+            MIG 1g.5gb Device 0: (UUID: MIG-5a5a0002-0000-5000-8000-00000000000b)\n";
+        let topology = parse(text).unwrap();
+        let offered = topology.gpus[0].profile_named("1g.5gb").unwrap();
+        assert_eq!((offered.id, offered.sm_count), (19, Some(14)));
+        assert!(offered.source.as_deref().unwrap().starts_with("nvidia-smi mig -lgip"));
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = format!("{:#}", load(Path::new("/nonexistent/topology.json")).unwrap_err());
+        assert!(error.starts_with("cannot read /nonexistent/topology.json: No such file"), "{error}");
+    }
+}

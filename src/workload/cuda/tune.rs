@@ -1,0 +1,107 @@
+//! Times the tiles of `linear.cu` one by one: where the cycles in [`super::tiles`] come from.
+
+use super::Device;
+use super::device::{DeviceMemory, Event, Stream};
+use super::kernels::Kernels;
+use super::network::Builder;
+use super::tiles::{self, TILES};
+use super::verify::single_linear;
+use crate::workload::model::Activation;
+use crate::workload::{Precision, Sync};
+use anyhow::Result;
+use std::io::Write;
+
+/// Products that BERT and the MLP contain, and large ones: m, n, k.
+const SHAPES: [(usize, usize, usize); 21] = [
+    (1, 4096, 1024),
+    (1, 4096, 4096),
+    (1, 1000, 4096),
+    (1, 768, 768),
+    (32, 4096, 4096),
+    (128, 2304, 768),
+    (128, 768, 768),
+    (128, 3072, 768),
+    (128, 768, 3072),
+    (1024, 2304, 768),
+    (1024, 768, 768),
+    (1024, 3072, 768),
+    (1024, 768, 3072),
+    (4096, 2304, 768),
+    (4096, 768, 768),
+    (4096, 3072, 768),
+    (4096, 768, 3072),
+    (16384, 2304, 768),
+    (16384, 768, 3072),
+    (16384, 3072, 768),
+    (8192, 8192, 8192),
+];
+
+/// The median microseconds of each tile for each shape (fp16, with bias and GELU), `*` at the one
+/// that would be chosen.
+///
+/// # Errors
+/// No usable device, or `out` can't be written to.
+pub fn time_tiles(out: &mut dyn Write) -> Result<()> {
+    let device = Device::open(Sync::Spin)?;
+    let context = &device.context;
+    let (stream, mut kernels) = (Stream::new(context)?, Kernels::new(context, Precision::Fp16));
+    let gpu = context.gpu()?;
+    write!(out, "{:>20}", "m x n x k")?;
+    TILES.iter().try_for_each(|tile| write!(out, " {:>10}", tile.name))?;
+    writeln!(out, "  TFLOP/s of the best")?;
+    for (m, n, k) in SHAPES {
+        let network = single_linear(k, n, Activation::Gelu, 1);
+        let allocate = |elements: usize| DeviceMemory::new(context, elements * 2);
+        let (weight, bias, x, y) = (allocate(k * n)?, allocate(n)?, allocate(m * k)?, allocate(m * n)?);
+        let weights = [weight.address(), bias.address()];
+        let buffers = [x.address(), y.address()];
+        let chosen = tiles::choose(m, n, k, gpu.multiprocessors, gpu.shared_bytes);
+        let mut times = Vec::new();
+        for tile in &TILES {
+            if tile.shared_bytes() > gpu.shared_bytes {
+                times.push(f64::INFINITY);
+                continue;
+            }
+            let mut builder = Builder {
+                network: &network,
+                gpu,
+                kernels: &mut kernels,
+                weights: &weights,
+                tile: Some(tile),
+            };
+            let mut fills = builder.fill_weights(1)?;
+            fills.extend(builder.fill_input(1, m, &buffers)?);
+            let launches = builder.batch(m, &buffers)?;
+            for fill in fills {
+                // SAFETY: weights and input were allocated above with these sizes.
+                unsafe { fill.issue(context, &stream) }?;
+            }
+            // Twenty in one graph, so that what is timed is the kernel and not its launch.
+            let graph = stream.capture(|stream| {
+                for _ in 0..20 {
+                    // SAFETY: as above.
+                    unsafe { launches[0].issue(context, stream) }?;
+                }
+                Ok(())
+            })?;
+            let (start, end) = (Event::new(context)?, Event::new(context)?);
+            let mut samples = Vec::new();
+            for _ in 0..5 {
+                start.record(&stream)?;
+                graph.launch(&stream)?;
+                end.record(&stream)?;
+                stream.synchronize()?;
+                samples.push(end.ns_since(&start)? as f64 / 20e3);
+            }
+            samples.sort_by(f64::total_cmp);
+            times.push(samples[samples.len() / 2]);
+        }
+        let best = times.iter().copied().fold(f64::INFINITY, f64::min);
+        write!(out, "{:>20}", format!("{m} x {n} x {k}"))?;
+        for (tile, time) in TILES.iter().zip(&times) {
+            write!(out, " {:>9.2}{}", time, if *tile == *chosen { '*' } else { ' ' })?;
+        }
+        writeln!(out, "  {:.0}", 2.0 * (m * n * k) as f64 / best / 1e6)?;
+    }
+    Ok(())
+}

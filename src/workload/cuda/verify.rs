@@ -1,0 +1,451 @@
+//! Checks every kernel on the device at hand against plain f64 loops, at odd shapes.
+//!
+//! CI has no GPU, so this is in the program: on a new GPU or driver, it tells whether the kernels
+//! compute what they should there.
+
+use super::device::{Context, DeviceMemory, PinnedMemory, Stream};
+use super::kernels::Kernels;
+use super::lane::numbers;
+use super::network::Builder;
+use super::tiles::{TILES, Tile};
+use super::{Cuda, Device};
+use crate::workload::model::{
+    Activation, Bert, Buffer, BufferId, Element, Init, Network, Op, Weight, WeightId, bert, mlp, plain,
+    random,
+};
+use crate::workload::{Corruption, Precision, Settings, Sync, Workload};
+use anyhow::Result;
+use std::io::Write;
+use std::rc::Rc;
+
+const SEED: u64 = 20_221;
+
+/// Runs all checks, a line each; false if any fails.
+///
+/// # Errors
+/// There is no usable device, or `out` can't be written to. A driver's error inside a check ends it.
+pub fn verify(out: &mut dyn Write) -> Result<bool> {
+    let device = Device::open(Sync::Spin)?;
+    let mut verifier = Verifier {
+        kernels: Kernels::new(&device.context, Precision::Fp16),
+        stream: Stream::new(&device.context)?,
+        context: device.context.clone(),
+        device,
+        out,
+        ok: true,
+    };
+    for precision in [Precision::Fp16, Precision::Bf16] {
+        verifier.kernels = Kernels::new(&verifier.context, precision);
+        verifier.fills(precision)?;
+        verifier.embeds(precision)?;
+        verifier.norms(precision)?;
+        verifier.attentions(precision)?;
+        verifier.linears(precision)?;
+        verifier.networks(precision)?;
+    }
+    let verdict = if verifier.ok { "all checks passed" } else { "SOME CHECKS FAILED" };
+    writeln!(verifier.out, "{verdict}")?;
+    Ok(verifier.ok)
+}
+
+/// Largest difference that a kernel may show, relative to the largest value of the reference: twice
+/// the rounding of the result. Sums are fp32, so the rest is small; the attention also rounds its
+/// exponentials.
+fn bound(precision: Precision) -> f64 {
+    match precision {
+        Precision::Fp32 => 1e-6,
+        Precision::Fp16 => 2.0 * 2f64.powi(-11),
+        Precision::Bf16 => 2.0 * 2f64.powi(-8),
+    }
+}
+
+struct Verifier<'a> {
+    kernels: Kernels,
+    stream: Stream,
+    context: Rc<Context>,
+    device: Device,
+    out: &'a mut dyn Write,
+    ok: bool,
+}
+
+/// The largest difference over the largest reference value; NaN if anything is NaN or missing.
+fn max_norm_error(values: &[f32], reference: &[f64]) -> f64 {
+    if values.len() != reference.len() || values.iter().any(|v| !v.is_finite()) {
+        return f64::NAN;
+    }
+    let scale = reference.iter().fold(0.0, |m: f64, r| m.max(r.abs()));
+    let worst = values.iter().zip(reference).fold(0.0, |m: f64, (v, r)| m.max((f64::from(*v) - r).abs()));
+    worst / scale
+}
+
+/// ‖values - reference‖ / ‖reference‖.
+fn l2_error(values: &[f32], reference: &[f64]) -> f64 {
+    let square = |v: f64| v * v;
+    let difference: f64 = values.iter().zip(reference).map(|(v, r)| square(f64::from(*v) - r)).sum();
+    (difference / reference.iter().map(|r| square(*r)).sum::<f64>()).sqrt()
+}
+
+impl Verifier<'_> {
+    /// One line. NaN is no number within a bound.
+    fn report(&mut self, case: &str, error: f64, bound: f64) -> Result<()> {
+        let ok = error <= bound;
+        self.ok &= ok;
+        let verdict = if ok { "ok" } else { "FAILED" };
+        writeln!(self.out, "{verdict:6} {case}: error {error:.2e}, bound {bound:.2e}")?;
+        Ok(self.out.flush()?)
+    }
+
+    /// Runs the operations with the given contents of the buffers, the last of which is overwritten
+    /// with NaN first unless it is also the first, and returns it. Every tensor has an allocation of
+    /// its own, so that a memory checker sees accesses beyond it.
+    fn run(
+        &mut self,
+        network: &Network,
+        precision: Precision,
+        batch: usize,
+        contents: &[Vec<u8>],
+        tile: Option<&'static Tile>,
+    ) -> Result<Vec<f32>> {
+        let allocate = |bytes: usize| DeviceMemory::new(&self.context, bytes);
+        let weights: Vec<DeviceMemory> =
+            network.weights.iter().map(|w| allocate(w.len() * precision.bytes())).collect::<Result<_>>()?;
+        let buffers: Vec<DeviceMemory> =
+            network.buffers.iter().map(|b| allocate(b.bytes(batch, precision))).collect::<Result<_>>()?;
+        let addresses = |memories: &[DeviceMemory]| memories.iter().map(DeviceMemory::address).collect();
+        let (weights_at, buffers_at): (Vec<u64>, Vec<u64>) = (addresses(&weights), addresses(&buffers));
+        let mut builder = Builder {
+            network,
+            gpu: self.context.gpu()?,
+            kernels: &mut self.kernels,
+            weights: &weights_at,
+            tile,
+        };
+        let mut launches = builder.fill_weights(SEED)?;
+        launches.extend(builder.batch(batch, &buffers_at)?);
+        for (memory, content) in buffers.iter().zip(contents) {
+            self.stream.set(memory.address(), 0xff, memory.bytes())?;
+            let mut host = PinnedMemory::new(&self.context, content.len())?;
+            host.as_mut_slice().copy_from_slice(content);
+            self.stream.copy_in(memory.address(), &host, content.len())?;
+            self.stream.synchronize()?;
+        }
+        for launch in launches {
+            // SAFETY: built from the addresses above, which live until after the synchronization.
+            unsafe { launch.issue(&self.context, &self.stream) }?;
+        }
+        let Some(last) = buffers.last() else { return Ok(Vec::new()) };
+        let host = PinnedMemory::new(&self.context, last.bytes())?;
+        self.stream.copy_out(&host, last.address(), last.bytes())?;
+        self.stream.synchronize()?;
+        Ok(numbers(host.as_slice(), precision))
+    }
+
+    /// Random contents for every buffer but the last (the last too if it is the only one), on the
+    /// device and for the reference; then the device's result against the reference's.
+    fn compare(
+        &mut self,
+        case: &str,
+        network: &Network,
+        inits: &[Init],
+        precision: Precision,
+        batch: usize,
+        tiles: &[Option<&'static Tile>],
+    ) -> Result<()> {
+        let mut tokens = Vec::new();
+        let (mut contents, mut expected) = (Vec::new(), Vec::new());
+        for (i, buffer) in network.buffers.iter().enumerate() {
+            let mut values = vec![0.0; buffer.len(batch)];
+            if let Element::Token { .. } = buffer.element {
+                tokens = vec![0; buffer.len(batch)];
+                network.input_tokens(SEED, 0, &mut tokens);
+                contents.push(tokens.iter().flat_map(|t| t.to_le_bytes()).collect());
+            } else if let Some(init) = inits.get(i) {
+                let key = random::tensor_key(SEED + 1, i as u32);
+                random::fill(&mut values, key, 0, buffer.columns, *init, precision);
+                contents.push(stored(&values, precision));
+            } else {
+                contents.push(Vec::new());
+            }
+            expected.push(values.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>());
+        }
+        let weights = plain::weights(network, SEED, precision);
+        plain::run(network, batch, &weights, &tokens, &mut expected);
+        let expected = expected.pop().unwrap_or_default();
+        let mut worst = 0.0f64;
+        for tile in tiles {
+            let error = max_norm_error(&self.run(network, precision, batch, &contents, *tile)?, &expected);
+            if (error > bound(precision) || error.is_nan()) && tiles.len() > 1 {
+                writeln!(self.out, "       tile {}: error {error:.2e}", tile.map_or("", |t| t.name))?;
+            }
+            worst = if error.is_nan() { error } else { worst.max(error) };
+        }
+        self.report(&format!("{precision} {case}"), worst, bound(precision))
+    }
+
+    fn fills(&mut self, precision: Precision) -> Result<()> {
+        let init = Init::around(1.0, 0.5).with_wide_columns(3, 2.0);
+        for (rows, columns, init) in
+            [(1, 1, init), (7, 9, init), (1000, 77, init), (3000, 1000, Init::spread(0.02))]
+        {
+            // The fill of a weight, read through a network that has it as its only buffer.
+            let network = Network {
+                weights: vec![weight(rows, columns, init)],
+                buffers: vec![buffer(rows, columns)],
+                ops: Vec::new(),
+            };
+            let values = self.filled(&network, precision)?;
+            let expected = plain::weights(&network, SEED, precision).remove(0);
+            let unequal = values.iter().zip(&expected).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+            let unequal = unequal + expected.len().abs_diff(values.len());
+            self.report(&format!("{precision} fill {rows} x {columns}"), unequal as f64, 0.0)?;
+        }
+        let network = bert(Bert::TINY, 77);
+        let mut expected = vec![0; 77 * 13];
+        network.input_tokens(SEED, 0, &mut expected);
+        let unequal = self.input_tokens(&network, 13)?.iter().zip(&expected).filter(|(a, b)| a != b).count();
+        self.report(&format!("{precision} fill of {} tokens", expected.len()), unequal as f64, 0.0)
+    }
+
+    /// What the device generates for the only weight.
+    fn filled(&mut self, network: &Network, precision: Precision) -> Result<Vec<f32>> {
+        let memory = DeviceMemory::new(&self.context, network.weights[0].len() * precision.bytes())?;
+        let weights = [memory.address()];
+        let launches = self.builder(network, &weights)?.fill_weights(SEED)?;
+        for launch in launches {
+            // SAFETY: it writes exactly `memory`.
+            unsafe { launch.issue(&self.context, &self.stream) }?;
+        }
+        Ok(numbers(&self.download(&memory)?, precision))
+    }
+
+    /// What the device generates for the input.
+    fn input_tokens(&mut self, network: &Network, batch: usize) -> Result<Vec<u32>> {
+        let memory = DeviceMemory::new(&self.context, network.buffers[0].bytes(batch, Precision::Fp16))?;
+        let buffers = [memory.address()];
+        let launch = self.builder(network, &[])?.fill_input(SEED, batch, &buffers)?;
+        if let Some(launch) = launch {
+            // SAFETY: it writes exactly `memory`.
+            unsafe { launch.issue(&self.context, &self.stream) }?;
+        }
+        let bytes = self.download(&memory)?;
+        Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    }
+
+    fn builder<'b>(&'b mut self, network: &'b Network, weights: &'b [u64]) -> Result<Builder<'b>> {
+        let (gpu, kernels) = (self.context.gpu()?, &mut self.kernels);
+        Ok(Builder { network, gpu, kernels, weights, tile: None })
+    }
+
+    fn download(&mut self, memory: &DeviceMemory) -> Result<Vec<u8>> {
+        let host = PinnedMemory::new(&self.context, memory.bytes())?;
+        self.stream.copy_out(&host, memory.address(), memory.bytes())?;
+        self.stream.synchronize()?;
+        Ok(host.as_slice().to_vec())
+    }
+
+    fn embeds(&mut self, precision: Precision) -> Result<()> {
+        for (seq_len, columns) in [(1, 8), (17, 72), (128, 768)] {
+            let vocabulary = 1000;
+            let tokens = Buffer { rows: seq_len, columns: 1, element: Element::Token { vocabulary } };
+            let network = Network {
+                weights: vec![
+                    weight(vocabulary as usize, columns, Init::spread(1.0)),
+                    weight(seq_len, columns, Init::spread(0.5)),
+                    weight(1, columns, Init::spread(0.1)),
+                ],
+                buffers: vec![tokens, buffer(seq_len, columns)],
+                ops: vec![Op::Embed {
+                    tokens: BufferId(0),
+                    word: WeightId(0),
+                    position: WeightId(1),
+                    segment: WeightId(2),
+                    out: BufferId(1),
+                }],
+            };
+            self.compare(&format!("embed {seq_len} x {columns}"), &network, &[], precision, 3, &[None])?;
+        }
+        Ok(())
+    }
+
+    fn norms(&mut self, precision: Precision) -> Result<()> {
+        for columns in [8, 128, 264, 768, 1024] {
+            for (residual, in_place) in [(false, false), (true, false), (true, true), (false, true)] {
+                // x, residual, out; in place, out is the residual, or x where there is none.
+                let buffers = if in_place { 1 + usize::from(residual) } else { 3 };
+                let network = Network {
+                    weights: vec![
+                        weight(1, columns, Init::around(1.0, 0.1)),
+                        weight(1, columns, Init::spread(0.1)),
+                    ],
+                    buffers: vec![buffer(17, columns); buffers],
+                    ops: vec![Op::AddNorm {
+                        x: BufferId(0),
+                        residual: residual.then_some(BufferId(1)),
+                        gamma: WeightId(0),
+                        beta: WeightId(1),
+                        epsilon: 1e-12,
+                        out: BufferId(buffers - 1),
+                    }],
+                };
+                let inits = [Init::around(3.0, 1.0), Init::spread(1.0)];
+                let case = format!("norm 51 x {columns}, residual {residual}, in place {in_place}");
+                self.compare(&case, &network, &inits, precision, 3, &[None])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attentions(&mut self, precision: Precision) -> Result<()> {
+        for (seq_len, heads, batch) in [
+            (1, 1, 1),
+            (17, 2, 3),
+            (64, 12, 2),
+            (65, 1, 2),
+            (127, 3, 2),
+            (128, 12, 2),
+            (511, 2, 2),
+            (512, 16, 1),
+        ] {
+            let columns = heads * 64;
+            let network = Network {
+                weights: Vec::new(),
+                buffers: vec![buffer(seq_len, 3 * columns), buffer(seq_len, columns)],
+                ops: vec![Op::Attention { qkv: BufferId(0), heads, out: BufferId(1) }],
+            };
+            let init = Init::spread(1.0).with_wide_columns(2 * columns, std::f32::consts::SQRT_2);
+            let case = format!("attention {batch} x {seq_len}, {heads} heads");
+            self.compare(&case, &network, &[init], precision, batch, &[None])?;
+        }
+        Ok(())
+    }
+
+    fn linears(&mut self, precision: Precision) -> Result<()> {
+        let activations = [Activation::None, Activation::Relu, Activation::Gelu, Activation::Tanh];
+        let most = self.context.gpu()?.shared_bytes;
+        let fitting = TILES.iter().filter(|tile| tile.shared_bytes() <= most).map(Some);
+        let tiles: Vec<_> = std::iter::once(None).chain(fitting).collect();
+        let mut case = 0;
+        for m in [1, 3, 7, 17, 128, 511] {
+            for n in [8, 24, 768, 1000] {
+                for k in [8, 72, 768, 4096] {
+                    let activation = activations[case % 4];
+                    // Now and then, every third row only.
+                    let row_step = if case % 5 == 4 { 3 } else { 1 };
+                    case += 1;
+                    let network = single_linear(k, n, activation, row_step);
+                    let name = format!("linear {m} x {n} x {k}, {activation:?}, row step {row_step}");
+                    self.compare(&name, &network, &[Init::spread(1.0)], precision, m, &tiles)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whole networks as a run executes them: the forms agree bit for bit, one of them with the
+    /// reference, and a planted fault shows.
+    fn networks(&mut self, precision: Precision) -> Result<()> {
+        for (name, network, batch) in [
+            ("bert-tiny", bert(Bert::TINY, 17), 3),
+            ("bert-mini", bert(Bert::MINI, 128), 2),
+            ("mlp", mlp(), 5),
+        ] {
+            let weights = plain::weights(&network, SEED, precision);
+            let (tokens, mut buffers) = plain::input(&network, SEED, precision, batch);
+            plain::run(&network, batch, &weights, &tokens, &mut buffers);
+            let expected = buffers.pop().unwrap_or_default();
+
+            let first = self.whole(&network, precision, batch, true, true, None)?;
+            // Rounding between the operations adds up over the layers.
+            self.report(
+                &format!("{precision} {name}, L2"),
+                l2_error(&first, &expected),
+                4.0 * bound(precision),
+            )?;
+            for (graph, transfers) in [(true, false), (false, true), (false, false)] {
+                let other = self.whole(&network, precision, batch, graph, transfers, None)?;
+                let unequal = first.iter().zip(&other).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+                let case = format!("{precision} {name}, graph {graph}, transfers {transfers}, unequal");
+                self.report(&case, unequal as f64, 0.0)?;
+            }
+            for corruption in [Corruption::ZeroTile, Corruption::FlipWeight] {
+                let wrong = self.whole(&network, precision, batch, true, true, Some(corruption))?;
+                let (l2, max) = (l2_error(&wrong, &expected), max_norm_error(&wrong, &expected));
+                let unequal = first.iter().zip(&wrong).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+                let case = format!("{precision} {name}, {corruption:?} (L2 {l2:.2e}, max {max:.2e}), unseen");
+                self.report(&case, f64::from(u8::from(unequal == 0)), 0.0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn whole(
+        &mut self,
+        network: &Network,
+        precision: Precision,
+        batch: usize,
+        graph: bool,
+        transfers: bool,
+        corruption: Option<Corruption>,
+    ) -> Result<Vec<f32>> {
+        let settings =
+            Settings { precision, seed: SEED, graph, transfers, sync: Sync::Spin, threads: 1, corruption };
+        let mut cuda = Cuda::new(self.device.clone(), "verify".to_owned(), network.clone(), settings)?;
+        cuda.prepare(&[1, batch], 2)?;
+        cuda.issue(1, batch)?;
+        cuda.wait(1)?;
+        cuda.staged(1, batch)?;
+        Ok(cuda.checked_output(batch)?.unwrap_or_default())
+    }
+}
+
+fn weight(rows: usize, columns: usize, init: Init) -> Weight {
+    Weight { name: String::new(), rows, columns, init }
+}
+
+fn buffer(rows: usize, columns: usize) -> Buffer {
+    Buffer { rows, columns, element: Element::Value }
+}
+
+/// One product of a row a sample.
+pub(super) fn single_linear(k: usize, n: usize, activation: Activation, row_step: usize) -> Network {
+    Network {
+        weights: vec![weight(k, n, Init::spread(1.0 / (k as f32).sqrt())), weight(1, n, Init::spread(0.1))],
+        buffers: vec![buffer(row_step, k), buffer(1, n)],
+        ops: vec![Op::Linear {
+            x: BufferId(0),
+            row_step,
+            weight: WeightId(0),
+            bias: WeightId(1),
+            activation,
+            out: BufferId(1),
+        }],
+    }
+}
+
+/// Numbers, already rounded, as they lie in memory.
+fn stored(values: &[f32], precision: Precision) -> Vec<u8> {
+    match precision {
+        Precision::Fp16 => values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect(),
+        Precision::Bf16 => values.iter().flat_map(|&v| half::bf16::from_f32(v).to_le_bytes()).collect(),
+        Precision::Fp32 => values.iter().flat_map(|&v| v.to_le_bytes()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nan_never_passes() {
+        assert!(max_norm_error(&[1.0, f32::NAN], &[1.0, 1.0]).is_nan());
+        assert!(max_norm_error(&[1.0], &[1.0, 1.0]).is_nan());
+        assert_eq!(max_norm_error(&[1.0, -3.0], &[1.0, -4.0]), 0.25);
+    }
+
+    #[test]
+    fn stored_numbers_read_back() {
+        for precision in [Precision::Fp16, Precision::Bf16, Precision::Fp32] {
+            assert_eq!(numbers(&stored(&[1.5, -0.25], precision), precision), [1.5, -0.25]);
+        }
+    }
+}

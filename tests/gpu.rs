@@ -1,0 +1,123 @@
+//! What needs an NVIDIA GPU: `cargo test --release --test gpu -- --ignored --nocapture`.
+
+use migbench::workload::cuda::{Cuda, Device, time_tiles, verify};
+use migbench::workload::{Precision, Settings, Spec, Stages, Sync, Workload};
+use std::io::{Write, stdout};
+use std::time::{Duration, Instant};
+
+const SETTINGS: Settings = Settings {
+    precision: Precision::Fp16,
+    seed: 1,
+    graph: true,
+    transfers: true,
+    sync: Sync::Spin,
+    threads: 1,
+    corruption: None,
+};
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn every_kernel_agrees_with_the_reference() {
+    assert!(verify(&mut stdout()).unwrap());
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn a_batch_that_cannot_fit_is_refused() {
+    let spec: Spec = "bert-base".parse().unwrap();
+    let device = Device::open(Sync::Spin).unwrap();
+    let mut cuda = Cuda::new(device, spec.to_string(), spec.network(), SETTINGS).unwrap();
+    for batch in [1 << 20, usize::MAX] {
+        let error = cuda.prepare(&[batch], 1).unwrap_err().to_string();
+        assert!(error.contains("GB free"), "{error}");
+        writeln!(stdout(), "{error}").unwrap();
+    }
+    cuda.prepare(&[1], 1).unwrap();
+    assert!(cuda.issue(0, 2).is_err() && cuda.issue(1, 1).is_err());
+    let fp32 = Settings { precision: Precision::Fp32, ..SETTINGS };
+    let device = Device::open(Sync::Spin).unwrap();
+    let error = Cuda::new(device, spec.to_string(), spec.network(), fp32).err().unwrap();
+    writeln!(stdout(), "{error:#}").unwrap();
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn batches_in_flight_with_blocking_waits_do_not_disturb_each_other() {
+    let spec: Spec = "bert-mini".parse().unwrap();
+    let make = |sync| {
+        let settings = Settings { sync, ..SETTINGS };
+        Cuda::new(Device::open(sync).unwrap(), spec.to_string(), spec.network(), settings).unwrap()
+    };
+    let mut alone = make(Sync::Blocking);
+    alone.prepare(&[8], 1).unwrap();
+    let expected = alone.checked_output(8).unwrap().unwrap();
+    alone.prepare(&[3, 8], 4).unwrap(); // once more, for other batches: the weights stay
+    for round in 0..50 {
+        for lane in 0..4 {
+            alone.issue(lane, if (round + lane) % 2 == 0 { 3 } else { 8 }).unwrap();
+        }
+        (0..4).for_each(|lane| alone.wait(lane).unwrap());
+    }
+    assert_eq!(alone.checked_output(8).unwrap().unwrap(), expected);
+    // Another batch takes other tiles, which sum in another order.
+    let three = alone.checked_output(3).unwrap().unwrap();
+    assert_eq!(three.len(), 3 * 256);
+    assert!(three.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 0.02));
+    let stages = alone.staged(2, 8).unwrap().unwrap();
+    assert!(stages.compute_ns > 0 && stages.h2d_ns > 0 && stages.d2h_ns > 0, "{stages:?}");
+}
+
+/// Numbers to read, nothing asserted: what each tile takes.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn times_of_tiles() {
+    time_tiles(&mut stdout()).unwrap();
+}
+
+/// Numbers to read, nothing asserted: what whole batches take.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn times_of_networks() {
+    let mut out = stdout();
+    let start = Instant::now();
+    let device = Device::open(Sync::Spin).unwrap();
+    writeln!(out, "opened in {:?}: {:?}", start.elapsed(), device.identity()).unwrap();
+    for (name, batches) in [
+        ("null", &[1][..]),
+        ("bert-base", &[1, 8, 32, 128]),
+        ("bert-large", &[1, 32]),
+        ("bert-tiny", &[1, 32]),
+        ("mlp", &[1, 32, 1024]),
+    ] {
+        let spec: Spec = name.parse().unwrap();
+        let start = Instant::now();
+        let mut cuda = Cuda::new(device.clone(), spec.to_string(), spec.network(), SETTINGS).unwrap();
+        cuda.prepare(batches, 1).unwrap();
+        writeln!(out, "{name}: made and prepared in {:?}", start.elapsed()).unwrap();
+        for &batch in batches {
+            let begin = Instant::now();
+            let mut ns = Vec::new();
+            while begin.elapsed() < Duration::from_millis(1200) {
+                let start = Instant::now();
+                cuda.issue(0, batch).unwrap();
+                cuda.wait(0).unwrap();
+                let elapsed = start.elapsed();
+                if begin.elapsed() > Duration::from_millis(400) {
+                    ns.push(elapsed.as_nanos() as u64);
+                }
+            }
+            ns.sort_unstable();
+            let quantile = |q: f64| ns[(ns.len() as f64 * q) as usize] as f64 / 1e6;
+            let mut stages: Vec<Stages> = (0..25).map(|_| cuda.staged(0, batch).unwrap().unwrap()).collect();
+            stages.sort_by_key(|stages| stages.compute_ns);
+            let tflops = spec.network().flops(batch) / (quantile(0.5) * 1e9);
+            let (p50, p99) = (quantile(0.5), quantile(0.99));
+            let (n, stages) = (ns.len(), stages[12]);
+            writeln!(
+                out,
+                "{name} batch {batch}: p50 {p50:.4} ms, p99 {p99:.4}, n {n}, {tflops:.0} TFLOP/s, {stages:?}"
+            )
+            .unwrap();
+        }
+    }
+}
