@@ -78,6 +78,10 @@ fn bound_text(decision: &Decision) -> String {
     let (Some(bound), Some(numbers)) = (bound(decision), decision.numbers) else { return String::new() };
     let margin = 100.0 * numbers.margin.exp_m1();
     let limit = format!("{}", (margin * 1e4).round() / 1e4);
+    // So few rounds bound nothing at this risk.
+    if bound == -1.0 {
+        return format!("unknown < {limit} %");
+    }
     match decision.verdict {
         Verdict::Regression => format!("{} ≥ {limit} %", percent(bound)),
         Verdict::Improvement => {
