@@ -6,6 +6,13 @@ use crate::workload::Stages;
 use anyhow::{Result, ensure};
 use hdrhistogram::Histogram;
 
+/// A row warns when latency drifts by more than this over its window.
+pub const DRIFT: f64 = 0.01;
+/// A row warns when its two throughputs are further apart than this.
+pub const THROUGHPUT_GAP: f64 = 0.05;
+/// A row warns when issuing a batch takes more than this share of the device's time.
+pub const HOST_BOUND: f64 = 0.8;
+
 /// One minus the confidence of a percentile's bound.
 const RISK: f64 = 0.01;
 

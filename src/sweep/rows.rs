@@ -11,10 +11,7 @@ use crate::results::summary;
 use crate::workload::DeviceIdentity;
 use crate::workload::model::Network;
 
-/// Thresholds above which a row warns (method.md, When and What is timed).
-const DRIFT: f64 = 0.01;
-const THROUGHPUT_GAP: f64 = 0.05;
-const HOST_BOUND: f64 = 0.8;
+use crate::results::summary::{DRIFT, HOST_BOUND, THROUGHPUT_GAP};
 
 /// What all rows of a sweep share.
 pub struct Context {

@@ -13,9 +13,7 @@ use std::collections::HashMap;
 
 /// Shares of a window from which method.md draws its lines.
 const OVERLAP: f64 = 0.999;
-const DRIFT: f64 = 0.01;
-const THROUGHPUT_GAP: f64 = 0.05;
-const HOST_BOUND: f64 = 0.8;
+use crate::results::summary::{DRIFT, HOST_BOUND, THROUGHPUT_GAP};
 /// The same counts of operations and bytes over the same mean.
 const SAME: f64 = 1e-6;
 /// More different points than a file has; their memory stays bounded all the same.
