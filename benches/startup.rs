@@ -26,6 +26,7 @@ fn job(device: Device) -> Job {
         },
         cpus: Vec::new(),
         rule: Rule::DEFAULT,
+        own: None,
     }
 }
 

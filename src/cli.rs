@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod compare;
+pub mod own;
 
 use crate::measure::protocol::Device;
 use crate::sweep::plan::{Modes, Span};
@@ -190,9 +191,9 @@ pub struct RunArgs {
     /// Number format [default: fp16 on a GPU, fp32 on the CPU]
     #[arg(long, value_parser = one_of::<Precision>(&["fp32", "fp16", "bf16"]))]
     pub precision: Option<Precision>,
-    /// Samples in a batch; several, comma-separated
-    #[arg(long, value_name = "SIZES", value_delimiter = ',', default_value = "1,32", value_parser = clap::value_parser!(u64).range(1..))]
-    pub batch: Vec<u64>,
+    /// Samples in a batch; several, comma-separated [default: 1,32; of your own program 1]
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
+    pub batch: Option<Vec<u64>>,
     /// Rounds: every point once in each, in a fresh worker, in an order of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
@@ -260,6 +261,9 @@ pub struct RunArgs {
     /// Another NVML library
     #[arg(long, value_name = "FILE", env = "MIGBENCH_NVML", hide = true)]
     pub nvml: Option<PathBuf>,
+    /// The user's own workload.
+    #[command(flatten)]
+    pub own: own::OwnArgs,
 }
 
 /// One of an enumeration's values, by the names that rows and messages use for them.

@@ -134,11 +134,13 @@ fn choose(args: &RunArgs) -> Result<(Topology, Selection)> {
 }
 
 fn options(args: &RunArgs, selection: &Selection) -> Result<Options> {
+    let own = super::own::template(args)?;
     let cpu = selection.device == Device::Cpu;
     let default = if cpu { "bert-tiny" } else { "bert-base" };
-    let mut workload = match &args.workload {
-        Some(workload) => workload.clone(),
-        None => default.parse::<Spec>()?,
+    let mut workload = match (&own, &args.workload) {
+        (Some(own), _) => super::own::spec(own),
+        (None, Some(workload)) => workload.clone(),
+        (None, None) => default.parse::<Spec>()?,
     };
     if let Some(seq_len) = args.seq_len {
         if !workload.has_seq_len() {
@@ -146,7 +148,8 @@ fn options(args: &RunArgs, selection: &Selection) -> Result<Options> {
         }
         workload.seq_len = seq_len.into();
     }
-    let mut batches = args.batch.clone();
+    // A program runs as it is, unless it is to be called with several sizes.
+    let mut batches = args.batch.clone().unwrap_or(if own.is_some() { vec![1] } else { vec![1, 32] });
     batches.sort_unstable();
     batches.dedup();
     Ok(Options {
@@ -162,6 +165,7 @@ fn options(args: &RunArgs, selection: &Selection) -> Result<Options> {
             corruption: args.corrupt,
         },
         workload,
+        own,
         batches,
         repeat: args.repeat,
         rule: Rule::given(args.duration, args.batches),

@@ -5,6 +5,7 @@
 pub mod bins;
 pub mod clock;
 pub mod fault;
+pub mod program;
 pub mod protocol;
 pub mod recorder;
 pub mod stopping;

@@ -4,7 +4,7 @@
 use super::bins::LoadLog;
 use super::recorder::Recording;
 use super::stopping::Rule;
-use crate::workload::{DeviceIdentity, Settings, Stages};
+use crate::workload::{DeviceIdentity, Own, Settings, Stages};
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,9 @@ pub struct Job {
     pub cpus: Vec<usize>,
     /// Until when.
     pub rule: Rule,
+    /// In place of a workload of migbench's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<Own>,
 }
 
 /// Parent to worker.
@@ -106,6 +109,9 @@ pub enum FromWorker {
         output_error: Option<f64>,
         /// Why the output is wrong, if it is.
         output_failure: Option<String>,
+        /// The user's program did not end when it was told to, and was ended.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        forced: bool,
     },
     /// The last message of a worker that could not.
     Failed {
@@ -185,7 +191,7 @@ mod tests {
             for message in [
                 FromWorker::Progress { unmeasured: 1, batches },
                 FromWorker::Failed { phase: "window".into(), error: format!("{error}\n{error}") },
-                FromWorker::Done { output_error: Some(value).filter(|v| v.is_finite()), output_failure: None },
+                FromWorker::Done { output_error: Some(value).filter(|v| v.is_finite()), output_failure: None, forced: batches % 2 == 0 },
             ] {
                 let line = encode(&message);
                 prop_assert_eq!(line.iter().filter(|&&b| b == b'\n').count(), 1);

@@ -147,8 +147,8 @@ pub struct Point {
     pub backend: String,
     /// Canonical, as `bert-base(seq_len=128)`.
     pub workload: String,
-    /// Number format.
-    pub precision: Precision,
+    /// Number format; empty where the user's own workload has not said it.
+    pub precision: Option<Precision>,
     /// Samples in a batch.
     pub batch: u64,
     /// Alone or not.
@@ -177,7 +177,7 @@ impl Default for Point {
             device: Device::Cpu,
             backend: String::new(),
             workload: String::new(),
-            precision: Precision::Fp32,
+            precision: None,
             batch: 0,
             mode: Mode::Isolated,
             corunners: String::new(),
@@ -324,6 +324,10 @@ pub enum Warning {
     GpuThrottled,
     /// The worker is a client of an MPS server.
     Mps,
+    /// The program reported no batches: nothing shows that its neighbours were there.
+    Unproven,
+    /// The program did not end when it was told to, and was ended.
+    EndedByForce,
     /// The output was not compared: a stand-in for a driver computes nothing.
     UncheckedOutput,
 }
@@ -391,12 +395,24 @@ pub fn point_id(row: &Row) -> String {
                 &subject.profile,
                 subject.sm_count
             ),
-            (point.device, &point.backend, &point.workload, point.precision, point.batch),
+            (point.device, &point.backend, &point.workload, Plain(point.precision), point.batch),
             (point.mode, &point.corunners, &point.load, point.inflight),
             (point.sync, point.graph, point.transfers, point.threads),
         )
     );
     hex(&Sha256::digest(text)[..8])
+}
+
+/// A value that every row had when the hash was made.
+struct Plain<T>(Option<T>);
+
+impl<T: std::fmt::Debug> std::fmt::Debug for Plain<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str("None"),
+        }
+    }
 }
 
 /// Bytes as lower-case hexadecimal digits.

@@ -97,7 +97,7 @@ columns! {
     device: point.device as crate::measure::protocol::Device;
     backend: point.backend as String;
     workload: point.workload as String;
-    precision: point.precision as crate::workload::Precision;
+    precision: point.precision as Option<crate::workload::Precision>;
     batch: point.batch as u64;
     mode: point.mode as super::row::Mode;
     corunners: point.corunners as String;
@@ -225,7 +225,7 @@ mod tests {
         row.subject.identity = Some(Identity::Proven);
         row.subject.sharing = Some(Sharing::TimeSliced);
         row.subject.neighbours = Some(Neighbours::NoneSeen);
-        row.point.precision = Precision::Bf16;
+        row.point.precision = Some(Precision::Bf16);
         row.point.sync = Some(crate::workload::Sync::Spin);
         row.outcome.warnings.0.extend([Warning::HostBound, Warning::CapReached]);
         let text = String::from_utf8(line(&row)).unwrap();

@@ -233,7 +233,8 @@ impl Group<'_> {
                 player.outcome.load = Some(load);
                 player.stage = Stage::Split;
             }
-            (Stage::Stopping, FromWorker::Done { output_error, output_failure }) => {
+            (Stage::Stopping, FromWorker::Done { output_error, output_failure, forced }) => {
+                player.outcome.warnings.extend(forced.then_some(Warning::EndedByForce));
                 player.outcome.output_error = output_error;
                 player.outcome.output_failure = output_failure;
                 player.finish();

@@ -5,7 +5,7 @@ use crate::machine::Instance;
 use crate::measure::protocol::{Device, Job};
 use crate::measure::stopping::Rule;
 use crate::results::row::Mode;
-use crate::workload::{Precision, Settings, Spec, Sync};
+use crate::workload::{Own, Precision, Settings, Spec, Sync, command};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -49,6 +49,8 @@ pub struct Options {
     pub instances: Vec<Instance>,
     /// What runs.
     pub workload: Spec,
+    /// In its place.
+    pub own: Option<command::Template>,
     /// How.
     pub settings: Settings,
     /// Batch sizes, one point each.
@@ -105,6 +107,7 @@ pub fn plan(options: &Options) -> Vec<Run> {
             settings: settings.clone(),
             cpus: cpus[place % cpus.len()].clone(),
             rule: options.rule,
+            own: options.own.as_ref().map(|own| own_job(own, options, instance, batch)),
         },
     };
 
@@ -130,6 +133,12 @@ pub fn plan(options: &Options) -> Vec<Run> {
         runs.append(&mut round);
     }
     runs
+}
+
+/// The user's own workload on one instance.
+fn own_job(own: &command::Template, options: &Options, instance: &Instance, batch: u64) -> Own {
+    let index = options.instances.iter().position(|other| other == instance).unwrap_or(0);
+    Own::Program(own.on(instance, index, batch))
 }
 
 /// The instances that measure together when runs are concurrent.
@@ -161,6 +170,9 @@ pub fn estimate(runs: &[Run]) -> Duration {
 /// # Errors
 /// A precision that the device lacks, or a batch that can't fit into the memory of an instance.
 pub fn refuse_impossible(options: &Options) -> Result<()> {
+    if options.own.is_some() {
+        return Ok(());
+    }
     let precision = options.settings.precision;
     match (options.device, precision) {
         (Device::Cpu, Precision::Fp16 | Precision::Bf16) => {
@@ -199,6 +211,7 @@ mod tests {
             device: Device::Cuda,
             instances: mixed().instances(),
             workload: "bert-base".parse().unwrap(),
+            own: None,
             settings: Settings { precision: Precision::Fp16, ..Settings::default() },
             batches: vec![1, 8, 32],
             repeat: 3,

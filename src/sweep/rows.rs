@@ -4,6 +4,7 @@ use super::corun;
 use super::group::Outcome;
 use super::plan::{Member, Run};
 use crate::machine::{Instance, InstanceKind, Topology, host};
+use crate::measure::bins::LoadLog;
 use crate::measure::protocol::Device;
 use crate::results::Row;
 use crate::results::row::{Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning};
@@ -59,7 +60,7 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
     let mut row = Row {
         provenance: provenance(context, run, outcome),
         subject: subject(context, member, outcome),
-        point: point(run, member),
+        point: point(run, member, outcome),
         ..Row::default()
     };
     row.seal();
@@ -81,9 +82,14 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
         if recording.out_of_range > 0 {
             row.outcome.warnings.0.insert(Warning::OutOfRange);
         }
-        if member.job.rule.hit_cap(recording.end_ns - recording.start_ns, recording.batches) {
+        if !without_a_word(outcome)
+            && member.job.rule.hit_cap(recording.end_ns - recording.start_ns, recording.batches)
+        {
             row.outcome.warnings.0.insert(Warning::CapReached);
         }
+    }
+    if without_a_word(outcome) {
+        row.outcome.warnings.0.insert(Warning::Unproven);
     }
     if outcome.device.as_ref().is_some_and(DeviceIdentity::is_stand_in) {
         row.outcome.warnings.0.insert(Warning::UncheckedOutput);
@@ -96,6 +102,11 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
     };
     warn(&mut row);
     conclude(row, outcome)
+}
+
+/// The user's program reported nothing: all of it is one batch.
+fn without_a_word(outcome: &Outcome) -> bool {
+    outcome.load.as_ref().is_some_and(LoadLog::is_unknown)
 }
 
 fn provenance(context: &Context, run: &Run, outcome: &Outcome) -> Provenance {
@@ -128,14 +139,17 @@ fn subject(context: &Context, member: &Member, outcome: &Outcome) -> Subject {
     }
 }
 
-fn point(run: &Run, member: &Member) -> Point {
+fn point(run: &Run, member: &Member, outcome: &Outcome) -> Point {
     let (job, settings) = (&member.job, &member.job.settings);
+    if job.own.is_some() {
+        return own_point(run, member, outcome);
+    }
     let cuda = job.device == Device::Cuda;
     Point {
         device: job.device,
         backend: "builtin".into(),
         workload: job.workload.clone(),
-        precision: settings.precision,
+        precision: Some(settings.precision),
         batch: job.batch as u64,
         mode: run.mode,
         corunners: corunners(run, member),
@@ -146,6 +160,23 @@ fn point(run: &Run, member: &Member) -> Point {
         transfers: cuda.then_some(settings.transfers),
         threads: (!cuda).then_some(settings.threads as u32),
         cpus: host::ranges(&job.cpus),
+    }
+}
+
+/// The conditions of the user's own program, as far as migbench sets them.
+fn own_point(run: &Run, member: &Member, outcome: &Outcome) -> Point {
+    let job = &member.job;
+    Point {
+        device: job.device,
+        backend: "command".into(),
+        workload: job.workload.clone(),
+        batch: job.batch as u64,
+        mode: run.mode,
+        corunners: corunners(run, member),
+        load: if without_a_word(outcome) { "once" } else { "closed" }.into(),
+        inflight: 1,
+        cpus: host::ranges(&job.cpus),
+        ..Point::default()
     }
 }
 
@@ -208,6 +239,7 @@ mod tests {
             settings,
             cpus: vec![0],
             rule: Rule::DEFAULT,
+            own: None,
         };
         let instance = Instance { kind: InstanceKind::Gpu, ..Instance::default() };
         let mut recorder = Recorder::new();

@@ -27,6 +27,8 @@ pub enum Kind {
     /// Given service times on a virtual clock; hidden, for exact tests. The text is
     /// [`super::scripted`]'s.
     Scripted(String),
+    /// The user's own program: its command line, with placeholders. What is started is the job's.
+    Command(String),
 }
 
 /// Names and shapes of the BERT encoders.
@@ -61,7 +63,7 @@ impl Spec {
                 model::bert(*shape, self.seq_len)
             }
             Kind::Mlp => model::mlp(),
-            Kind::Null | Kind::Scripted(_) => Network::default(),
+            Kind::Null | Kind::Scripted(_) | Kind::Command(_) => Network::default(),
         }
     }
 }
@@ -73,6 +75,7 @@ impl fmt::Display for Spec {
             Kind::Mlp => f.write_str("mlp"),
             Kind::Null => f.write_str("null"),
             Kind::Scripted(script) => write!(f, "scripted({script})"),
+            Kind::Command(text) => write!(f, "command({text})"),
         }
     }
 }
@@ -94,6 +97,10 @@ impl FromStr for Spec {
             "null" => Kind::Null,
             "scripted" => {
                 spec.kind = Kind::Scripted(parameters.to_owned());
+                return Ok(spec);
+            }
+            "command" => {
+                spec.kind = Kind::Command(parameters.to_owned());
                 return Ok(spec);
             }
             _ => match BERTS.iter().find(|(n, _)| *n == name) {
@@ -134,6 +141,7 @@ mod tests {
             ("bert-tiny(seq_len=17)", "bert-tiny(seq_len=17)"),
             ("mlp", "mlp"),
             ("scripted(batch=1ms)", "scripted(batch=1ms)"),
+            ("command(sh -c 'echo (')", "command(sh -c 'echo (')"),
         ] {
             let spec: Spec = typed.parse().unwrap();
             assert_eq!(spec.to_string(), canonical);

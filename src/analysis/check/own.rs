@@ -117,7 +117,7 @@ fn status(row: &Cells, findings: &mut Findings) {
     let batches = row.number(Field::Batches).unwrap_or(0.0);
     let percentiles = PERCENTILES.into_iter().chain([(Field::P99Upper, 0.99)]);
     let enough = percentiles.filter(|&(_, q)| batches >= needed(q) as f64).map(|(field, _)| field);
-    let overlap = concurrent.then_some(Field::Overlap);
+    let overlap = (concurrent && !row.warns("unproven")).then_some(Field::Overlap);
     for field in always.into_iter().chain(enough).chain(overlap) {
         if row.text(field).is_empty() {
             add(findings, row, field, "absent", "a number: the row is ok");
