@@ -4,12 +4,11 @@ use super::corun;
 use super::group::Outcome;
 use super::plan::{Member, Run};
 use crate::machine::{Instance, InstanceKind, Topology, host};
-use crate::measure::protocol::Device;
+use crate::measure::protocol::{Device, Job};
 use crate::results::Row;
 use crate::results::row::{Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning};
 use crate::results::summary;
-use crate::workload::DeviceIdentity;
-use crate::workload::model::Network;
+use crate::workload::{DeviceIdentity, Spec};
 
 use crate::results::summary::{DRIFT, HOST_BOUND, THROUGHPUT_GAP};
 
@@ -19,8 +18,6 @@ pub struct Context {
     pub provenance: Provenance,
     /// Driver versions.
     pub topology: Topology,
-    /// What the workload computes.
-    pub network: Network,
 }
 
 /// One row a member, in their order. Every outcome becomes one.
@@ -68,10 +65,7 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
         match summary::latency(recording) {
             Ok((latency, histograms)) => {
                 let batch = member.job.batch;
-                let (flops, bytes) = (
-                    context.network.flops(batch),
-                    context.network.compulsory_bytes(batch, member.job.settings.precision),
-                );
+                let (flops, bytes) = counts(&member.job);
                 row.window = summary::window(recording, outcome.warmup_batches);
                 row.rates = summary::rates(&latency, &row.window, batch as u64, flops, bytes);
                 (row.latency, row.histograms) = (latency, histograms);
@@ -96,6 +90,13 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
     };
     warn(&mut row);
     conclude(row, outcome)
+}
+
+/// Matrix operations and compulsory bytes of a batch, by the network's own count.
+fn counts(job: &Job) -> (f64, f64) {
+    let Ok(spec) = job.workload.parse::<Spec>() else { return (0.0, 0.0) };
+    let network = spec.network();
+    (network.flops(job.batch), network.compulsory_bytes(job.batch, job.settings.precision))
 }
 
 fn provenance(context: &Context, run: &Run, outcome: &Outcome) -> Provenance {
@@ -193,13 +194,11 @@ fn conclude(mut row: Row, outcome: &Outcome) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::protocol::Job;
     use crate::measure::recorder::Recorder;
     use crate::measure::stopping::Rule;
     use crate::workload::{DeviceIdentity, Precision, Settings, Stages};
 
     fn parts() -> (Context, Run, Outcome) {
-        let spec: crate::workload::Spec = "mlp".parse().unwrap();
         let settings = Settings { precision: Precision::Fp16, ..Settings::default() };
         let job = Job {
             device: Device::Cuda,
@@ -223,11 +222,7 @@ mod tests {
             output_error: Some(1e-4),
             ..Outcome::default()
         };
-        let context = Context {
-            provenance: Provenance::default(),
-            topology: Topology::default(),
-            network: spec.network(),
-        };
+        let context = Context { provenance: Provenance::default(), topology: Topology::default() };
         (
             context,
             Run { repetition: 2, mode: Mode::Isolated, members: vec![Member { instance, job }] },
