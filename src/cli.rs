@@ -175,6 +175,22 @@ pub struct RunArgs {
     /// A GPU or MIG device, by UUID or unique prefix; several, repeated or comma-separated
     #[arg(long, value_name = "UUID", value_delimiter = ',')]
     pub uuid: Vec<String>,
+    /// Of what is in scope, the instances of these GPUs, by index
+    #[arg(long, value_name = "INDEX", value_delimiter = ',', conflicts_with = "uuid")]
+    pub gpu: Vec<u32>,
+    /// Of what is in scope, the instances of these profiles, as 1g.18gb
+    #[arg(long, value_name = "PROFILE", value_delimiter = ',', conflicts_with = "uuid")]
+    pub profile: Vec<String>,
+    /// Of what is in scope, one instance of each kind
+    #[arg(long, conflicts_with = "uuid")]
+    pub one_per_profile: bool,
+    /// Load another instance with something else in every co-run: UUID=WORKLOAD, or UUID=WORKLOAD@BATCH
+    /// [default: the batch of those that are measured]
+    #[arg(long, value_name = "UUID=WORKLOAD", value_parser = aggressor)]
+    pub aggressor: Vec<(String, Spec, Option<u64>)>,
+    /// Allow two workers on one instance, in turn on its multiprocessors
+    #[arg(long)]
+    pub allow_sharing: bool,
     /// Everything on this machine, whatever CUDA_VISIBLE_DEVICES says
     #[arg(long)]
     pub all: bool,
@@ -182,9 +198,9 @@ pub struct RunArgs {
     #[arg(long, value_parser = one_of::<Device>(&["cpu", "cuda"]))]
     pub device: Option<Device>,
     /// What to run: bert-tiny, bert-mini, bert-base, bert-large, mlp or null
-    /// [default: bert-base on a GPU, bert-tiny on the CPU]
+    /// Several, repeated [default: bert-base on a GPU, bert-tiny on the CPU]
     #[arg(long, value_name = "NAME", value_parser = str::parse::<Spec>)]
-    pub workload: Option<Spec>,
+    pub workload: Vec<Spec>,
     /// Tokens per sample of the bert workloads [default: 128]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u16).range(1..=Spec::MAX_SEQ_LEN as i64))]
     pub seq_len: Option<u16>,
@@ -264,6 +280,20 @@ pub struct RunArgs {
     /// The user's own workload.
     #[command(flatten)]
     pub own: own::OwnArgs,
+}
+
+/// `UUID=WORKLOAD` or `UUID=WORKLOAD@BATCH`.
+fn aggressor(text: &str) -> anyhow::Result<(String, Spec, Option<u64>)> {
+    let Some((uuid, what)) = text.split_once('=') else {
+        anyhow::bail!("'{text}' is not UUID=WORKLOAD");
+    };
+    let (workload, batch) = match what.rsplit_once('@') {
+        Some((workload, batch)) if batch.parse::<u64>().is_ok_and(|batch| batch > 0) => {
+            (workload, batch.parse().ok())
+        }
+        _ => (what, None),
+    };
+    Ok((uuid.to_owned(), workload.parse()?, batch))
 }
 
 /// One of an enumeration's values, by the names that rows and messages use for them.

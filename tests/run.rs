@@ -145,7 +145,7 @@ fn bad_input_is_refused_by_name() {
         (&["--device", "cuda"], "migbench: cannot measure on a GPU: no NVIDIA driver library ("),
         (
             &["--device", "cpu", "--uuid", "GPU-1"],
-            "migbench: --device cpu and --uuid GPU-1 contradict each other",
+            "migbench: --uuid GPU-1 is about GPUs, and the CPU is measured here: leave it out",
         ),
         (&["--batch", "0"], "error: invalid value '0' for '--batch <SIZES>': 0 is not in 1.."),
         (&["--batch", "-3"], "error: unexpected argument '-3' found"),

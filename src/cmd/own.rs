@@ -12,9 +12,6 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// It is no program that can be started, here where that can be seen.
 pub fn template(args: &RunArgs) -> Result<Option<Template>> {
-    if let Some(Kind::Command(_)) = args.workload.as_ref().map(|spec| &spec.kind) {
-        bail!("a program is given after '--': migbench run -- CMD ARGS");
-    }
     let Some(name) = args.own.command.first() else { return Ok(None) };
     // A plan for another machine says nothing of this one, and a placeholder may be anything.
     if args.topology.is_none() && !name.contains('{') {

@@ -108,14 +108,18 @@ fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
     };
     listen_to_signals()?;
     let output = open_output(args, &run_id)?;
-    let context =
-        Context { provenance: provenance(&run_id, args.seed), topology, network: options.workload.network() };
+    let context = Context { provenance: provenance(&run_id, args.seed), topology };
     Ok(Prepared { context, runs, conductor, output })
 }
 
 fn choose(args: &RunArgs) -> Result<(Topology, Selection)> {
     let wishes = Wishes {
         uuids: args.uuid.clone(),
+        gpus: args.gpu.clone(),
+        profiles: args.profile.clone(),
+        one_per_profile: args.one_per_profile,
+        aggressors: args.aggressor.clone(),
+        sharing: args.allow_sharing,
         all: args.all,
         device: args.device,
         threads: args.threads.map_or_else(host::usable_cores, usize::from),
@@ -136,17 +140,9 @@ fn choose(args: &RunArgs) -> Result<(Topology, Selection)> {
 fn options(args: &RunArgs, selection: &Selection) -> Result<Options> {
     let own = super::own::template(args)?;
     let cpu = selection.device == Device::Cpu;
-    let default = if cpu { "bert-tiny" } else { "bert-base" };
-    let mut workload = match (&own, &args.workload) {
-        (Some(own), _) => super::own::spec(own),
-        (None, Some(workload)) => workload.clone(),
-        (None, None) => default.parse::<Spec>()?,
-    };
-    if let Some(seq_len) = args.seq_len {
-        if !workload.has_seq_len() {
-            bail!("--seq-len means nothing to the workload {workload}: leave it out");
-        }
-        workload.seq_len = seq_len.into();
+    let several = selection.instances.len() + selection.aggressors.len() > 1;
+    if args.mode == Some(Modes::Isolated) && !selection.aggressors.is_empty() {
+        bail!("--mode isolated leaves nobody for --aggressor to disturb: say --mode concurrent or both");
     }
     // A program runs as it is, unless it is to be called with several sizes.
     let mut batches = args.batch.clone().unwrap_or(if own.is_some() { vec![1] } else { vec![1, 32] });
@@ -155,6 +151,7 @@ fn options(args: &RunArgs, selection: &Selection) -> Result<Options> {
     Ok(Options {
         device: selection.device,
         instances: selection.instances.clone(),
+        aggressors: selection.aggressors.clone(),
         settings: Settings {
             precision: args.precision.unwrap_or(if cpu { Precision::Fp32 } else { Precision::Fp16 }),
             seed: args.seed,
@@ -164,26 +161,48 @@ fn options(args: &RunArgs, selection: &Selection) -> Result<Options> {
             threads: args.threads.map_or_else(host::usable_cores, usize::from),
             corruption: args.corrupt,
         },
-        workload,
+        workloads: match &own {
+            Some(own) => vec![super::own::spec(own)],
+            None => workloads(args, cpu)?,
+        },
         own,
         batches,
         repeat: args.repeat,
         rule: Rule::given(args.duration, args.batches),
-        modes: args.mode.unwrap_or(if selection.instances.len() > 1 {
-            Modes::Concurrent
-        } else {
-            Modes::Isolated
-        }),
+        modes: args.mode.unwrap_or(if several { Modes::Concurrent } else { Modes::Isolated }),
         span: args.span,
         cpus: host::allowed_cpus(),
         sync: args.sync,
     })
 }
 
+/// The workloads asked for, each once, with the sequence length asked for.
+fn workloads(args: &RunArgs, cpu: bool) -> Result<Vec<Spec>> {
+    let default = if cpu { "bert-tiny" } else { "bert-base" };
+    let mut workloads =
+        if args.workload.is_empty() { vec![default.parse::<Spec>()?] } else { args.workload.clone() };
+    if let Some(seq_len) = args.seq_len {
+        if !workloads.iter().any(Spec::has_seq_len) {
+            bail!("--seq-len means nothing to the workload {}: leave it out", workloads[0]);
+        }
+        for workload in workloads.iter_mut().filter(|w| w.has_seq_len()) {
+            workload.seq_len = seq_len.into();
+        }
+    }
+    let mut once: Vec<Spec> = Vec::new();
+    for workload in workloads {
+        if !once.contains(&workload) {
+            once.push(workload);
+        }
+    }
+    Ok(once)
+}
+
 /// One line: what, how often, how long.
 fn announce(options: &Options, runs: &[Run]) -> String {
     let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let batches: Vec<String> = options.batches.iter().map(u64::to_string).collect();
+    let workloads: Vec<String> = options.workloads.iter().map(Spec::to_string).collect();
     let estimate = plan::estimate(runs).as_secs();
     let time =
         if estimate < 120 { format!("{estimate} s") } else { format!("{} min", estimate.div_ceil(60)) };
@@ -191,7 +210,7 @@ fn announce(options: &Options, runs: &[Run]) -> String {
         "{} in {}: {} on {}, batch {}; about {time} or longer, seed {}",
         plural(runs.len(), "run"),
         plural(options.repeat as usize, "round"),
-        options.workload,
+        workloads.join(", "),
         plural(options.instances.len(), "instance"),
         batches.join(", "),
         options.settings.seed,

@@ -177,7 +177,7 @@ impl Default for Point {
             device: Device::Cpu,
             backend: String::new(),
             workload: String::new(),
-            precision: None,
+            precision: Some(Precision::Fp32),
             batch: 0,
             mode: Mode::Isolated,
             corunners: String::new(),

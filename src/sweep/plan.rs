@@ -5,7 +5,7 @@ use crate::machine::Instance;
 use crate::measure::protocol::{Device, Job};
 use crate::measure::stopping::Rule;
 use crate::results::row::Mode;
-use crate::workload::{Own, Precision, Settings, Spec, Sync, command};
+use crate::workload::{Kind, Own, Precision, Settings, Spec, Sync, command};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -45,11 +45,13 @@ pub struct Options {
     pub sync: Option<Sync>,
     /// CPU or CUDA.
     pub device: Device,
-    /// What is measured.
+    /// What is measured; one that is named several times has several workers in its co-runs.
     pub instances: Vec<Instance>,
-    /// What runs.
-    pub workload: Spec,
-    /// In its place.
+    /// What is loaded beside them in every co-run.
+    pub aggressors: Vec<Aggressor>,
+    /// What runs, one point each.
+    pub workloads: Vec<Spec>,
+    /// What a [`Kind::Command`] among them starts.
     pub own: Option<command::Template>,
     /// How.
     pub settings: Settings,
@@ -59,6 +61,17 @@ pub struct Options {
     pub repeat: u32,
     /// When a window ends.
     pub rule: Rule,
+}
+
+/// An instance that is loaded with something of its own while others are measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Aggressor {
+    /// Where.
+    pub instance: Instance,
+    /// What runs there.
+    pub workload: Spec,
+    /// Samples in a batch; those of the measured instances, if none.
+    pub batch: Option<u64>,
 }
 
 /// Workers that measure at the same time, each a fresh process.
@@ -92,40 +105,35 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// concurrent runs differ in their neighbours only.
 pub fn plan(options: &Options) -> Vec<Run> {
     let groups = groups(options);
-    let widest = groups.iter().map(Vec::len).max().unwrap_or(1);
-    let mut settings = options.settings.clone();
-    settings.sync =
-        options.sync.unwrap_or(if widest <= options.cpus.len() { Sync::Spin } else { Sync::Blocking });
-    let alone = options.device == Device::Cpu || widest == 1;
-    let cpus = if alone { vec![options.cpus.clone()] } else { placement::assign(&options.cpus, widest) };
-    let member = |place: usize, instance: &Instance, batch: u64| Member {
-        instance: instance.clone(),
-        job: Job {
-            device: options.device,
-            workload: options.workload.to_string(),
-            batch: batch as usize,
-            settings: settings.clone(),
-            cpus: cpus[place % cpus.len()].clone(),
-            rule: options.rule,
-            own: options.own.as_ref().map(|own| own_job(own, options, instance, batch)),
-        },
-    };
-
+    let hands = Hands::of(options, &groups);
+    let points: Vec<(&Spec, u64)> =
+        options.workloads.iter().flat_map(|w| options.batches.iter().map(move |&b| (w, b))).collect();
     let mut random = fastrand::Rng::with_seed(options.settings.seed);
     let mut runs = Vec::new();
     for repetition in 1..=options.repeat {
         let mut round = Vec::new();
-        for (group, &batch) in groups.iter().flat_map(|group| options.batches.iter().map(move |b| (group, b)))
-        {
-            let members: Vec<Member> =
-                group.iter().enumerate().map(|(i, instance)| member(i, instance, batch)).collect();
-            let concurrent = members.len() > 1 && options.modes != Modes::Isolated;
+        for (group, &(workload, batch)) in groups.iter().flat_map(|g| points.iter().map(move |p| (g, p))) {
+            let mut members: Vec<Member> = Vec::new();
+            for instance in group {
+                members.push(hands.member(options, members.len(), instance, workload, batch));
+            }
+            let concurrent = options.modes != Modes::Isolated && members.len() + options.aggressors.len() > 1;
             if !concurrent || options.modes == Modes::Both {
-                let alone =
-                    |member: &Member| Run { repetition, mode: Mode::Isolated, members: vec![member.clone()] };
-                round.extend(members.iter().map(alone));
+                let mut alone: Vec<&Member> = Vec::new();
+                for member in &members {
+                    if !alone.iter().any(|other| other.instance == member.instance) {
+                        alone.push(member);
+                    }
+                }
+                let run = |m: &&Member| Run { repetition, mode: Mode::Isolated, members: vec![(*m).clone()] };
+                round.extend(alone.iter().map(run));
             }
             if concurrent {
+                for aggressor in &options.aggressors {
+                    let (place, batch) = (members.len(), aggressor.batch.unwrap_or(batch));
+                    let Aggressor { instance, workload, .. } = aggressor;
+                    members.push(hands.member(options, place, instance, workload, batch));
+                }
                 round.push(Run { repetition, mode: Mode::Concurrent, members });
             }
         }
@@ -135,10 +143,49 @@ pub fn plan(options: &Options) -> Vec<Run> {
     runs
 }
 
-/// The user's own workload on one instance.
-fn own_job(own: &command::Template, options: &Options, instance: &Instance, batch: u64) -> Own {
+/// What workers are given, fixed by the widest run.
+struct Hands {
+    settings: Settings,
+    cpus: Vec<Vec<usize>>,
+}
+
+impl Hands {
+    fn of(options: &Options, groups: &[Vec<Instance>]) -> Hands {
+        let widest = groups.iter().map(Vec::len).max().unwrap_or(1) + options.aggressors.len();
+        let mut settings = options.settings.clone();
+        settings.sync =
+            options.sync.unwrap_or(if widest <= options.cpus.len() { Sync::Spin } else { Sync::Blocking });
+        let alone = options.device == Device::Cpu || widest == 1;
+        let cpus = if alone { vec![options.cpus.clone()] } else { placement::assign(&options.cpus, widest) };
+        Hands { settings, cpus }
+    }
+
+    fn member(
+        &self,
+        options: &Options,
+        place: usize,
+        instance: &Instance,
+        workload: &Spec,
+        batch: u64,
+    ) -> Member {
+        let job = Job {
+            device: options.device,
+            workload: workload.to_string(),
+            batch: batch as usize,
+            settings: self.settings.clone(),
+            cpus: self.cpus[place % self.cpus.len()].clone(),
+            rule: options.rule,
+            own: own(options, instance, workload, batch),
+        };
+        Member { instance: instance.clone(), job }
+    }
+}
+
+/// What is started in place of a workload of migbench's.
+fn own(options: &Options, instance: &Instance, workload: &Spec, batch: u64) -> Option<Own> {
+    let template = options.own.as_ref().filter(|_| matches!(workload.kind, Kind::Command(_)))?;
     let index = options.instances.iter().position(|other| other == instance).unwrap_or(0);
-    Own::Program(own.on(instance, index, batch))
+    Some(Own::Program(template.on(instance, index, batch)))
 }
 
 /// The instances that measure together when runs are concurrent.
@@ -183,15 +230,17 @@ pub fn refuse_impossible(options: &Options) -> Result<()> {
         }
         _ => {}
     }
-    let network = options.workload.network();
     let largest = options.batches.iter().copied().max().unwrap_or(0);
-    let needed = network.weight_bytes(precision).saturating_add(network.buffer_bytes(largest, precision));
-    for instance in &options.instances {
+    let measured =
+        options.instances.iter().flat_map(|i| options.workloads.iter().map(move |w| (i, w, largest)));
+    let loaded = options.aggressors.iter().map(|a| (&a.instance, &a.workload, a.batch.unwrap_or(largest)));
+    for (instance, workload, batch) in measured.chain(loaded) {
         let Some(memory) = instance.memory_mib.map(|mib| mib << 20) else { continue };
+        let network = workload.network();
+        let needed = network.weight_bytes(precision).saturating_add(network.buffer_bytes(batch, precision));
         if needed > memory {
             bail!(
-                "{} at batch {largest} needs {:.1} GB, {} has {:.1} GB: choose a smaller --batch",
-                options.workload,
+                "{workload} at batch {batch} needs {:.1} GB, {} has {:.1} GB: choose a smaller --batch",
                 needed as f64 / 1e9,
                 instance.label(),
                 memory as f64 / 1e9
@@ -210,8 +259,9 @@ mod tests {
         Options {
             device: Device::Cuda,
             instances: mixed().instances(),
-            workload: "bert-base".parse().unwrap(),
+            workloads: vec!["bert-base".parse().unwrap()],
             own: None,
+            aggressors: vec![],
             settings: Settings { precision: Precision::Fp16, ..Settings::default() },
             batches: vec![1, 8, 32],
             repeat: 3,
@@ -266,6 +316,41 @@ mod tests {
         options.span = Span::Host;
         options.modes = Modes::Concurrent;
         assert_eq!(shape(&options), [(Mode::Concurrent, vec![gpu, big, small])]);
+    }
+
+    #[test]
+    fn an_aggressor_is_in_every_co_run_and_never_alone() {
+        let all = mixed().instances();
+        let aggressor =
+            Aggressor { instance: all[2].clone(), workload: "mlp".parse().unwrap(), batch: Some(64) };
+        let options = Options {
+            instances: all[1..2].to_vec(),
+            aggressors: vec![aggressor],
+            batches: vec![1, 8],
+            repeat: 1,
+            modes: Modes::Both,
+            ..options()
+        };
+        let mut runs = plan(&options);
+        runs.sort_by_key(|run| (run.members.len(), run.members[0].job.batch));
+        let seen: Vec<_> = runs
+            .iter()
+            .map(|run| run.members.iter().map(|m| (m.job.workload.as_str(), m.job.batch)).collect::<Vec<_>>())
+            .collect();
+        let bert = "bert-base(seq_len=128)";
+        assert_eq!(
+            seen,
+            [vec![(bert, 1)], vec![(bert, 8)], vec![(bert, 1), ("mlp", 64)], vec![(bert, 8), ("mlp", 64)]]
+        );
+    }
+
+    #[test]
+    fn an_instance_named_twice_has_two_workers_in_co_runs_and_one_alone() {
+        let twice = vec![mixed().instances()[1].clone(); 2];
+        let options =
+            Options { instances: twice, batches: vec![1], repeat: 1, modes: Modes::Both, ..options() };
+        let big = || "3g.40gb".to_owned();
+        assert_eq!(shape(&options), [(Mode::Isolated, vec![big()]), (Mode::Concurrent, vec![big(), big()])]);
     }
 
     #[test]

@@ -5,12 +5,11 @@ use super::group::Outcome;
 use super::plan::{Member, Run};
 use crate::machine::{Instance, InstanceKind, Topology, host};
 use crate::measure::bins::LoadLog;
-use crate::measure::protocol::Device;
+use crate::measure::protocol::{Device, Job};
 use crate::results::Row;
 use crate::results::row::{Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning};
 use crate::results::summary;
-use crate::workload::DeviceIdentity;
-use crate::workload::model::Network;
+use crate::workload::{DeviceIdentity, Spec};
 
 use crate::results::summary::{DRIFT, HOST_BOUND, THROUGHPUT_GAP};
 
@@ -20,8 +19,6 @@ pub struct Context {
     pub provenance: Provenance,
     /// Driver versions.
     pub topology: Topology,
-    /// What the workload computes.
-    pub network: Network,
 }
 
 /// One row a member, in their order. Every outcome becomes one.
@@ -31,9 +28,15 @@ pub fn rows(context: &Context, run: &Run, outcomes: &[Outcome]) -> Vec<Row> {
         .map(|outcome| corun::Part { recording: outcome.recording.as_ref(), load: outcome.load.as_ref() })
         .collect();
     let names: Vec<_> = run.members.iter().map(|member| name(&member.instance)).collect();
+    let once = outcomes.iter().any(without_a_word);
     let mut rows = Vec::new();
     for (i, (member, outcome)) in run.members.iter().zip(outcomes).enumerate() {
         let mut row = row(context, run, member, outcome);
+        if once && member.job.own.is_some() {
+            row.point.load = ONCE.into();
+            row.point.corunners = corunners(run, member, ONCE);
+            row.seal();
+        }
         if run.mode == Mode::Concurrent {
             let found = corun::judge(&parts, &names, i);
             row.health.overlap = found.overlap;
@@ -60,7 +63,7 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
     let mut row = Row {
         provenance: provenance(context, run, outcome),
         subject: subject(context, member, outcome),
-        point: point(run, member, outcome),
+        point: point(run, member),
         ..Row::default()
     };
     row.seal();
@@ -69,10 +72,7 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
         match summary::latency(recording) {
             Ok((latency, histograms)) => {
                 let batch = member.job.batch;
-                let (flops, bytes) = (
-                    context.network.flops(batch),
-                    context.network.compulsory_bytes(batch, member.job.settings.precision),
-                );
+                let (flops, bytes) = counts(&member.job);
                 row.window = summary::window(recording, outcome.warmup_batches);
                 row.rates = summary::rates(&latency, &row.window, batch as u64, flops, bytes);
                 (row.latency, row.histograms) = (latency, histograms);
@@ -109,6 +109,13 @@ fn without_a_word(outcome: &Outcome) -> bool {
     outcome.load.as_ref().is_some_and(LoadLog::is_unknown)
 }
 
+/// Matrix operations and compulsory bytes of a batch, by the network's own count.
+fn counts(job: &Job) -> (f64, f64) {
+    let Ok(spec) = job.workload.parse::<Spec>() else { return (0.0, 0.0) };
+    let network = spec.network();
+    (network.flops(job.batch), network.compulsory_bytes(job.batch, job.settings.precision))
+}
+
 fn provenance(context: &Context, run: &Run, outcome: &Outcome) -> Provenance {
     Provenance {
         repetition: run.repetition,
@@ -139,10 +146,10 @@ fn subject(context: &Context, member: &Member, outcome: &Outcome) -> Subject {
     }
 }
 
-fn point(run: &Run, member: &Member, outcome: &Outcome) -> Point {
+fn point(run: &Run, member: &Member) -> Point {
     let (job, settings) = (&member.job, &member.job.settings);
     if job.own.is_some() {
-        return own_point(run, member, outcome);
+        return own_point(run, member);
     }
     let cuda = job.device == Device::Cuda;
     Point {
@@ -152,8 +159,8 @@ fn point(run: &Run, member: &Member, outcome: &Outcome) -> Point {
         precision: Some(settings.precision),
         batch: job.batch as u64,
         mode: run.mode,
-        corunners: corunners(run, member),
-        load: "closed".into(),
+        corunners: corunners(run, member, CLOSED),
+        load: CLOSED.into(),
         inflight: 1,
         sync: cuda.then_some(settings.sync),
         graph: cuda.then_some(settings.graph),
@@ -164,7 +171,7 @@ fn point(run: &Run, member: &Member, outcome: &Outcome) -> Point {
 }
 
 /// The conditions of the user's own program, as far as migbench sets them.
-fn own_point(run: &Run, member: &Member, outcome: &Outcome) -> Point {
+fn own_point(run: &Run, member: &Member) -> Point {
     let job = &member.job;
     Point {
         device: job.device,
@@ -172,19 +179,27 @@ fn own_point(run: &Run, member: &Member, outcome: &Outcome) -> Point {
         workload: job.workload.clone(),
         batch: job.batch as u64,
         mode: run.mode,
-        corunners: corunners(run, member),
-        load: if without_a_word(outcome) { "once" } else { "closed" }.into(),
+        corunners: corunners(run, member, CLOSED),
+        load: CLOSED.into(),
         inflight: 1,
         cpus: host::ranges(&job.cpus),
+        precision: None,
         ..Point::default()
     }
 }
 
-/// Who measures beside a member: the sorted multiset of profile/workload/batch/load.
-fn corunners(run: &Run, member: &Member) -> String {
+/// The next batch is issued when one is done.
+const CLOSED: &str = "closed";
+/// The user's program is one batch.
+const ONCE: &str = "once";
+
+/// Who measures beside a member: the sorted multiset of profile/workload/batch/load, of the user's own
+/// programs with `own_load`.
+fn corunners(run: &Run, member: &Member, own_load: &str) -> String {
     let others = run.members.iter().filter(|other| !std::ptr::eq(*other, member));
     let text = |other: &Member| {
-        format!("{}/{}/{}/closed", other.instance.label(), other.job.workload, other.job.batch)
+        let load = if other.job.own.is_some() { own_load } else { CLOSED };
+        format!("{}/{}/{}/{load}", other.instance.label(), other.job.workload, other.job.batch)
     };
     let mut all: Vec<String> = others.map(text).collect();
     all.sort();
@@ -224,13 +239,11 @@ fn conclude(mut row: Row, outcome: &Outcome) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::protocol::Job;
     use crate::measure::recorder::Recorder;
     use crate::measure::stopping::Rule;
     use crate::workload::{DeviceIdentity, Precision, Settings, Stages};
 
     fn parts() -> (Context, Run, Outcome) {
-        let spec: crate::workload::Spec = "mlp".parse().unwrap();
         let settings = Settings { precision: Precision::Fp16, ..Settings::default() };
         let job = Job {
             device: Device::Cuda,
@@ -255,11 +268,7 @@ mod tests {
             output_error: Some(1e-4),
             ..Outcome::default()
         };
-        let context = Context {
-            provenance: Provenance::default(),
-            topology: Topology::default(),
-            network: spec.network(),
-        };
+        let context = Context { provenance: Provenance::default(), topology: Topology::default() };
         (
             context,
             Run { repetition: 2, mode: Mode::Isolated, members: vec![Member { instance, job }] },

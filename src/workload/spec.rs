@@ -27,7 +27,8 @@ pub enum Kind {
     /// Given service times on a virtual clock; hidden, for exact tests. The text is
     /// [`super::scripted`]'s.
     Scripted(String),
-    /// The user's own program: its command line, with placeholders. What is started is the job's.
+    /// The user's own program: its command line, with placeholders. Not parsed from a row; what is started
+    /// is the job's.
     Command(String),
 }
 
@@ -99,10 +100,6 @@ impl FromStr for Spec {
                 spec.kind = Kind::Scripted(parameters.to_owned());
                 return Ok(spec);
             }
-            "command" => {
-                spec.kind = Kind::Command(parameters.to_owned());
-                return Ok(spec);
-            }
             _ => match BERTS.iter().find(|(n, _)| *n == name) {
                 Some((name, _)) => Kind::Bert(name),
                 None => {
@@ -141,7 +138,6 @@ mod tests {
             ("bert-tiny(seq_len=17)", "bert-tiny(seq_len=17)"),
             ("mlp", "mlp"),
             ("scripted(batch=1ms)", "scripted(batch=1ms)"),
-            ("command(sh -c 'echo (')", "command(sh -c 'echo (')"),
         ] {
             let spec: Spec = typed.parse().unwrap();
             assert_eq!(spec.to_string(), canonical);

@@ -93,6 +93,9 @@ fn status(row: &Cells, findings: &mut Findings) {
     if row.text(Field::Identity) == "refuted" && row.text(Field::Status) != "failed" {
         add(findings, row, Field::Status, "status", "failed: the worker ran on another device");
     }
+    if row.text(Field::Backend) == "builtin" && row.text(Field::Precision).is_empty() {
+        add(findings, row, Field::Precision, "absent", "a number format: the workload is migbench's own");
+    }
     let concurrent = row.text(Field::Mode) == "concurrent";
     if concurrent == row.text(Field::Corunners).is_empty() {
         let expected = if concurrent { "the co-runners" } else { "nothing in an isolated row" };
