@@ -3,10 +3,12 @@
 pub mod check;
 pub mod compare;
 
+use crate::machine::host;
 use crate::measure::protocol::Device;
 use crate::sweep::plan::{Modes, Span};
 use crate::workload::scripted::parse_ns;
 use crate::workload::{Corruption, Precision, Spec, Sync};
+use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
@@ -252,6 +254,9 @@ pub struct RunArgs {
     /// How the host waits for the GPU [default: spin when there is a processor for every worker]
     #[arg(long, value_parser = one_of::<Sync>(&["spin", "blocking"]))]
     pub sync: Option<Sync>,
+    /// Logical processors that workers may use, as 0-7,16 [default: all that this process may use]
+    #[arg(long, value_name = "LIST", value_parser = cpu_list)]
+    pub cpus: Option<CpuList>,
     /// CPU threads of the CPU device [default: the physical cores this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -264,6 +269,13 @@ pub struct RunArgs {
     /// Measure under an MPS server
     #[arg(long)]
     pub allow_mps: bool,
+    /// Measure an instance in which somebody else's process computes
+    #[arg(long)]
+    pub allow_busy: bool,
+    /// Read clocks, power and temperature of the GPUs this often during the windows, too, into
+    /// FILE.telemetry.csv; each reading may disturb a batch
+    #[arg(long, value_name = "TIME", value_parser = parse_ns)]
+    pub telemetry: Option<u64>,
     /// No progress, no plan
     #[arg(short, long)]
     pub quiet: bool,
@@ -276,6 +288,13 @@ pub struct RunArgs {
     /// Another NVML library
     #[arg(long, value_name = "FILE", env = "MIGBENCH_NVML", hide = true)]
     pub nvml: Option<PathBuf>,
+}
+
+/// Logical processors.
+pub type CpuList = Vec<usize>;
+
+fn cpu_list(text: &str) -> anyhow::Result<CpuList> {
+    host::parse_ranges(text).with_context(|| format!("'{text}' is no list of processors, as 0-7,16"))
 }
 
 /// `UUID=WORKLOAD` or `UUID=WORKLOAD@BATCH`.
