@@ -50,15 +50,16 @@ impl Monitor {
         Monitor { library: Arc::new(library), gpus, sampler: None }
     }
 
-    /// Reads every `interval` from now on, into a CSV file that must not exist yet.
+    /// Reads every `interval` from now on, into a CSV file; what it holds already stays.
     ///
     /// # Errors
-    /// The file can't be created.
+    /// The file can't be written.
     pub fn sample_every(&mut self, interval: Duration, path: &Path) -> Result<()> {
         let shown = path.display();
-        let file =
-            File::create_new(path).with_context(|| format!("cannot create {shown} for --telemetry"))?;
-        let mut writer = csv::Writer::from_writer(file);
+        let opened = File::options().create(true).append(true).open(path);
+        let file = opened.with_context(|| format!("cannot write {shown} for --telemetry"))?;
+        let empty = file.metadata()?.len() == 0;
+        let mut writer = csv::WriterBuilder::new().has_headers(empty).from_writer(file);
         let taken = Arc::new(Mutex::new(Vec::new()));
         let (end, ended) = channel();
         let (library, gpus, kept) = (Arc::clone(&self.library), self.gpus.clone(), Arc::clone(&taken));
