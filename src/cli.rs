@@ -4,10 +4,12 @@ pub mod check;
 pub mod compare;
 pub mod own;
 
+use crate::machine::host;
 use crate::measure::protocol::Device;
 use crate::sweep::plan::{Modes, Span};
 use crate::workload::scripted::parse_ns;
 use crate::workload::{Corruption, Precision, Spec, Sync};
+use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
@@ -253,6 +255,9 @@ pub struct RunArgs {
     /// How the host waits for the GPU [default: spin when there is a processor for every worker]
     #[arg(long, value_parser = one_of::<Sync>(&["spin", "blocking"]))]
     pub sync: Option<Sync>,
+    /// Logical processors that workers may use, as 0-7,16 [default: all that this process may use]
+    #[arg(long, value_name = "LIST", value_parser = cpu_list)]
+    pub cpus: Option<CpuList>,
     /// CPU threads of the CPU device [default: the physical cores this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -265,6 +270,13 @@ pub struct RunArgs {
     /// Measure under an MPS server
     #[arg(long)]
     pub allow_mps: bool,
+    /// Measure an instance in which somebody else's process computes
+    #[arg(long)]
+    pub allow_busy: bool,
+    /// Read clocks, power and temperature of the GPUs this often during the windows, too, into
+    /// FILE.telemetry.csv; each reading may disturb a batch
+    #[arg(long, value_name = "TIME", value_parser = parse_ns)]
+    pub telemetry: Option<u64>,
     /// No progress, no plan
     #[arg(short, long)]
     pub quiet: bool,
@@ -280,6 +292,13 @@ pub struct RunArgs {
     /// The user's own workload.
     #[command(flatten)]
     pub own: own::OwnArgs,
+}
+
+/// Logical processors.
+pub type CpuList = Vec<usize>;
+
+fn cpu_list(text: &str) -> anyhow::Result<CpuList> {
+    host::parse_ranges(text).with_context(|| format!("'{text}' is no list of processors, as 0-7,16"))
 }
 
 /// `UUID=WORKLOAD` or `UUID=WORKLOAD@BATCH`.

@@ -142,6 +142,7 @@ pub fn window(recording: &Recording, warmup_batches: u64) -> Window {
         start_ns: Some(recording.start_ns),
         end_ns: Some(recording.end_ns),
         drift: recording.drift,
+        ..Window::default()
     }
 }
 

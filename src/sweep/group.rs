@@ -5,8 +5,10 @@
 
 use super::identity;
 use super::launch::{Heard, Launcher, Worker};
+use super::monitor::Monitor;
 use super::patience::Patience;
 use super::plan::{Member, Run};
+use super::telemetry::{Edges, Moment};
 use crate::machine::Instance;
 use crate::measure::bins::LoadLog;
 use crate::measure::clock::{Clock, Monotonic};
@@ -28,6 +30,10 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// What the runs of a sweep share.
 pub struct Conductor {
+    /// Reads the GPUs at the edges of a run; none without NVML.
+    pub monitor: Option<Monitor>,
+    /// Measure an instance in which somebody else computes.
+    pub allow_busy: bool,
     /// Starts workers.
     pub launcher: Launcher,
     /// How long a worker may show no sign of life.
@@ -51,6 +57,8 @@ pub struct Outcome {
     pub identity: Option<Identity>,
     /// What was noticed.
     pub warnings: Vec<Warning>,
+    /// Its GPU around the windows.
+    pub edges: Option<Edges>,
     /// Batches of the warm-up.
     pub warmup_batches: u64,
     /// The window.
@@ -108,15 +116,23 @@ struct Player {
 /// Plays a run to its end; one outcome a member, in their order.
 pub fn play(run: &Run, conductor: &Conductor, observer: &mut Observer) -> Vec<Outcome> {
     let (sender, receiver) = channel();
-    let players = run.members.iter().enumerate();
-    let players = players.map(|(i, member)| start(i, member, conductor, &sender)).collect();
+    // All are looked at before the first worker of ours is there.
+    let busy: Vec<_> = run.members.iter().map(|member| conductor.busy(&member.instance)).collect();
+    let members = run.members.iter().enumerate().zip(busy);
+    let players = members.map(|((i, member), busy)| start(i, member, busy, conductor, &sender)).collect();
     drop(sender);
-    let mut group = Group { run, conductor, players, interrupts_seen: 0 };
+    let mut group = Group { run, conductor, players, interrupts_seen: 0, before: Vec::new() };
     group.converse(&receiver, observer);
     group.players.into_iter().map(|player| player.outcome).collect()
 }
 
-fn start(index: usize, member: &Member, conductor: &Conductor, sender: &Sender<(usize, Heard)>) -> Player {
+fn start(
+    index: usize,
+    member: &Member,
+    busy: Option<String>,
+    conductor: &Conductor,
+    sender: &Sender<(usize, Heard)>,
+) -> Player {
     let mut player = Player {
         worker: None,
         stage: Stage::Starting,
@@ -124,6 +140,11 @@ fn start(index: usize, member: &Member, conductor: &Conductor, sender: &Sender<(
         batches: 0,
         outcome: Outcome { started_at: now_rfc3339(), ..Outcome::default() },
     };
+    if let Some(who) = busy {
+        let reason = format!("busy: {who} computes there; --allow-busy measures all the same");
+        player.fail(reason, Duration::ZERO);
+        return player;
+    }
     match conductor.launcher.start(&member.instance, index, sender.clone()) {
         Ok(mut worker) => {
             worker.send(&ToWorker::Job(member.job.clone()));
@@ -167,6 +188,8 @@ struct Group<'a> {
     conductor: &'a Conductor,
     players: Vec<Player>,
     interrupts_seen: usize,
+    /// The GPUs before the common start.
+    before: Vec<(String, Moment)>,
 }
 
 impl Group<'_> {
@@ -249,8 +272,14 @@ impl Group<'_> {
 
     /// What all have reached, all leave together.
     fn move_on(&mut self) {
-        let alive = || self.players.iter().map(|p| p.stage).filter(|&stage| stage != Stage::Over);
-        let (message, next) = match alive().min() {
+        let reached = self.players.iter().map(|p| p.stage).filter(|&stage| stage != Stage::Over).min();
+        // Readings make latency spikes: these two are outside of every window.
+        match reached {
+            Some(Stage::Ready) => self.before = self.look(),
+            Some(Stage::Measured) => self.note_edges(),
+            _ => {}
+        }
+        let (message, next) = match reached {
             Some(Stage::Ready) => {
                 (ToWorker::Start { at_ns: Monotonic.now() + START_IN_NS }, Stage::Measuring)
             }
@@ -264,6 +293,19 @@ impl Group<'_> {
         for player in self.players.iter_mut().filter(|p| p.stage != Stage::Over) {
             player.say(&message);
             player.stage = next;
+        }
+    }
+
+    fn look(&self) -> Vec<(String, Moment)> {
+        self.conductor.monitor.as_ref().map_or_else(Vec::new, |monitor| monitor.look(self.run))
+    }
+
+    /// The last window is done, and everyone still loads.
+    fn note_edges(&mut self) {
+        let Some(monitor) = &self.conductor.monitor else { return };
+        let after = monitor.look(self.run);
+        for (player, member) in self.players.iter_mut().zip(&self.run.members) {
+            player.outcome.edges = monitor.edges(&member.instance, &self.before, &after);
         }
     }
 
@@ -304,6 +346,11 @@ impl Group<'_> {
 }
 
 impl Conductor {
+    /// Who keeps an instance from being measured.
+    fn busy(&self, instance: &Instance) -> Option<String> {
+        self.monitor.as_ref().filter(|_| !self.allow_busy)?.busy(instance)
+    }
+
     /// Notes the verdict on a worker's device; a reason if it must not be measured.
     fn judge(&self, asked: &Instance, found: &DeviceIdentity, outcome: &mut Outcome) -> Option<String> {
         let judgement = identity::judge(asked, found);

@@ -8,6 +8,7 @@ use crate::results::row::Mode;
 use crate::workload::{Kind, Own, Precision, Settings, Spec, Sync, command};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Which runs there are.
@@ -41,6 +42,8 @@ pub struct Options {
     pub span: Span,
     /// Logical processors that workers may be given.
     pub cpus: Vec<usize>,
+    /// Those of them near a GPU, by its UUID, where that is known.
+    pub near: BTreeMap<String, Vec<usize>>,
     /// How the host waits; none lets the plan choose.
     pub sync: Option<Sync>,
     /// CPU or CUDA.
@@ -113,9 +116,10 @@ pub fn plan(options: &Options) -> Vec<Run> {
     for repetition in 1..=options.repeat {
         let mut round = Vec::new();
         for (group, &(workload, batch)) in groups.iter().flat_map(|g| points.iter().map(move |p| (g, p))) {
+            let places = hands.places(options, group);
             let mut members: Vec<Member> = Vec::new();
-            for instance in group {
-                members.push(hands.member(options, members.len(), instance, workload, batch));
+            for (instance, place) in group.iter().zip(&places) {
+                members.push(hands.member(options, place, instance, workload, batch));
             }
             let concurrent = options.modes != Modes::Isolated && members.len() + options.aggressors.len() > 1;
             if !concurrent || options.modes == Modes::Both {
@@ -129,8 +133,8 @@ pub fn plan(options: &Options) -> Vec<Run> {
                 round.extend(alone.iter().map(run));
             }
             if concurrent {
-                for aggressor in &options.aggressors {
-                    let (place, batch) = (members.len(), aggressor.batch.unwrap_or(batch));
+                for (aggressor, place) in options.aggressors.iter().zip(&places[group.len()..]) {
+                    let batch = aggressor.batch.unwrap_or(batch);
                     let Aggressor { instance, workload, .. } = aggressor;
                     members.push(hands.member(options, place, instance, workload, batch));
                 }
@@ -146,7 +150,7 @@ pub fn plan(options: &Options) -> Vec<Run> {
 /// What workers are given, fixed by the widest run.
 struct Hands {
     settings: Settings,
-    cpus: Vec<Vec<usize>>,
+    widest: usize,
 }
 
 impl Hands {
@@ -155,15 +159,25 @@ impl Hands {
         let mut settings = options.settings.clone();
         settings.sync =
             options.sync.unwrap_or(if widest <= options.cpus.len() { Sync::Spin } else { Sync::Blocking });
-        let alone = options.device == Device::Cpu || widest == 1;
-        let cpus = if alone { vec![options.cpus.clone()] } else { placement::assign(&options.cpus, widest) };
-        Hands { settings, cpus }
+        Hands { settings, widest }
+    }
+
+    /// The processors of each worker of a group, aggressors last.
+    fn places(&self, options: &Options, group: &[Instance]) -> Vec<Vec<usize>> {
+        if options.device == Device::Cpu {
+            return vec![options.cpus.clone(); group.len()];
+        }
+        let workers = group.iter().chain(options.aggressors.iter().map(|a| &a.instance));
+        let near: Vec<Option<&[usize]>> = workers
+            .map(|instance| options.near.get(instance.gpu_uuid.as_deref()?).map(Vec::as_slice))
+            .collect();
+        placement::place(&options.cpus, &near, self.widest)
     }
 
     fn member(
         &self,
         options: &Options,
-        place: usize,
+        cpus: &[usize],
         instance: &Instance,
         workload: &Spec,
         batch: u64,
@@ -173,7 +187,7 @@ impl Hands {
             workload: workload.to_string(),
             batch: batch as usize,
             settings: self.settings.clone(),
-            cpus: self.cpus[place % self.cpus.len()].clone(),
+            cpus: cpus.to_vec(),
             rule: options.rule,
             own: own(options, instance, workload, batch),
         };
@@ -269,6 +283,7 @@ mod tests {
             modes: Modes::Isolated,
             span: Span::Gpu,
             cpus: vec![0, 1],
+            near: BTreeMap::new(),
             sync: None,
         }
     }

@@ -3,11 +3,14 @@
 use super::corun;
 use super::group::Outcome;
 use super::plan::{Member, Run};
+use super::telemetry::Edges;
 use crate::machine::{Instance, InstanceKind, Topology, host};
 use crate::measure::bins::LoadLog;
 use crate::measure::protocol::{Device, Job};
 use crate::results::Row;
-use crate::results::row::{Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning};
+use crate::results::row::{
+    Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning, Window,
+};
 use crate::results::summary;
 use crate::workload::{DeviceIdentity, Spec};
 
@@ -37,6 +40,7 @@ pub fn rows(context: &Context, run: &Run, outcomes: &[Outcome]) -> Vec<Row> {
             row.point.corunners = corunners(run, member, ONCE);
             row.seal();
         }
+        row.health.gpu_energy_per_sample_j = energy_per_sample(run, outcomes, &parts, i);
         if run.mode == Mode::Concurrent {
             let found = corun::judge(&parts, &names, i);
             row.health.overlap = found.overlap;
@@ -62,8 +66,9 @@ fn name(instance: &Instance) -> String {
 fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row {
     let mut row = Row {
         provenance: provenance(context, run, outcome),
-        subject: subject(context, member, outcome),
+        subject: subject(context, run, member, outcome),
         point: point(run, member),
+        window: Window { rule: member.job.rule.to_string(), ..Window::default() },
         ..Row::default()
     };
     row.seal();
@@ -73,7 +78,8 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
             Ok((latency, histograms)) => {
                 let batch = member.job.batch;
                 let (flops, bytes) = counts(&member.job);
-                row.window = summary::window(recording, outcome.warmup_batches);
+                let rule = row.window.rule;
+                row.window = Window { rule, ..summary::window(recording, outcome.warmup_batches) };
                 row.rates = summary::rates(&latency, &row.window, batch as u64, flops, bytes);
                 (row.latency, row.histograms) = (latency, histograms);
             }
@@ -91,15 +97,14 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
     if without_a_word(outcome) {
         row.outcome.warnings.0.insert(Warning::Unproven);
     }
+    if outcome.edges.as_ref().is_some_and(|edges| edges.ecc_errors() > 0) {
+        row.outcome.warnings.0.insert(Warning::EccErrors);
+    }
     if outcome.device.as_ref().is_some_and(DeviceIdentity::is_stand_in) {
         row.outcome.warnings.0.insert(Warning::UncheckedOutput);
     }
     row.stages = summary::stages(&outcome.stages);
-    row.health = Health {
-        output_error: outcome.output_error,
-        cpu_throttled_ms: outcome.cpu_throttled_us.map(|us| us as f64 / 1e3),
-        ..Health::default()
-    };
+    row.health = health(&row.window, outcome);
     warn(&mut row);
     conclude(row, outcome)
 }
@@ -107,6 +112,35 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
 /// The user's program reported nothing: all of it is one batch.
 fn without_a_word(outcome: &Outcome) -> bool {
     outcome.load.as_ref().is_some_and(LoadLog::is_unknown)
+}
+
+/// What the host and the GPU went through during the window.
+fn health(window: &Window, outcome: &Outcome) -> Health {
+    // A program that reports nothing is over before the parent reads its first edge.
+    let edges = outcome.edges.as_ref().filter(|_| !without_a_word(outcome));
+    let clock = |edges: &Edges| edges.sm_clock_mhz(window.start_ns?, window.end_ns?);
+    Health {
+        output_error: outcome.output_error,
+        cpu_throttled_ms: outcome.cpu_throttled_us.map(|us| us as f64 / 1e3),
+        gpu_sm_clock_mhz: edges.and_then(clock),
+        gpu_power_w: edges.and_then(Edges::power_w),
+        gpu_throttled_ms: edges.and_then(Edges::throttled_ms),
+        telemetry_s: edges.and_then(|edges| edges.interval_ns).map(|ns| ns as f64 / 1e9),
+        ..Health::default()
+    }
+}
+
+/// Energy of a GPU over the samples that its workers delivered while all of them measured, in J.
+fn energy_per_sample(run: &Run, outcomes: &[Outcome], parts: &[corun::Part], member: usize) -> Option<f64> {
+    let power = outcomes[member].edges.as_ref()?.power_w()?;
+    let (from, to) = corun::common_window(parts)?;
+    let gpu = &run.members[member].instance.gpu_uuid;
+    let here = run.members.iter().zip(parts).filter(|(other, _)| other.instance.gpu_uuid == *gpu);
+    let mut samples = 0.0;
+    for (other, part) in here {
+        samples += part.load?.between(from, to) * other.job.batch as f64;
+    }
+    (samples > 0.0).then(|| power * (to - from) as f64 / 1e9 / samples)
 }
 
 /// Matrix operations and compulsory bytes of a batch, by the network's own count.
@@ -125,7 +159,7 @@ fn provenance(context: &Context, run: &Run, outcome: &Outcome) -> Provenance {
     }
 }
 
-fn subject(context: &Context, member: &Member, outcome: &Outcome) -> Subject {
+fn subject(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Subject {
     let mut instance = member.instance.clone();
     let device = outcome.device.as_ref();
     // NVML does not know a whole GPU's multiprocessors; CUDA does.
@@ -135,15 +169,26 @@ fn subject(context: &Context, member: &Member, outcome: &Outcome) -> Subject {
         identity: outcome.identity,
         sharing: match instance.kind {
             _ if mps => Some(Sharing::Mps),
+            _ if workers_on(run, |other| other.uuid() == member.instance.uuid()) > 1 => {
+                Some(Sharing::TimeSliced)
+            }
             InstanceKind::Mig => Some(Sharing::Mig),
             InstanceKind::Gpu => Some(Sharing::Exclusive),
             InstanceKind::Cpu => None,
         },
-        neighbours: (instance.kind != InstanceKind::Cpu).then_some(Neighbours::Unknown),
+        neighbours: (instance.kind != InstanceKind::Cpu).then(|| {
+            let here = workers_on(run, |other| other.gpu_uuid == member.instance.gpu_uuid);
+            outcome.edges.as_ref().map_or(Neighbours::Unknown, |edges| edges.neighbours(here))
+        }),
         driver_version: context.topology.driver_version.clone(),
         cuda_version: context.topology.cuda_version.clone(),
         instance,
     }
+}
+
+/// Members of a run whose instance is so.
+fn workers_on(run: &Run, is: impl Fn(&Instance) -> bool) -> usize {
+    run.members.iter().filter(|member| is(&member.instance)).count()
 }
 
 fn point(run: &Run, member: &Member) -> Point {
@@ -215,6 +260,7 @@ fn warn(row: &mut Row) {
         (Warning::Drift, row.window.drift.is_some_and(|drift| drift.abs() > DRIFT)),
         (Warning::ThroughputGap, gap.is_some_and(|gap| gap.abs() > THROUGHPUT_GAP)),
         (Warning::HostBound, enqueue.is_some_and(|share| share > HOST_BOUND)),
+        (Warning::GpuThrottled, row.health.gpu_throttled_ms.is_some_and(|ms| ms > 0.0)),
         (Warning::CpuThrottled, row.health.cpu_throttled_ms.is_some_and(|ms| ms > 0.0)),
     ];
     row.outcome.warnings.0.extend(found.into_iter().filter(|(_, is)| *is).map(|(warning, _)| warning));

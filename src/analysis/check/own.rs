@@ -56,12 +56,12 @@ fn add(findings: &mut Findings, row: &Cells, field: Field, rule: &'static str, e
 
 /// Every cell is of its column's type; the schema is this one.
 fn types(row: &Cells, findings: &mut Findings) {
-    if row.view.exact {
-        for (i, column) in COLUMNS.iter().enumerate() {
-            let text = row.at(i);
+    if let Some(places) = &row.view.places {
+        for (column, at) in COLUMNS.iter().zip(places).filter_map(|(c, at)| Some((c, (*at)?))) {
+            let text = row.at(at);
             let fine = text.is_empty() && column.holds.ends_with("or nothing") || column.holds == "text";
             if !fine && !(column.accepts)(text) {
-                findings.push(Finding::new(row.line, column.name, "type", row.at(i), column.holds));
+                findings.push(Finding::new(row.line, column.name, "type", text, column.holds));
             }
         }
     }
@@ -308,10 +308,8 @@ impl Memory {
 
     /// The hash is that of the conditions in the row.
     fn point(&mut self, row: &Cells, findings: &mut Findings) {
-        if !row.view.exact {
-            return;
-        }
-        const HASHED: [Field; 18] = [
+        let Some(places) = &row.view.places else { return };
+        const HASHED: [Field; 19] = [
             Field::SchemaVersion,
             Field::Kind,
             Field::GpuName,
@@ -330,13 +328,15 @@ impl Memory {
             Field::Graph,
             Field::Transfers,
             Field::Threads,
+            Field::Sharing,
         ];
         let key = HASHED.map(|field| row.text(field)).join("\u{1f}");
         if !self.points.contains_key(&key) {
             if self.points.len() >= MOST_POINTS {
                 self.points.clear();
             }
-            let record: csv::StringRecord = (0..COLUMNS.len()).map(|i| row.at(i)).collect();
+            let cell = |at: &Option<usize>| at.map_or("", |at| row.at(at));
+            let record: csv::StringRecord = places.iter().map(cell).collect();
             // A row with a cell of another type has that finding.
             let Ok(parsed) = from_record(&record, None) else { return };
             self.points.insert(key.clone(), point_id(&parsed));
