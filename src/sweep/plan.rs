@@ -5,7 +5,7 @@ use crate::machine::Instance;
 use crate::measure::protocol::{Device, Job};
 use crate::measure::stopping::Rule;
 use crate::results::row::Mode;
-use crate::workload::{Kind, Own, Precision, Settings, Spec, Sync, command};
+use crate::workload::{Kind, Own, OwnTemplate, Precision, Settings, Spec, Sync};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -54,8 +54,8 @@ pub struct Options {
     pub aggressors: Vec<Aggressor>,
     /// What runs, one point each.
     pub workloads: Vec<Spec>,
-    /// What a [`Kind::Command`] among them starts.
-    pub own: Option<command::Template>,
+    /// What a [`Kind::Own`] among them runs.
+    pub own: Option<OwnTemplate>,
     /// How.
     pub settings: Settings,
     /// Batch sizes, one point each.
@@ -197,9 +197,10 @@ impl Hands {
 
 /// What is started in place of a workload of migbench's.
 fn own(options: &Options, instance: &Instance, workload: &Spec, batch: u64) -> Option<Own> {
-    let template = options.own.as_ref().filter(|_| matches!(workload.kind, Kind::Command(_)))?;
+    let template = options.own.as_ref().filter(|_| matches!(workload.kind, Kind::Own(_)))?;
     let index = options.instances.iter().position(|other| other == instance).unwrap_or(0);
-    Some(Own::Program(template.on(instance, index, batch)))
+    // Every batch has been tried when the template was made.
+    template.on(instance, index, batch).ok()
 }
 
 /// The instances that measure together when runs are concurrent.

@@ -12,7 +12,7 @@ use crate::results::row::{
     Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning, Window,
 };
 use crate::results::summary;
-use crate::workload::{DeviceIdentity, Spec};
+use crate::workload::{DeviceIdentity, Own, Spec};
 
 use crate::results::summary::{DRIFT, HOST_BOUND, THROUGHPUT_GAP};
 
@@ -215,12 +215,14 @@ fn point(run: &Run, member: &Member) -> Point {
     }
 }
 
-/// The conditions of the user's own program, as far as migbench sets them.
+/// The conditions of the user's own workload, as far as migbench sets them.
 fn own_point(run: &Run, member: &Member) -> Point {
     let job = &member.job;
+    let model = matches!(job.own, Some(Own::Model(_)));
+    let (on_gpu, on_cpu) = (model && job.device == Device::Cuda, model && job.device == Device::Cpu);
     Point {
         device: job.device,
-        backend: "command".into(),
+        backend: if model { "onnx" } else { "command" }.into(),
         workload: job.workload.clone(),
         batch: job.batch as u64,
         mode: run.mode,
@@ -229,7 +231,10 @@ fn own_point(run: &Run, member: &Member) -> Point {
         inflight: 1,
         cpus: host::ranges(&job.cpus),
         precision: None,
-        ..Point::default()
+        sync: on_gpu.then_some(job.settings.sync),
+        graph: on_gpu.then_some(false),
+        transfers: on_gpu.then_some(true),
+        threads: on_cpu.then_some(job.settings.threads as u32),
     }
 }
 
