@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod compare;
+pub mod load;
 
 use crate::measure::protocol::Device;
 use crate::sweep::plan::{Modes, Span};
@@ -264,6 +265,9 @@ pub struct RunArgs {
     /// Measure under an MPS server
     #[arg(long)]
     pub allow_mps: bool,
+    /// How batches arrive, and when a window ends.
+    #[command(flatten)]
+    pub load: load::LoadArgs,
     /// No progress, no plan
     #[arg(short, long)]
     pub quiet: bool,

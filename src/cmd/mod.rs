@@ -4,6 +4,7 @@ pub mod check;
 pub mod compare;
 pub mod doctor;
 pub mod list;
+pub mod load;
 pub mod probe;
 pub mod run;
 

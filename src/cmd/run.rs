@@ -4,7 +4,6 @@ use crate::cli::{Exit, PlanFormat, RunArgs};
 use crate::machine::nvml::{Absent, Library};
 use crate::machine::{Topology, host};
 use crate::measure::protocol::Device;
-use crate::measure::stopping::Rule;
 use crate::render::{progress::Progress, runs, table};
 use crate::results::csv_file::{IfExists, Output};
 use crate::results::environment::{new_run_id, now_compact, provenance};
@@ -146,6 +145,7 @@ fn options(args: &RunArgs, selection: &Selection) -> Result<Options> {
     let mut batches = args.batch.clone();
     batches.sort_unstable();
     batches.dedup();
+    let paces = super::load::paces(&args.load)?;
     Ok(Options {
         device: selection.device,
         instances: selection.instances.clone(),
@@ -161,8 +161,9 @@ fn options(args: &RunArgs, selection: &Selection) -> Result<Options> {
         },
         workloads: workloads(args, cpu)?,
         batches,
+        rule: super::load::rule(args, &paces),
+        paces,
         repeat: args.repeat,
-        rule: Rule::given(args.duration, args.batches),
         modes: args.mode.unwrap_or(if several { Modes::Concurrent } else { Modes::Isolated }),
         span: args.span,
         cpus: host::allowed_cpus(),

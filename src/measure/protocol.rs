@@ -2,7 +2,9 @@
 //! docs/protocol.md shows a whole conversation.
 
 use super::bins::LoadLog;
+use super::load::Load;
 use super::recorder::Recording;
+use super::records::Arrived;
 use super::stopping::Rule;
 use crate::workload::{DeviceIdentity, Settings, Stages};
 use anyhow::{Context, Result, bail};
@@ -39,6 +41,12 @@ pub struct Job {
     pub cpus: Vec<usize>,
     /// Until when.
     pub rule: Rule,
+    /// How batches arrive.
+    pub load: Load,
+    /// Batches in flight: lanes.
+    pub inflight: usize,
+    /// Seed of the arrivals.
+    pub arrival_seed: u64,
 }
 
 /// Parent to worker.
@@ -84,12 +92,16 @@ pub enum FromWorker {
     },
     /// The window is over; the load goes on.
     WindowDone {
-        /// One recording a lane.
-        lanes: Vec<Recording>,
+        /// The service times.
+        latency: Recording,
+        /// The responses; none under a closed load.
+        arrived: Option<Arrived>,
         /// Every batch since it was ready.
         load: LoadLog,
         /// It was cut.
         cut: bool,
+        /// It ended early: more arrived than can ever be done.
+        saturated: bool,
         /// Time for which the cgroup kept this process off the processors during the window.
         cpu_throttled_us: Option<u64>,
     },

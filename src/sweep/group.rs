@@ -12,6 +12,7 @@ use crate::measure::bins::LoadLog;
 use crate::measure::clock::{Clock, Monotonic};
 use crate::measure::protocol::{FromWorker, ToWorker};
 use crate::measure::recorder::Recording;
+use crate::measure::records::Arrived;
 use crate::results::environment::now_rfc3339;
 use crate::results::row::{Identity, Warning};
 use crate::workload::{DeviceIdentity, Stages};
@@ -55,6 +56,10 @@ pub struct Outcome {
     pub warmup_batches: u64,
     /// The window.
     pub recording: Option<Recording>,
+    /// What arrived in it; none under a closed load.
+    pub arrived: Option<Arrived>,
+    /// It ended early: more arrived than could be done.
+    pub saturated: bool,
     /// Its load from readiness until it last told.
     pub load: Option<LoadLog>,
     /// The window was cut.
@@ -195,7 +200,7 @@ impl Group<'_> {
         }
         player.patience.renew();
         let message = match heard {
-            Heard::Message(message) => message,
+            Heard::Message(message) => *message,
             Heard::Rubbish(why) => {
                 return player.fail(format!("the worker broke the protocol: {why}"), GRACE);
             }
@@ -219,12 +224,15 @@ impl Group<'_> {
                 player.outcome.warmup_batches = warmup_batches;
                 player.stage = Stage::Ready;
             }
-            (Stage::Measuring, FromWorker::WindowDone { mut lanes, load, cut, cpu_throttled_us })
-                if lanes.len() == 1 =>
-            {
-                player.outcome.recording = lanes.pop();
+            (
+                Stage::Measuring,
+                FromWorker::WindowDone { latency, arrived, load, cut, saturated, cpu_throttled_us },
+            ) => {
+                player.outcome.recording = Some(latency);
+                player.outcome.arrived = arrived;
                 player.outcome.load = Some(load);
                 player.outcome.cut = cut;
+                player.outcome.saturated = saturated;
                 player.outcome.cpu_throttled_us = cpu_throttled_us;
                 player.stage = Stage::Measured;
             }

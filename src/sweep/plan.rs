@@ -2,6 +2,7 @@
 
 use super::placement;
 use crate::machine::Instance;
+use crate::measure::load::Load;
 use crate::measure::protocol::{Device, Job};
 use crate::measure::stopping::Rule;
 use crate::results::row::Mode;
@@ -55,10 +56,26 @@ pub struct Options {
     pub settings: Settings,
     /// Batch sizes, one point each.
     pub batches: Vec<u64>,
+    /// How batches arrive, one point each.
+    pub paces: Vec<Pace>,
     /// Rounds.
     pub repeat: u32,
     /// When a window ends.
     pub rule: Rule,
+}
+
+/// How batches arrive, and on how many lanes they are served.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pace {
+    /// How they arrive.
+    pub load: Load,
+    /// Batches in flight.
+    pub inflight: usize,
+}
+
+impl Pace {
+    /// One batch after the other.
+    pub const CLOSED: Pace = Pace { load: Load::Closed, inflight: 1 };
 }
 
 /// An instance that is loaded with something of its own while others are measured.
@@ -104,16 +121,18 @@ const WARM_UP: Duration = Duration::from_secs(1);
 pub fn plan(options: &Options) -> Vec<Run> {
     let groups = groups(options);
     let hands = Hands::of(options, &groups);
-    let points: Vec<(&Spec, u64)> =
-        options.workloads.iter().flat_map(|w| options.batches.iter().map(move |&b| (w, b))).collect();
+    let mut points = Vec::new();
+    for (workload, pace) in options.workloads.iter().flat_map(|w| options.paces.iter().map(move |p| (w, p))) {
+        points.extend(options.batches.iter().map(|&batch| Work { workload, batch, pace }));
+    }
     let mut random = fastrand::Rng::with_seed(options.settings.seed);
     let mut runs = Vec::new();
     for repetition in 1..=options.repeat {
         let mut round = Vec::new();
-        for (group, &(workload, batch)) in groups.iter().flat_map(|g| points.iter().map(move |p| (g, p))) {
+        for (group, &work) in groups.iter().flat_map(|g| points.iter().map(move |p| (g, p))) {
             let mut members: Vec<Member> = Vec::new();
             for instance in group {
-                members.push(hands.member(options, members.len(), instance, workload, batch));
+                members.push(hands.member(options, (repetition, members.len()), instance, work));
             }
             let concurrent = options.modes != Modes::Isolated && members.len() + options.aggressors.len() > 1;
             if !concurrent || options.modes == Modes::Both {
@@ -128,9 +147,14 @@ pub fn plan(options: &Options) -> Vec<Run> {
             }
             if concurrent {
                 for aggressor in &options.aggressors {
-                    let (place, batch) = (members.len(), aggressor.batch.unwrap_or(batch));
-                    let Aggressor { instance, workload, .. } = aggressor;
-                    members.push(hands.member(options, place, instance, workload, batch));
+                    let (workload, batch) = (&aggressor.workload, aggressor.batch.unwrap_or(work.batch));
+                    let work = Work { workload, batch, pace: &Pace::CLOSED };
+                    members.push(hands.member(
+                        options,
+                        (repetition, members.len()),
+                        &aggressor.instance,
+                        work,
+                    ));
                 }
                 round.push(Run { repetition, mode: Mode::Concurrent, members });
             }
@@ -139,6 +163,14 @@ pub fn plan(options: &Options) -> Vec<Run> {
         runs.append(&mut round);
     }
     runs
+}
+
+/// What a worker is to do.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    workload: &'a Spec,
+    batch: u64,
+    pace: &'a Pace,
 }
 
 /// What workers are given, fixed by the widest run.
@@ -158,21 +190,20 @@ impl Hands {
         Hands { settings, cpus }
     }
 
-    fn member(
-        &self,
-        options: &Options,
-        place: usize,
-        instance: &Instance,
-        workload: &Spec,
-        batch: u64,
-    ) -> Member {
+    /// `place` is the round and the member's place in its run: each has arrivals of its own, the same
+    /// alone and in company.
+    fn member(&self, options: &Options, place: (u32, usize), instance: &Instance, work: Work) -> Member {
+        let (round, place) = place;
         let job = Job {
             device: options.device,
-            workload: workload.to_string(),
-            batch: batch as usize,
+            workload: work.workload.to_string(),
+            batch: work.batch as usize,
             settings: self.settings.clone(),
             cpus: self.cpus[place % self.cpus.len()].clone(),
             rule: options.rule,
+            load: work.pace.load.clone(),
+            inflight: work.pace.inflight,
+            arrival_seed: options.settings.seed ^ (u64::from(round) << 40) ^ ((place as u64) << 20),
         };
         Member { instance: instance.clone(), job }
     }
@@ -217,14 +248,22 @@ pub fn refuse_impossible(options: &Options) -> Result<()> {
         }
         _ => {}
     }
+    for pace in options.paces.iter().filter(|pace| pace.inflight > 1) {
+        if options.device == Device::Cpu && pace.load != Load::Closed {
+            bail!("the CPU device computes one batch at a time: leave --inflight out with arrivals");
+        }
+    }
     let largest = options.batches.iter().copied().max().unwrap_or(0);
+    let lanes = options.paces.iter().map(|pace| pace.inflight as u64).max().unwrap_or(1);
     let measured =
         options.instances.iter().flat_map(|i| options.workloads.iter().map(move |w| (i, w, largest)));
     let loaded = options.aggressors.iter().map(|a| (&a.instance, &a.workload, a.batch.unwrap_or(largest)));
     for (instance, workload, batch) in measured.chain(loaded) {
         let Some(memory) = instance.memory_mib.map(|mib| mib << 20) else { continue };
         let network = workload.network();
-        let needed = network.weight_bytes(precision).saturating_add(network.buffer_bytes(batch, precision));
+        let needed = network
+            .weight_bytes(precision)
+            .saturating_add(network.buffer_bytes(batch, precision).saturating_mul(lanes));
         if needed > memory {
             bail!(
                 "{workload} at batch {batch} needs {:.1} GB, {} has {:.1} GB: choose a smaller --batch",
@@ -241,6 +280,8 @@ pub fn refuse_impossible(options: &Options) -> Result<()> {
 mod tests {
     use super::*;
     use crate::machine::topology::tests::mixed;
+    use crate::measure::load::Arrivals;
+    use std::collections::BTreeSet;
 
     fn options() -> Options {
         Options {
@@ -250,6 +291,7 @@ mod tests {
             aggressors: vec![],
             settings: Settings { precision: Precision::Fp16, ..Settings::default() },
             batches: vec![1, 8, 32],
+            paces: vec![Pace::CLOSED],
             repeat: 3,
             rule: Rule::DEFAULT,
             modes: Modes::Isolated,
@@ -364,6 +406,24 @@ mod tests {
     fn the_estimate_adds_up() {
         let runs = plan(&options());
         assert_eq!(estimate(&runs), Duration::from_secs(27 * 13));
+    }
+
+    #[test]
+    fn loads_are_points_and_their_arrivals_differ_by_round_and_member() {
+        let open = Load::Open { arrivals: Arrivals::Poisson(10.0) };
+        let paces = vec![Pace::CLOSED, Pace { load: open.clone(), inflight: 2 }];
+        let options = Options { paces, batches: vec![1], repeat: 2, modes: Modes::Both, ..options() };
+        let runs = plan(&options);
+        let jobs = || runs.iter().flat_map(|run| &run.members).map(|member| &member.job);
+        assert_eq!(jobs().filter(|job| job.load == open && job.inflight == 2).count() * 2, jobs().count());
+        let seeds = |label: &str| {
+            let of = runs.iter().flat_map(|run| run.members.iter().map(move |m| (run.repetition, m)));
+            of.filter(|(_, m)| m.instance.label() == label)
+                .map(|(round, m)| (round, m.job.arrival_seed))
+                .collect::<BTreeSet<_>>()
+        };
+        let (big, small) = (seeds("3g.40gb"), seeds("1g.10gb"));
+        assert!(big.len() == 2 && small.len() == 2 && big.is_disjoint(&small), "{big:?} {small:?}");
     }
 
     #[test]

@@ -5,10 +5,12 @@ use super::group::Outcome;
 use super::plan::{Member, Run};
 use crate::machine::{Instance, InstanceKind, Topology, host};
 use crate::measure::protocol::{Device, Job};
+use crate::measure::recorder::Recording;
 use crate::results::Row;
 use crate::results::row::{Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning};
 use crate::results::summary;
 use crate::workload::{DeviceIdentity, Spec};
+use anyhow::Result;
 
 use crate::results::summary::{DRIFT, HOST_BOUND, THROUGHPUT_GAP};
 
@@ -62,15 +64,8 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
     row.seal();
     row.outcome.warnings.0.extend(&outcome.warnings);
     if let Some(recording) = &outcome.recording {
-        match summary::latency(recording) {
-            Ok((latency, histograms)) => {
-                let batch = member.job.batch;
-                let (flops, bytes) = counts(&member.job);
-                row.window = summary::window(recording, outcome.warmup_batches);
-                row.rates = summary::rates(&latency, &row.window, batch as u64, flops, bytes);
-                (row.latency, row.histograms) = (latency, histograms);
-            }
-            Err(error) => return row.failed(&format!("the worker's recording is impossible: {error:#}")),
+        if let Err(error) = numbers(&mut row, &member.job, recording, outcome) {
+            return row.failed(&format!("the worker's recording is impossible: {error:#}"));
         }
         if recording.out_of_range > 0 {
             row.outcome.warnings.0.insert(Warning::OutOfRange);
@@ -90,6 +85,21 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
     };
     warn(&mut row);
     conclude(row, outcome)
+}
+
+/// Everything that is counted and timed in the window.
+fn numbers(row: &mut Row, job: &Job, recording: &Recording, outcome: &Outcome) -> Result<()> {
+    (row.latency, row.histograms.latency) = summary::latency(recording, job.inflight as u64)?;
+    row.window = summary::window(recording, outcome.warmup_batches);
+    if let Some(arrived) = &outcome.arrived {
+        summary::arrived(row, arrived)?;
+    }
+    let (flops, bytes) = counts(job);
+    row.rates = summary::rates(&row.latency, &row.window, &row.point, flops, bytes);
+    if outcome.saturated {
+        row.outcome.warnings.0.insert(Warning::Saturated);
+    }
+    Ok(())
 }
 
 /// Matrix operations and compulsory bytes of a batch, by the network's own count.
@@ -140,8 +150,8 @@ fn point(run: &Run, member: &Member) -> Point {
         batch: job.batch as u64,
         mode: run.mode,
         corunners: corunners(run, member),
-        load: "closed".into(),
-        inflight: 1,
+        load: job.load.to_string(),
+        inflight: job.inflight as u32,
         sync: cuda.then_some(settings.sync),
         graph: cuda.then_some(settings.graph),
         transfers: cuda.then_some(settings.transfers),
@@ -154,7 +164,8 @@ fn point(run: &Run, member: &Member) -> Point {
 fn corunners(run: &Run, member: &Member) -> String {
     let others = run.members.iter().filter(|other| !std::ptr::eq(*other, member));
     let text = |other: &Member| {
-        format!("{}/{}/{}/closed", other.instance.label(), other.job.workload, other.job.batch)
+        let (instance, job) = (other.instance.label(), &other.job);
+        format!("{instance}/{}/{}/{}", job.workload, job.batch, job.load)
     };
     let mut all: Vec<String> = others.map(text).collect();
     all.sort();
@@ -186,6 +197,12 @@ fn conclude(mut row: Row, outcome: &Outcome) -> Row {
         (Some(reason), _) => row = row.failed(reason),
         (None, Some(reason)) => row.invalid(&format!("wrong output: {reason}")),
         (None, None) if outcome.cut => row.outcome.status = Status::Interrupted,
+        (None, None) if summary::too_late(&row.window) => {
+            let (late, all) = (row.window.late_batches.unwrap_or(0), row.window.batches.unwrap_or(0));
+            row.invalid(&format!(
+                "{late} of {all} batches were issued late by migbench itself: give it idle processors"
+            ));
+        }
         (None, None) => {}
     }
     row
@@ -194,6 +211,7 @@ fn conclude(mut row: Row, outcome: &Outcome) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::load::Load;
     use crate::measure::recorder::Recorder;
     use crate::measure::stopping::Rule;
     use crate::workload::{DeviceIdentity, Precision, Settings, Stages};
@@ -207,6 +225,9 @@ mod tests {
             settings,
             cpus: vec![0],
             rule: Rule::DEFAULT,
+            load: Load::Closed,
+            inflight: 1,
+            arrival_seed: 1,
         };
         let instance = Instance { kind: InstanceKind::Gpu, ..Instance::default() };
         let mut recorder = Recorder::new();

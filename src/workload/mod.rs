@@ -173,6 +173,11 @@ pub trait Workload {
     /// Returns when the lane's batch is done and its output is on the host.
     fn wait(&mut self, lane: usize) -> Result<()>;
 
+    /// Is the lane's batch done? Where a batch is computed by waiting for it, it is now.
+    fn is_done(&mut self, lane: usize) -> Result<bool> {
+        self.wait(lane).map(|()| true)
+    }
+
     /// One whole batch with device events around its stages; `None` where a device has no stages.
     fn staged(&mut self, lane: usize, batch: usize) -> Result<Option<Stages>> {
         let _ = (lane, batch);
