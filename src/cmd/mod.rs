@@ -5,6 +5,7 @@ pub mod compare;
 pub mod doctor;
 pub mod list;
 pub mod load;
+mod own;
 pub mod probe;
 pub mod run;
 

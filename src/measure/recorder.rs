@@ -75,6 +75,11 @@ impl Recorder {
         (self.start, self.end) = (start, start);
     }
 
+    /// When the window opened.
+    pub fn started(&self) -> u64 {
+        self.start
+    }
+
     /// One batch from `issued` to `done`, both ns on the window's clock.
     #[inline]
     pub fn record(&mut self, issued: u64, done: u64) {

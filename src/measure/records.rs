@@ -2,7 +2,7 @@
 //!
 //! Everything is allocated before the window opens; nothing here reads a clock.
 
-use super::load::{Load, Strain};
+use super::load::{Arrivals, Load, Strain};
 use super::recorder::{Recorder, Recording};
 use serde::{Deserialize, Serialize};
 
@@ -42,10 +42,20 @@ struct OpenRecords {
     /// Batches of each size, from 1 on, for a server.
     sizes: Vec<u64>,
     late: u64,
-    strain: Strain,
+    /// None for a trace: it has an end, and is played up to there.
+    strain: Option<Strain>,
 }
 
-/// What came of a window beside its latencies; the wire form between worker and parent.
+/// What a window may record beside its latencies; the wire form between worker and parent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Extras {
+    /// What arrived; none under a closed load.
+    pub arrived: Option<Arrived>,
+    /// The window ended early: more arrived than can ever be done.
+    pub saturated: bool,
+}
+
+/// What arrived in a window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Arrived {
     /// From the intended start; one a batch under an open load, one a sample under a server load.
@@ -59,11 +69,11 @@ pub struct Arrived {
 impl Records {
     /// Of a window under this load, with batches of up to `batch` samples on `lanes` lanes.
     pub fn new(load: &Load, batch: usize, lanes: usize) -> Records {
-        let arrivals = load.arrivals().map(|_| OpenRecords {
+        let arrivals = load.arrivals().map(|arrivals| OpenRecords {
             response: Recorder::new(),
             sizes: vec![0; if load.is_server() { batch + 1 } else { 0 }],
             late: 0,
-            strain: Strain::default(),
+            strain: (!matches!(arrivals, Arrivals::Trace(_))).then(Strain::default),
         });
         Records { latency: Recorder::new(), arrivals, log: None, lanes: lanes as u64, start: 0 }
     }
@@ -119,7 +129,9 @@ impl Records {
         if batch.issued - batch.due > LATE_NS.max(service / LATE_SHARE) {
             arrivals.late += 1;
         }
-        arrivals.strain.add(self.lanes, last - self.start, batch.issued - last, service)
+        let (lanes, start) = (self.lanes, self.start);
+        let waited = batch.issued - last;
+        arrivals.strain.as_mut().is_some_and(|strain| strain.add(lanes, last - start, waited, service))
     }
 
     /// The latencies, as they go to the parent.
@@ -150,7 +162,6 @@ fn push(log: &mut Vec<Entry>, entry: Entry) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::load::Arrivals;
 
     #[test]
     fn late_is_the_harness_and_not_the_queue() {

@@ -39,8 +39,8 @@ pub enum Ended {
 }
 
 /// Least batches and time of the warm-up: clocks rise, caches fill, lazily loaded code is loaded.
-const WARM_UP_BATCHES: u64 = 10;
-const WARM_UP_NS: u64 = 1_000_000_000;
+pub(super) const WARM_UP_BATCHES: u64 = 10;
+pub(super) const WARM_UP_NS: u64 = 1_000_000_000;
 /// The stage split takes at least and at most so many batches, and no longer than a second.
 const STAGE_BATCHES: std::ops::RangeInclusive<usize> = 10..=200;
 const STAGE_NS: u64 = 1_000_000_000;

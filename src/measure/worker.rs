@@ -2,14 +2,15 @@
 
 use super::clock::{Clock, Monotonic, Virtual};
 use super::fault::{Fault, Phase};
+use super::program;
 use super::protocol::{self, Device, FromWorker, Job, ToWorker};
-use super::records::Records;
+use super::records::{Extras, Records};
 use super::window::{Control, Ended, Task, Window};
 use crate::machine::host;
 use crate::workload::scripted::{Script, Scripted};
-use crate::workload::{DeviceIdentity, Kind, Spec, Sync, Workload, check, cpu, cuda};
+use crate::workload::{DeviceIdentity, Kind, Own, Spec, Sync, Workload, check, cpu, cuda};
 use anyhow::{Context, Result, bail};
-use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
+use rustix::process::{Signal, kill_current_process_group, set_parent_process_death_signal};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::atomic::Ordering::Relaxed;
@@ -54,7 +55,7 @@ pub fn run() -> Result<()> {
 /// The protocol's stream: a private copy of standard output, while descriptor 1 points at standard
 /// error, so that nothing a library prints can get between two messages.
 #[derive(Clone)]
-struct Out(Arc<Mutex<File>>);
+pub(super) struct Out(Arc<Mutex<File>>);
 
 impl Out {
     fn take_stdout() -> Result<Out> {
@@ -63,7 +64,7 @@ impl Out {
         Ok(Out(Arc::new(Mutex::new(File::from(private)))))
     }
 
-    fn send(&self, message: &FromWorker) -> Result<()> {
+    pub(super) fn send(&self, message: &FromWorker) -> Result<()> {
         let mut file = self.0.lock().expect("no thread panics while it writes");
         file.write_all(&protocol::encode(message)).context("the parent is gone")
     }
@@ -86,7 +87,8 @@ fn read_message(stdin: &mut impl BufRead) -> Result<Option<ToWorker>> {
 }
 
 /// The reader thread. The end of the stream means that the parent is gone: so is the worker, then, at
-/// once and without tidying up under the feet of the thread that measures.
+/// once and without tidying up under the feet of the thread that measures. A program that it supervises
+/// is of its process group and ends with it.
 fn listen(mut stdin: impl BufRead, control: &Control) {
     loop {
         match read_message(&mut stdin) {
@@ -95,7 +97,7 @@ fn listen(mut stdin: impl BufRead, control: &Control) {
             Ok(Some(ToWorker::Cut)) => control.cut.store(true, Relaxed),
             Ok(Some(ToWorker::Stop)) => control.stop.store(true, Relaxed),
             Ok(Some(ToWorker::Job(_)) | None) | Err(_) => {
-                let _ = kill_process(getpid(), Signal::KILL);
+                let _ = kill_current_process_group(Signal::KILL);
             }
         }
     }
@@ -103,6 +105,9 @@ fn listen(mut stdin: impl BufRead, control: &Control) {
 
 /// Opens the device, says hello, and hands workload and clock to [`work`].
 fn dispatch(job: &Job, control: &Arc<Control>, out: &Out, phase: &mut Phase) -> Result<()> {
+    if let Some(Own::Program(program)) = &job.own {
+        return program::supervise(job, program, control, out, phase);
+    }
     let spec: Spec = job.workload.parse()?;
     if let Kind::Scripted(text) = &spec.kind {
         let script = Script::parse(text)?;
@@ -192,7 +197,11 @@ impl Session<'_> {
         window.load_while(|_, c| c.start_at.load(Relaxed) == 0 && !c.stop.load(Relaxed))?;
         window.load_while(|clock, c| clock.now() < c.start_at.load(Relaxed) && !c.stop.load(Relaxed))?;
         if self.control.stop.load(Relaxed) {
-            return self.out.send(&FromWorker::Done { output_error: None, output_failure: None });
+            return self.out.send(&FromWorker::Done {
+                output_error: None,
+                output_failure: None,
+                forced: false,
+            });
         }
         self.enter(Phase::Window)?;
         let throttled_before = host::cgroup_throttled_us();
@@ -201,10 +210,9 @@ impl Session<'_> {
         self.enter(Phase::WindowDone)?;
         self.out.send(&FromWorker::WindowDone {
             latency: records.latency(),
-            arrived: records.arrived(),
+            extras: Extras { arrived: records.arrived(), saturated: ended == Ended::Saturated },
             load: window.log(),
             cut: ended == Ended::Cut,
-            saturated: ended == Ended::Saturated,
             cpu_throttled_us: throttled_after.zip(throttled_before).map(|(after, before)| after - before),
         })?;
 
@@ -227,7 +235,7 @@ impl Session<'_> {
             }
             _ => (None, None),
         };
-        self.out.send(&FromWorker::Done { output_error, output_failure })
+        self.out.send(&FromWorker::Done { output_error, output_failure, forced: false })
     }
 }
 

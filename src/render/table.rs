@@ -45,7 +45,7 @@ pub fn write(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
         column.set_cell_alignment(if text { CellAlignment::Left } else { CellAlignment::Right });
         column.set_padding((0, 2));
     }
-    writeln!(out, "{}, {}, {}", first.point.workload, first.point.precision, conditions(first, one_load))?;
+    writeln!(out, "{}, {}", first.point.workload, conditions(first, one_load))?;
     for line in table.lines() {
         writeln!(out, "{}", line.trim_end())?;
     }
@@ -65,7 +65,7 @@ pub fn write(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
 
 fn conditions(row: &Row, one_load: bool) -> String {
     let point = &row.point;
-    let mut words = Vec::new();
+    let mut words: Vec<String> = point.precision.iter().map(ToString::to_string).collect();
     if one_load {
         words.push(format!("{} load", point.load));
     }
@@ -89,7 +89,7 @@ fn cells(row: &Row, one_load: bool) -> Vec<String> {
     let measured = latency.mean.is_some();
     let percentile = |value: Option<f64>, q| match value {
         Some(value) => milliseconds(value),
-        None if measured => format!("needs {}", batches_needed(q)),
+        None if measured && !is_once(row) => format!("needs {}", batches_needed(q)),
         None => String::new(),
     };
     let identity = row.subject.identity.map_or(String::new(), |i| format!("{i:?}").to_lowercase());
@@ -114,13 +114,20 @@ fn cells(row: &Row, one_load: bool) -> Vec<String> {
     ]
 }
 
+/// The user's program reported nothing: its whole run is the only batch.
+fn is_once(row: &Row) -> bool {
+    row.point.load == "once"
+}
+
 /// What a reader must know about a row before using it.
 fn notes(row: &Row) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(error) = &row.outcome.error {
         notes.push(error.clone());
     }
-    if let (Some(batches), None) = (row.window.batches, row.latency.p99) {
+    if let Some(seconds) = row.window.elapsed_s.filter(|_| is_once(row)) {
+        notes.push(format!("the program ran for {} s", milliseconds(seconds)));
+    } else if let (Some(batches), None) = (row.window.batches, row.latency.p99) {
         notes.push(format!("p99 needs {} batches, had {batches}", batches_needed(0.99)));
     }
     if !row.outcome.warnings.0.is_empty() {

@@ -1,9 +1,9 @@
 //! One worker process: pinned, spoken with, ended.
 
-use crate::machine::Instance;
+use crate::machine::{Instance, host};
 use crate::measure::protocol::{self, FromWorker, ToWorker};
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -155,7 +155,12 @@ impl Worker {
             return;
         }
         if let Some(group) = Pid::from_raw(self.child.id() as i32) {
+            // What has left the group would keep the worker's standard error open.
+            let started = host::descendants(group);
             let _ = kill_process_group(group, Signal::KILL);
+            for pid in started {
+                let _ = kill_process(pid, Signal::KILL);
+            }
         }
     }
 

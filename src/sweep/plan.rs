@@ -6,9 +6,10 @@ use crate::measure::load::Load;
 use crate::measure::protocol::{Device, Job};
 use crate::measure::stopping::Rule;
 use crate::results::row::Mode;
-use crate::workload::{Precision, Settings, Spec, Sync};
+use crate::workload::{Kind, Own, Precision, Settings, Spec, Sync, command};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Which runs there are.
@@ -42,6 +43,8 @@ pub struct Options {
     pub span: Span,
     /// Logical processors that workers may be given.
     pub cpus: Vec<usize>,
+    /// Those of them near a GPU, by its UUID, where that is known.
+    pub near: BTreeMap<String, Vec<usize>>,
     /// How the host waits; none lets the plan choose.
     pub sync: Option<Sync>,
     /// CPU or CUDA.
@@ -52,6 +55,8 @@ pub struct Options {
     pub aggressors: Vec<Aggressor>,
     /// What runs, one point each.
     pub workloads: Vec<Spec>,
+    /// What a [`Kind::Command`] among them starts.
+    pub own: Option<command::Template>,
     /// How.
     pub settings: Settings,
     /// Batch sizes, one point each.
@@ -130,9 +135,11 @@ pub fn plan(options: &Options) -> Vec<Run> {
     for repetition in 1..=options.repeat {
         let mut round = Vec::new();
         for (group, &work) in groups.iter().flat_map(|g| points.iter().map(move |p| (g, p))) {
+            let places = hands.places(options, group);
             let mut members: Vec<Member> = Vec::new();
-            for instance in group {
-                members.push(hands.member(options, (repetition, members.len()), instance, work));
+            for (instance, cpus) in group.iter().zip(&places) {
+                let place = Place { round: repetition, number: members.len(), cpus };
+                members.push(hands.member(options, place, instance, work));
             }
             let concurrent = options.modes != Modes::Isolated && members.len() + options.aggressors.len() > 1;
             if !concurrent || options.modes == Modes::Both {
@@ -146,15 +153,11 @@ pub fn plan(options: &Options) -> Vec<Run> {
                 round.extend(alone.iter().map(run));
             }
             if concurrent {
-                for aggressor in &options.aggressors {
+                for (aggressor, cpus) in options.aggressors.iter().zip(&places[group.len()..]) {
                     let (workload, batch) = (&aggressor.workload, aggressor.batch.unwrap_or(work.batch));
                     let work = Work { workload, batch, pace: &Pace::CLOSED };
-                    members.push(hands.member(
-                        options,
-                        (repetition, members.len()),
-                        &aggressor.instance,
-                        work,
-                    ));
+                    let place = Place { round: repetition, number: members.len(), cpus };
+                    members.push(hands.member(options, place, &aggressor.instance, work));
                 }
                 round.push(Run { repetition, mode: Mode::Concurrent, members });
             }
@@ -173,10 +176,26 @@ struct Work<'a> {
     pace: &'a Pace,
 }
 
+/// Where a worker stands.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    round: u32,
+    /// Of its run's members.
+    number: usize,
+    cpus: &'a [usize],
+}
+
+impl Place<'_> {
+    /// Each has arrivals of its own, the same alone and in company.
+    fn arrival_seed(&self, seed: u64) -> u64 {
+        seed ^ (u64::from(self.round) << 40) ^ ((self.number as u64) << 20)
+    }
+}
+
 /// What workers are given, fixed by the widest run.
 struct Hands {
     settings: Settings,
-    cpus: Vec<Vec<usize>>,
+    widest: usize,
 }
 
 impl Hands {
@@ -185,28 +204,43 @@ impl Hands {
         let mut settings = options.settings.clone();
         settings.sync =
             options.sync.unwrap_or(if widest <= options.cpus.len() { Sync::Spin } else { Sync::Blocking });
-        let alone = options.device == Device::Cpu || widest == 1;
-        let cpus = if alone { vec![options.cpus.clone()] } else { placement::assign(&options.cpus, widest) };
-        Hands { settings, cpus }
+        Hands { settings, widest }
     }
 
-    /// `place` is the round and the member's place in its run: each has arrivals of its own, the same
-    /// alone and in company.
-    fn member(&self, options: &Options, place: (u32, usize), instance: &Instance, work: Work) -> Member {
-        let (round, place) = place;
+    /// The processors of each worker of a group, aggressors last.
+    fn places(&self, options: &Options, group: &[Instance]) -> Vec<Vec<usize>> {
+        if options.device == Device::Cpu {
+            return vec![options.cpus.clone(); group.len()];
+        }
+        let workers = group.iter().chain(options.aggressors.iter().map(|a| &a.instance));
+        let near: Vec<Option<&[usize]>> = workers
+            .map(|instance| options.near.get(instance.gpu_uuid.as_deref()?).map(Vec::as_slice))
+            .collect();
+        placement::place(&options.cpus, &near, self.widest)
+    }
+
+    fn member(&self, options: &Options, place: Place, instance: &Instance, work: Work) -> Member {
         let job = Job {
             device: options.device,
             workload: work.workload.to_string(),
             batch: work.batch as usize,
             settings: self.settings.clone(),
-            cpus: self.cpus[place % self.cpus.len()].clone(),
+            cpus: place.cpus.to_vec(),
             rule: options.rule,
             load: work.pace.load.clone(),
             inflight: work.pace.inflight,
-            arrival_seed: options.settings.seed ^ (u64::from(round) << 40) ^ ((place as u64) << 20),
+            arrival_seed: place.arrival_seed(options.settings.seed),
+            own: own(options, instance, work.workload, work.batch),
         };
         Member { instance: instance.clone(), job }
     }
+}
+
+/// What is started in place of a workload of migbench's.
+fn own(options: &Options, instance: &Instance, workload: &Spec, batch: u64) -> Option<Own> {
+    let template = options.own.as_ref().filter(|_| matches!(workload.kind, Kind::Command(_)))?;
+    let index = options.instances.iter().position(|other| other == instance).unwrap_or(0);
+    Some(Own::Program(template.on(instance, index, batch)))
 }
 
 /// The instances that measure together when runs are concurrent.
@@ -238,6 +272,9 @@ pub fn estimate(runs: &[Run]) -> Duration {
 /// # Errors
 /// A precision that the device lacks, or a batch that can't fit into the memory of an instance.
 pub fn refuse_impossible(options: &Options) -> Result<()> {
+    if options.own.is_some() {
+        return Ok(());
+    }
     let precision = options.settings.precision;
     match (options.device, precision) {
         (Device::Cpu, Precision::Fp16 | Precision::Bf16) => {
@@ -288,6 +325,7 @@ mod tests {
             device: Device::Cuda,
             instances: mixed().instances(),
             workloads: vec!["bert-base".parse().unwrap()],
+            own: None,
             aggressors: vec![],
             settings: Settings { precision: Precision::Fp16, ..Settings::default() },
             batches: vec![1, 8, 32],
@@ -297,6 +335,7 @@ mod tests {
             modes: Modes::Isolated,
             span: Span::Gpu,
             cpus: vec![0, 1],
+            near: BTreeMap::new(),
             sync: None,
         }
     }

@@ -4,6 +4,7 @@
 //! to wait for it, and [`crate::measure`] holds the clock.
 
 pub mod check;
+pub mod command;
 pub mod cpu;
 pub mod cuda;
 pub mod model;
@@ -74,6 +75,14 @@ impl fmt::Display for Sync {
             Sync::Blocking => "blocking",
         })
     }
+}
+
+/// The user's own workload, in place of one of migbench's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Own {
+    /// A program.
+    Program(command::Program),
 }
 
 /// How a network is executed.

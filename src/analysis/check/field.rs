@@ -1,6 +1,6 @@
 //! Which cell of a line means what: migbench's own columns by name, another tool's by a mapping.
 
-use crate::results::COLUMNS;
+use crate::results::{self, COLUMNS};
 use anyhow::{Result, bail};
 use std::borrow::Cow;
 
@@ -138,8 +138,8 @@ pub struct View {
     pub header: Vec<String>,
     /// Written by migbench: every rule applies.
     pub own: bool,
-    /// The columns are those of this schema, in its order.
-    pub exact: bool,
+    /// Where each column of the schema is, if they are its columns and in its order.
+    pub places: Option<Vec<Option<usize>>>,
     index: Vec<Option<usize>>,
     to_ms: f64,
 }
@@ -164,8 +164,8 @@ impl View {
             for &field in Field::ALL {
                 index[field as usize] = at(field.name());
             }
-            let exact = header.iter().map(String::as_str).eq(COLUMNS.iter().map(|column| column.name));
-            return Ok(View { header, own: true, exact, index, to_ms: 1.0 });
+            let places = results::places(&header);
+            return Ok(View { header, own: true, places, index, to_ms: 1.0 });
         };
         for (field, column) in &mapping.columns {
             let Some(found) = at(column) else {
@@ -173,7 +173,7 @@ impl View {
             };
             index[*field as usize] = Some(found);
         }
-        Ok(View { header, own: false, exact: false, index, to_ms: mapping.unit.to_ms() })
+        Ok(View { header, own: false, places: None, index, to_ms: mapping.unit.to_ms() })
     }
 
     /// What the file calls this field.

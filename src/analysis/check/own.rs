@@ -56,12 +56,12 @@ fn add(findings: &mut Findings, row: &Cells, field: Field, rule: &'static str, e
 
 /// Every cell is of its column's type; the schema is this one.
 fn types(row: &Cells, findings: &mut Findings) {
-    if row.view.exact {
-        for (i, column) in COLUMNS.iter().enumerate() {
-            let text = row.at(i);
+    if let Some(places) = &row.view.places {
+        for (column, at) in COLUMNS.iter().zip(places).filter_map(|(c, at)| Some((c, (*at)?))) {
+            let text = row.at(at);
             let fine = text.is_empty() && column.holds.ends_with("or nothing") || column.holds == "text";
             if !fine && !(column.accepts)(text) {
-                findings.push(Finding::new(row.line, column.name, "type", row.at(i), column.holds));
+                findings.push(Finding::new(row.line, column.name, "type", text, column.holds));
             }
         }
     }
@@ -93,6 +93,9 @@ fn status(row: &Cells, findings: &mut Findings) {
     if row.text(Field::Identity) == "refuted" && row.text(Field::Status) != "failed" {
         add(findings, row, Field::Status, "status", "failed: the worker ran on another device");
     }
+    if row.text(Field::Backend) == "builtin" && row.text(Field::Precision).is_empty() {
+        add(findings, row, Field::Precision, "absent", "a number format: the workload is migbench's own");
+    }
     let concurrent = row.text(Field::Mode) == "concurrent";
     if concurrent == row.text(Field::Corunners).is_empty() {
         let expected = if concurrent { "the co-runners" } else { "nothing in an isolated row" };
@@ -116,7 +119,7 @@ fn status(row: &Cells, findings: &mut Findings) {
     let batches = row.number(Field::Batches).unwrap_or(0.0);
     let percentiles = PERCENTILES.into_iter().chain([(Field::P99Upper, 0.99)]);
     let enough = percentiles.filter(|&(_, q)| batches >= needed(q) as f64).map(|(field, _)| field);
-    let overlap = concurrent.then_some(Field::Overlap);
+    let overlap = (concurrent && !row.warns("unproven")).then_some(Field::Overlap);
     let one_by_one = row.text(Field::Load) == "closed" && row.text(Field::Inflight) == "1";
     let arrived: &[Field] = match (row.text(Field::Load), one_by_one) {
         ("closed", true) => &[Field::Throughput],
@@ -323,10 +326,8 @@ impl Memory {
 
     /// The hash is that of the conditions in the row.
     fn point(&mut self, row: &Cells, findings: &mut Findings) {
-        if !row.view.exact {
-            return;
-        }
-        const HASHED: [Field; 18] = [
+        let Some(places) = &row.view.places else { return };
+        const HASHED: [Field; 19] = [
             Field::SchemaVersion,
             Field::Kind,
             Field::GpuName,
@@ -345,13 +346,15 @@ impl Memory {
             Field::Graph,
             Field::Transfers,
             Field::Threads,
+            Field::Sharing,
         ];
         let key = HASHED.map(|field| row.text(field)).join("\u{1f}");
         if !self.points.contains_key(&key) {
             if self.points.len() >= MOST_POINTS {
                 self.points.clear();
             }
-            let record: csv::StringRecord = (0..COLUMNS.len()).map(|i| row.at(i)).collect();
+            let cell = |at: &Option<usize>| at.map_or("", |at| row.at(at));
+            let record: csv::StringRecord = places.iter().map(cell).collect();
             // A row with a cell of another type has that finding.
             let Ok(parsed) = from_record(&record, None) else { return };
             self.points.insert(key.clone(), point_id(&parsed));
