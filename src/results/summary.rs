@@ -146,6 +146,11 @@ pub fn arrived(row: &mut Row, arrived: &Arrived) -> Result<()> {
     Ok(())
 }
 
+/// Do batches arrive by a schedule under this load of a row?
+pub fn arrives(load: &str) -> bool {
+    load.starts_with("open(") || load.starts_with("server(")
+}
+
 /// Was the harness late for more than 1 % of the batches?
 pub fn too_late(window: &Window) -> bool {
     let late = window.late_batches.zip(window.batches);
@@ -203,7 +208,7 @@ pub fn rates(latency: &Latency, window: &Window, point: &Point, flops: f64, byte
     let per_second = |amount: f64| mean.filter(|_| amount > 0.0 && alone).map(|mean| amount / (mean / 1e3));
     let samples = window.inferences.or(window.batches.map(|batches| batches * point.batch));
     let wall = samples.zip(window.elapsed_s).filter(|&(_, elapsed)| elapsed > 0.0);
-    let formula = alone && point.load == "closed";
+    let formula = alone && !arrives(&point.load);
     Rates {
         throughput: mean.filter(|_| formula).map(|mean| 1000.0 / mean * point.batch as f64),
         throughput_wall: wall.map(|(samples, elapsed)| samples as f64 / elapsed),

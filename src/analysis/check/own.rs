@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 /// Shares of a window from which method.md draws its lines.
 const OVERLAP: f64 = 0.999;
-use crate::results::summary::{DRIFT, HOST_BOUND, LATE_SHARE, THROUGHPUT_GAP};
+use crate::results::summary::{DRIFT, HOST_BOUND, LATE_SHARE, THROUGHPUT_GAP, arrives};
 /// The same counts of operations and bytes over the same mean.
 const SAME: f64 = 1e-6;
 /// More different points than a file has; their memory stays bounded all the same.
@@ -120,11 +120,14 @@ fn status(row: &Cells, findings: &mut Findings) {
     let percentiles = PERCENTILES.into_iter().chain([(Field::P99Upper, 0.99)]);
     let enough = percentiles.filter(|&(_, q)| batches >= needed(q) as f64).map(|(field, _)| field);
     let overlap = (concurrent && !row.warns("unproven")).then_some(Field::Overlap);
-    let one_by_one = row.text(Field::Load) == "closed" && row.text(Field::Inflight) == "1";
-    let arrived: &[Field] = match (row.text(Field::Load), one_by_one) {
-        ("closed", true) => &[Field::Throughput],
-        ("closed", false) => &[],
-        _ => &[Field::ResponseMean, Field::ResponseMax, Field::LateBatches, Field::ResponseHistogram],
+    let arrives = arrives(row.text(Field::Load));
+    let one_by_one = !arrives && row.text(Field::Inflight) == "1";
+    let arrived: &[Field] = match (arrives, one_by_one) {
+        (_, true) => &[Field::Throughput],
+        (false, false) => &[],
+        (true, false) => {
+            &[Field::ResponseMean, Field::ResponseMax, Field::LateBatches, Field::ResponseHistogram]
+        }
     };
     if !one_by_one && !row.text(Field::Throughput).is_empty() {
         add(findings, row, Field::Throughput, "formula", "nothing: claimed of one batch after the other");
