@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod compare;
+pub mod load;
 pub mod own;
 
 use crate::machine::host;
@@ -277,6 +278,9 @@ pub struct RunArgs {
     /// Measure under an MPS server
     #[arg(long)]
     pub allow_mps: bool,
+    /// How batches arrive, and when a window ends.
+    #[command(flatten)]
+    pub load: load::LoadArgs,
     /// Measure an instance in which somebody else's process computes
     #[arg(long)]
     pub allow_busy: bool,

@@ -2,7 +2,9 @@
 //! docs/protocol.md shows a whole conversation.
 
 use super::bins::LoadLog;
+use super::load::Load;
 use super::recorder::Recording;
+use super::records::Extras;
 use super::stopping::Rule;
 use crate::workload::{DeviceIdentity, Own, Settings, Stages};
 use anyhow::{Context, Result, bail};
@@ -39,6 +41,12 @@ pub struct Job {
     pub cpus: Vec<usize>,
     /// Until when.
     pub rule: Rule,
+    /// How batches arrive.
+    pub load: Load,
+    /// Batches in flight: lanes.
+    pub inflight: usize,
+    /// Seed of the arrivals.
+    pub arrival_seed: u64,
     /// In place of a workload of migbench's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own: Option<Own>,
@@ -87,8 +95,10 @@ pub enum FromWorker {
     },
     /// The window is over; the load goes on.
     WindowDone {
-        /// One recording a lane.
-        lanes: Vec<Recording>,
+        /// The service times.
+        latency: Recording,
+        /// What a window may record beside them.
+        extras: Extras,
         /// Every batch since it was ready.
         load: LoadLog,
         /// It was cut.

@@ -27,7 +27,7 @@ pub struct Recorder {
 }
 
 /// What a window recorded, exactly as measured; the wire form between worker and parent.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Recording {
     /// Start of the first batch, CLOCK_MONOTONIC ns.
     pub start_ns: u64,

@@ -4,11 +4,11 @@ use super::clock::{Clock, Monotonic, Virtual};
 use super::fault::{Fault, Phase};
 use super::program;
 use super::protocol::{self, Device, FromWorker, Job, ToWorker};
-use super::recorder::Recorder;
-use super::window::{Control, Ended, Window};
+use super::records::{Extras, Records};
+use super::window::{Control, Ended, Task, Window};
 use crate::machine::host;
 use crate::workload::scripted::{Script, Scripted};
-use crate::workload::{DeviceIdentity, Kind, Own, Spec, Workload, check, cpu, cuda, onnx};
+use crate::workload::{DeviceIdentity, Kind, Own, Spec, Sync, Workload, check, cpu, cuda, onnx};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Signal, kill_current_process_group, set_parent_process_death_signal};
 use std::fs::File;
@@ -117,11 +117,11 @@ fn dispatch(job: &Job, control: &Arc<Control>, out: &Out, phase: &mut Phase) -> 
         let mut session = Session { job, spec: &spec, control, out, phase, fault, computes: true };
         session.hello(cpu_identity())?;
         if script.real_clock {
-            let mut workload = Scripted::new(text, |ns| Monotonic.sleep_until(Monotonic.now() + ns))?;
+            let mut workload = Scripted::new(text, Monotonic)?;
             return session.work(&Monotonic, &mut workload);
         }
         let clock = Virtual::starting_at(Monotonic.now());
-        let mut workload = Scripted::new(text, |ns| clock.advance(ns))?;
+        let mut workload = Scripted::new(text, clock.clone())?;
         return session.work(&clock, &mut workload);
     }
     let mut session = Session { job, spec: &spec, control, out, phase, fault: None, computes: true };
@@ -201,10 +201,17 @@ impl Session<'_> {
     fn work<C: Clock>(&mut self, clock: &C, workload: &mut dyn Workload) -> Result<()> {
         let batch = self.job.batch;
         self.enter(Phase::Prepare)?;
-        workload.prepare(&[batch], 1)?;
+        let task = Task {
+            load: self.job.load.clone(),
+            batch,
+            lanes: self.job.inflight,
+            seed: self.job.arrival_seed,
+            spin: self.job.settings.sync == Sync::Spin,
+        };
+        workload.prepare(&task.load.batch_sizes(batch), task.lanes)?;
         let before = workload.checked_output(batch)?;
-        let mut recorder = Recorder::new();
-        let mut window = Window::new(clock, workload, batch, self.control);
+        let mut records = Records::new(&task.load, batch, task.lanes);
+        let mut window = Window::new(clock, workload, &task, self.control);
         let warmup_batches = window.warm_up()?;
         self.enter(Phase::Ready)?;
         window.start_log();
@@ -221,11 +228,12 @@ impl Session<'_> {
         }
         self.enter(Phase::Window)?;
         let throttled_before = host::cgroup_throttled_us();
-        let ended = window.measure(self.job.rule, &mut recorder)?;
+        let ended = window.measure(self.job.rule, &mut records)?;
         let throttled_after = host::cgroup_throttled_us();
         self.enter(Phase::WindowDone)?;
         self.out.send(&FromWorker::WindowDone {
-            lanes: vec![recorder.finish()],
+            latency: records.latency(),
+            extras: Extras { arrived: records.arrived(), saturated: ended == Ended::Saturated },
             load: window.log(),
             cut: ended == Ended::Cut,
             cpu_throttled_us: throttled_after.zip(throttled_before).map(|(after, before)| after - before),
@@ -242,7 +250,7 @@ impl Session<'_> {
         window.load_while(|_, c| !c.stop.load(Relaxed))?;
         self.enter(Phase::Done)?;
         let (output_error, output_failure) = match (before, ended) {
-            (Some(before), Ended::Rule) if self.computes => {
+            (Some(before), Ended::Rule | Ended::Saturated) if self.computes => {
                 let after = workload.checked_output(batch)?.unwrap_or_default();
                 let network = self.spec.network();
                 let verdict = match workload.judge(&before, &after)? {

@@ -211,6 +211,12 @@ pub struct Window {
     pub end_ns: Option<u64>,
     /// Mean latency of the last third over that of the first third, minus 1.
     pub drift: Option<f64>,
+    /// Samples, where batches have different sizes: under a server load.
+    pub inferences: Option<u64>,
+    /// Batches of each size, under a server load.
+    pub batch_sizes: Option<String>,
+    /// Batches that migbench itself issued late, where they arrive by a schedule.
+    pub late_batches: Option<u64>,
 }
 
 /// Milliseconds. A percentile is empty where there are too few batches for it.
@@ -236,7 +242,9 @@ pub struct Latency {
 pub struct Response {
     pub mean: Option<f64>,
     pub p50: Option<f64>,
+    pub p90: Option<f64>,
     pub p99: Option<f64>,
+    pub p999: Option<f64>,
     pub max: Option<f64>,
 }
 
@@ -330,6 +338,8 @@ pub enum Warning {
     GpuThrottled,
     /// The worker is a client of an MPS server.
     Mps,
+    /// More arrived than the instance can do; the window ended early.
+    Saturated,
     /// The program reported no batches: nothing shows that its neighbours were there.
     Unproven,
     /// The program did not end when it was told to, and was ended.

@@ -24,7 +24,7 @@ const STDERR_LINE_BYTES: u64 = 4096;
 #[derive(Debug)]
 pub enum Heard {
     /// A message.
-    Message(FromWorker),
+    Message(Box<FromWorker>),
     /// Not a message, and why.
     Rubbish(String),
     /// The end of its stream.
@@ -111,7 +111,7 @@ fn listen(mut stdout: impl BufRead, member: usize, heard: &Sender<(usize, Heard)
         let what = match read {
             Err(_) | Ok(0) => Heard::Closed,
             Ok(_) if line.ends_with(b"\n") => match protocol::decode(&line) {
-                Ok(message) => Heard::Message(message),
+                Ok(message) => Heard::Message(Box::new(message)),
                 Err(error) => Heard::Rubbish(format!("{error}")),
             },
             Ok(n) if n as u64 == protocol::MAX_LINE => {

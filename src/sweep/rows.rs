@@ -7,12 +7,14 @@ use super::telemetry::Edges;
 use crate::machine::{Instance, InstanceKind, Topology, host};
 use crate::measure::bins::LoadLog;
 use crate::measure::protocol::{Device, Job};
+use crate::measure::recorder::Recording;
 use crate::results::Row;
 use crate::results::row::{
     Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning, Window,
 };
 use crate::results::summary;
 use crate::workload::{DeviceIdentity, Own, Spec};
+use anyhow::Result;
 
 use crate::results::summary::{DRIFT, HOST_BOUND, THROUGHPUT_GAP};
 
@@ -74,16 +76,8 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
     row.seal();
     row.outcome.warnings.0.extend(&outcome.warnings);
     if let Some(recording) = &outcome.recording {
-        match summary::latency(recording) {
-            Ok((latency, histograms)) => {
-                let batch = member.job.batch;
-                let (flops, bytes) = counts(&member.job);
-                let rule = row.window.rule;
-                row.window = Window { rule, ..summary::window(recording, outcome.warmup_batches) };
-                row.rates = summary::rates(&latency, &row.window, batch as u64, flops, bytes);
-                (row.latency, row.histograms) = (latency, histograms);
-            }
-            Err(error) => return row.failed(&format!("the worker's recording is impossible: {error:#}")),
+        if let Err(error) = numbers(&mut row, &member.job, recording, outcome) {
+            return row.failed(&format!("the worker's recording is impossible: {error:#}"));
         }
         if recording.out_of_range > 0 {
             row.outcome.warnings.0.insert(Warning::OutOfRange);
@@ -107,6 +101,34 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
     row.health = health(&row.window, outcome);
     warn(&mut row);
     conclude(row, outcome)
+}
+
+/// A server forms batches of different sizes.
+fn samples_per_batch(member: &Member, outcome: &Outcome) -> f64 {
+    let sizes = outcome.extras.arrived.as_ref().map(|arrived| arrived.batch_sizes.as_slice());
+    match sizes.unwrap_or_default() {
+        [] => member.job.batch as f64,
+        sizes => {
+            let (samples, batches) = sizes.iter().fold((0, 0), |(s, n), (size, of)| (s + size * of, n + of));
+            samples as f64 / batches as f64
+        }
+    }
+}
+
+/// Everything that is counted and timed in the window.
+fn numbers(row: &mut Row, job: &Job, recording: &Recording, outcome: &Outcome) -> Result<()> {
+    (row.latency, row.histograms.latency) = summary::latency(recording, job.inflight as u64)?;
+    let rule = std::mem::take(&mut row.window.rule);
+    row.window = Window { rule, ..summary::window(recording, outcome.warmup_batches) };
+    if let Some(arrived) = &outcome.extras.arrived {
+        summary::arrived(row, arrived)?;
+    }
+    let (flops, bytes) = counts(job);
+    row.rates = summary::rates(&row.latency, &row.window, &row.point, flops, bytes);
+    if outcome.extras.saturated {
+        row.outcome.warnings.0.insert(Warning::Saturated);
+    }
+    Ok(())
 }
 
 /// The user's program reported nothing: all of it is one batch.
@@ -135,10 +157,11 @@ fn energy_per_sample(run: &Run, outcomes: &[Outcome], parts: &[corun::Part], mem
     let power = outcomes[member].edges.as_ref()?.power_w()?;
     let (from, to) = corun::common_window(parts)?;
     let gpu = &run.members[member].instance.gpu_uuid;
-    let here = run.members.iter().zip(parts).filter(|(other, _)| other.instance.gpu_uuid == *gpu);
+    let members = run.members.iter().zip(parts).zip(outcomes);
+    let here = members.filter(|((other, _), _)| other.instance.gpu_uuid == *gpu);
     let mut samples = 0.0;
-    for (other, part) in here {
-        samples += part.load?.between(from, to) * other.job.batch as f64;
+    for ((other, part), outcome) in here {
+        samples += part.load?.between(from, to) * samples_per_batch(other, outcome);
     }
     (samples > 0.0).then(|| power * (to - from) as f64 / 1e9 / samples)
 }
@@ -205,8 +228,8 @@ fn point(run: &Run, member: &Member) -> Point {
         batch: job.batch as u64,
         mode: run.mode,
         corunners: corunners(run, member, CLOSED),
-        load: CLOSED.into(),
-        inflight: 1,
+        load: job.load.to_string(),
+        inflight: job.inflight as u32,
         sync: cuda.then_some(settings.sync),
         graph: cuda.then_some(settings.graph),
         transfers: cuda.then_some(settings.transfers),
@@ -227,7 +250,7 @@ fn own_point(run: &Run, member: &Member) -> Point {
         batch: job.batch as u64,
         mode: run.mode,
         corunners: corunners(run, member, CLOSED),
-        load: CLOSED.into(),
+        load: job.load.to_string(),
         inflight: 1,
         cpus: host::ranges(&job.cpus),
         precision: None,
@@ -248,7 +271,8 @@ const ONCE: &str = "once";
 fn corunners(run: &Run, member: &Member, own_load: &str) -> String {
     let others = run.members.iter().filter(|other| !std::ptr::eq(*other, member));
     let text = |other: &Member| {
-        let load = if other.job.own.is_some() { own_load } else { CLOSED };
+        let is_program = matches!(other.job.own, Some(Own::Program(_)));
+        let load = if is_program { own_load.into() } else { other.job.load.to_string() };
         format!("{}/{}/{}/{load}", other.instance.label(), other.job.workload, other.job.batch)
     };
     let mut all: Vec<String> = others.map(text).collect();
@@ -282,6 +306,12 @@ fn conclude(mut row: Row, outcome: &Outcome) -> Row {
         (Some(reason), _) => row = row.failed(reason),
         (None, Some(reason)) => row.invalid(&format!("wrong output: {reason}")),
         (None, None) if outcome.cut => row.outcome.status = Status::Interrupted,
+        (None, None) if summary::too_late(&row.window) => {
+            let (late, all) = (row.window.late_batches.unwrap_or(0), row.window.batches.unwrap_or(0));
+            row.invalid(&format!(
+                "{late} of {all} batches were issued late by migbench itself: give it idle processors"
+            ));
+        }
         (None, None) => {}
     }
     row
@@ -290,6 +320,7 @@ fn conclude(mut row: Row, outcome: &Outcome) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::load::Load;
     use crate::measure::recorder::Recorder;
     use crate::measure::stopping::Rule;
     use crate::workload::{DeviceIdentity, Precision, Settings, Stages};
@@ -303,6 +334,9 @@ mod tests {
             settings,
             cpus: vec![0],
             rule: Rule::DEFAULT,
+            load: Load::Closed,
+            inflight: 1,
+            arrival_seed: 1,
             own: None,
         };
         let instance = Instance { kind: InstanceKind::Gpu, ..Instance::default() };

@@ -86,7 +86,7 @@ pub enum Own {
     /// A program.
     Program(command::Program),
     /// A network.
-    Model(onnx::Model),
+    Model(Box<onnx::Model>),
 }
 
 /// The user's own workload as the command line has it.
@@ -114,7 +114,7 @@ impl OwnTemplate {
     pub fn on(&self, instance: &Instance, index: usize, batch: u64) -> Result<Own> {
         match self {
             OwnTemplate::Program(template) => Ok(Own::Program(template.on(instance, index, batch))),
-            OwnTemplate::Model(template) => template.on(batch).map(Own::Model),
+            OwnTemplate::Model(template) => template.on(batch).map(|model| Own::Model(Box::new(model))),
         }
     }
 }
@@ -215,6 +215,11 @@ pub trait Workload {
 
     /// Returns when the lane's batch is done and its output is on the host.
     fn wait(&mut self, lane: usize) -> Result<()>;
+
+    /// Is the lane's batch done? Where a batch is computed by waiting for it, it is now.
+    fn is_done(&mut self, lane: usize) -> Result<bool> {
+        self.wait(lane).map(|()| true)
+    }
 
     /// One whole batch with device events around its stages; `None` where a device has no stages.
     fn staged(&mut self, lane: usize, batch: usize) -> Result<Option<Stages>> {

@@ -5,6 +5,7 @@ use std::ffi::{CString, c_char, c_void};
 use std::ptr::null;
 use std::sync::OnceLock;
 
+/// The entry point's table.
 #[repr(C)]
 pub struct ApiBase {
     get_api: extern "C" fn(u32) -> *const c_void,
@@ -24,6 +25,7 @@ extern "C" fn get_version() -> *const c_char {
 
 static BASE: ApiBase = ApiBase { get_api, get_version };
 
+/// The only symbol that is looked for.
 #[unsafe(no_mangle)]
 pub extern "C" fn OrtGetApiBase() -> *const ApiBase {
     &BASE

@@ -1,12 +1,11 @@
 //! From the command line and what is here to a plan.
 
 use crate::cli::RunArgs;
-use crate::cmd::own;
+use crate::cmd::{load, own};
 use crate::machine::nvml::{Absent, Library};
 use crate::machine::topology::Gpu;
 use crate::machine::{Topology, host};
 use crate::measure::protocol::Device;
-use crate::measure::stopping::Rule;
 use crate::sweep::plan::{self, Modes, Options, Run};
 use crate::sweep::select::{Selection, Wishes, select};
 use crate::workload::{Precision, Settings, Spec, Sync};
@@ -82,6 +81,10 @@ fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result
     let mut batches = args.batch.clone().unwrap_or(if own.is_some() { vec![1] } else { vec![1, 32] });
     batches.sort_unstable();
     batches.dedup();
+    let paces = load::paces(&args.load)?;
+    if own.is_some() && paces != [plan::Pace::CLOSED] {
+        bail!("a program of yours sets its own pace: leave --load, --rate, --trace and --inflight out");
+    }
     Ok(Options {
         device: selection.device,
         instances: selection.instances.clone(),
@@ -102,7 +105,8 @@ fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result
         own,
         batches,
         repeat: args.repeat,
-        rule: Rule::given(args.duration, args.batches),
+        rule: load::rule(args, &paces),
+        paces,
         modes: args.mode.unwrap_or(if several { Modes::Concurrent } else { Modes::Isolated }),
         span: args.span,
         cpus: cpus(args)?,

@@ -16,6 +16,7 @@ use super::clock::{Clock, Monotonic};
 use super::fault::Phase;
 use super::protocol::{FromWorker, Job};
 use super::recorder::Recorder;
+use super::records::Extras;
 use super::window::Control;
 use super::worker::Out;
 use crate::machine::host;
@@ -197,7 +198,8 @@ impl Session<'_> {
     fn window_done(&mut self) -> Result<()> {
         let throttled = host::cgroup_throttled_us().zip(self.throttled_before);
         self.out.send(&FromWorker::WindowDone {
-            lanes: vec![self.reported.recording()],
+            latency: self.reported.recording(),
+            extras: Extras::default(),
             load: self.reported.log(),
             cut: self.control.cut.load(Relaxed),
             cpu_throttled_us: throttled.map(|(after, before)| after - before),
@@ -267,9 +269,9 @@ impl Session<'_> {
         recorder.record(start, end);
         // Who did what in that time is not known.
         let load = LoadLog { start_ns: start, end_ns: end, ..LoadLog::default() };
-        let lanes = vec![recorder.finish()];
         self.out.send(&FromWorker::WindowDone {
-            lanes,
+            latency: recorder.finish(),
+            extras: Extras::default(),
             load: load.clone(),
             cut: false,
             cpu_throttled_us: None,
