@@ -80,6 +80,8 @@ pub struct Aggressor {
 pub struct Run {
     /// The round, from 1.
     pub repetition: u32,
+    /// From 1: higher where an interrupted sweep is resumed.
+    pub attempt: u32,
     /// One member, or several at once.
     pub mode: Mode,
     /// At least one.
@@ -127,7 +129,12 @@ pub fn plan(options: &Options) -> Vec<Run> {
                         alone.push(member);
                     }
                 }
-                let run = |m: &&Member| Run { repetition, mode: Mode::Isolated, members: vec![(*m).clone()] };
+                let run = |m: &&Member| Run {
+                    repetition,
+                    attempt: 1,
+                    mode: Mode::Isolated,
+                    members: vec![(*m).clone()],
+                };
                 round.extend(alone.iter().map(run));
             }
             if concurrent {
@@ -136,7 +143,7 @@ pub fn plan(options: &Options) -> Vec<Run> {
                     let Aggressor { instance, workload, .. } = aggressor;
                     members.push(hands.member(options, place, instance, workload, batch));
                 }
-                round.push(Run { repetition, mode: Mode::Concurrent, members });
+                round.push(Run { repetition, attempt: 1, mode: Mode::Concurrent, members });
             }
         }
         random.shuffle(&mut round);
