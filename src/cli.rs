@@ -2,6 +2,8 @@
 
 pub mod check;
 pub mod compare;
+pub mod load;
+pub mod own;
 
 use crate::machine::host;
 use crate::measure::protocol::Device;
@@ -208,9 +210,9 @@ pub struct RunArgs {
     /// Number format [default: fp16 on a GPU, fp32 on the CPU]
     #[arg(long, value_parser = one_of::<Precision>(&["fp32", "fp16", "bf16"]))]
     pub precision: Option<Precision>,
-    /// Samples in a batch; several, comma-separated
-    #[arg(long, value_name = "SIZES", value_delimiter = ',', default_value = "1,32", value_parser = clap::value_parser!(u64).range(1..))]
-    pub batch: Vec<u64>,
+    /// Samples in a batch; several, comma-separated [default: 1,32; of your own program 1]
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
+    pub batch: Option<Vec<u64>>,
     /// Rounds: every point once in each, in a fresh worker, in an order of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
@@ -276,6 +278,9 @@ pub struct RunArgs {
     /// Measure under an MPS server
     #[arg(long)]
     pub allow_mps: bool,
+    /// How batches arrive, and when a window ends.
+    #[command(flatten)]
+    pub load: load::LoadArgs,
     /// Measure an instance in which somebody else's process computes
     #[arg(long)]
     pub allow_busy: bool,
@@ -295,6 +300,9 @@ pub struct RunArgs {
     /// Another NVML library
     #[arg(long, value_name = "FILE", env = "MIGBENCH_NVML", hide = true)]
     pub nvml: Option<PathBuf>,
+    /// The user's own workload.
+    #[command(flatten)]
+    pub own: own::OwnArgs,
 }
 
 /// Logical processors.

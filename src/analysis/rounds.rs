@@ -48,7 +48,13 @@ fn order(row: &Row) -> impl Ord + use<> {
     let point = &row.point;
     (
         (*gpu_index, *gi_id, *ci_id, gpu_name.clone()),
-        (point.workload.clone(), point.batch, point.mode == Mode::Concurrent),
+        (
+            point.workload.clone(),
+            point.batch,
+            point.mode == Mode::Concurrent,
+            point.load.clone(),
+            point.inflight,
+        ),
         (point.corunners.clone(), row.subject.worker, row.provenance.repetition),
     )
 }
@@ -88,6 +94,8 @@ fn middle(rows: &[&Row]) -> Row {
     row.latency.p90 = of(|row| row.latency.p90);
     row.latency.p99 = of(|row| row.latency.p99);
     row.latency.max = of(|row| row.latency.max);
+    row.response.p50 = of(|row| row.response.p50);
+    row.response.p99 = of(|row| row.response.p99);
     row.stages.compute_p50 = of(|row| row.stages.compute_p50);
     row.rates.throughput = of(|row| row.rates.throughput);
     row.rates.throughput_wall = of(|row| row.rates.throughput_wall);

@@ -9,24 +9,28 @@ use comfy_table::{CellAlignment, Table};
 use std::io::{self, Write};
 
 /// Column titles. Latencies are in ms, throughputs in samples/s.
-const TITLES: [&str; 14] = [
+const TITLES: [&str; 18] = [
     "GPU",
     "instance",
     "workload",
     "mode",
+    "load",
+    "in flight",
     "batch",
     "rounds",
     "p50 ms",
     "p90",
     "p99",
     "max",
+    "response p50",
+    "response p99",
     "compute ms",
     "samples/s",
     "wall",
     "identity",
 ];
 /// Titles of columns of text.
-const TEXT: [&str; 5] = ["GPU", "instance", "workload", "mode", "identity"];
+const TEXT: [&str; 6] = ["GPU", "instance", "workload", "mode", "load", "identity"];
 
 /// One line a point and instance, in the order given, and a line of reading below it for each that is
 /// not plain. Numbers of several rounds are their medians.
@@ -38,6 +42,7 @@ pub fn write(out: &mut dyn Write, rows: &[Folded], names: &Names) -> io::Result<
     let varies = Varies {
         workload: rows.iter().any(|f| f.row.point.workload != first.point.workload),
         mode: rows.iter().any(|f| f.row.point.mode != first.point.mode),
+        load: rows.iter().any(|f| f.row.point.load != first.point.load),
         rounds: rows.iter().any(|f| f.rounds > 1),
     };
     let mut gpu = None;
@@ -52,9 +57,14 @@ pub fn write(out: &mut dyn Write, rows: &[Folded], names: &Names) -> io::Result<
         gpu = Some(index);
         lines.push(cells(head, folded, names, &varies));
     }
-    let what = if varies.workload { String::new() } else { format!("{}, ", first.point.workload) };
-    writeln!(out, "{what}{}, {}", first.point.precision, conditions(first))?;
+    writeln!(out, "{}", conditions(first, &varies))?;
     grid(out, &TITLES, &TEXT, &lines)?;
+    if rows.iter().any(|folded| folded.row.point.inflight > 1) {
+        writeln!(
+            out,
+            "with several in flight, and where batches arrive by a schedule, wall is the throughput"
+        )?;
+    }
     for row in rows.iter().map(|folded| &folded.row) {
         for note in notes(row) {
             writeln!(out, "{}, batch {}: {note}", names.of_row(row), row.point.batch)?;
@@ -92,12 +102,19 @@ pub(super) fn grid(
 struct Varies {
     workload: bool,
     mode: bool,
+    load: bool,
     rounds: bool,
 }
 
-fn conditions(row: &Row) -> String {
+/// What all rows have in common.
+fn conditions(row: &Row, varies: &Varies) -> String {
+    let workload = Some(row.point.workload.clone()).filter(|_| !varies.workload);
     let point = &row.point;
-    let mut words = vec![format!("{} load", point.load)];
+    let mut words: Vec<String> = workload.into_iter().collect();
+    words.extend(point.precision.iter().map(ToString::to_string));
+    if !varies.load {
+        words.push(format!("{} load", point.load));
+    }
     match (point.threads, point.sync) {
         (Some(1), _) => words.push("1 thread".into()),
         (Some(threads), _) => words.push(format!("{threads} threads")),
@@ -119,7 +136,7 @@ fn cells(gpu: String, folded: &Folded, names: &Names, varies: &Varies) -> Vec<St
     let measured = latency.mean.is_some();
     let percentile = |value: Option<f64>, q| match value {
         Some(value) => milliseconds(value),
-        None if measured => format!("needs {}", batches_needed(q)),
+        None if measured && !is_once(row) => format!("needs {}", batches_needed(q)),
         None => String::new(),
     };
     let identity = row.subject.identity.map_or(String::new(), |i| format!("{i:?}").to_lowercase());
@@ -129,12 +146,16 @@ fn cells(gpu: String, folded: &Folded, names: &Names, varies: &Varies) -> Vec<St
         names.of_row(row),
         shown(varies.workload, row.point.workload.clone()),
         shown(varies.mode, format!("{:?}", row.point.mode).to_lowercase()),
+        shown(varies.load, row.point.load.clone()),
+        shown(row.point.inflight > 1, row.point.inflight.to_string()),
         row.point.batch.to_string(),
         shown(varies.rounds, folded.rounds.to_string()),
         percentile(latency.p50, 0.5),
         percentile(latency.p90, 0.9),
         percentile(latency.p99, 0.99),
         latency.max.map_or(String::new(), milliseconds),
+        row.response.p50.map_or(String::new(), milliseconds),
+        row.response.p99.map_or(String::new(), milliseconds),
         row.stages.compute_p50.map_or(String::new(), milliseconds),
         row.rates.throughput.map_or(String::new(), rate),
         row.rates.throughput_wall.map_or(String::new(), rate),
@@ -145,13 +166,20 @@ fn cells(gpu: String, folded: &Folded, names: &Names, varies: &Varies) -> Vec<St
     ]
 }
 
+/// The user's program reported nothing: its whole run is the only batch.
+fn is_once(row: &Row) -> bool {
+    row.point.load == "once"
+}
+
 /// What a reader must know about a row before using it.
 fn notes(row: &Row) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(error) = &row.outcome.error {
         notes.push(error.clone());
     }
-    if let (Some(batches), None) = (row.window.batches, row.latency.p99) {
+    if let Some(seconds) = row.window.elapsed_s.filter(|_| is_once(row)) {
+        notes.push(format!("the program ran for {} s", milliseconds(seconds)));
+    } else if let (Some(batches), None) = (row.window.batches, row.latency.p99) {
         notes.push(format!("p99 needs {} batches, had {batches}", batches_needed(0.99)));
     }
     if !row.outcome.warnings.0.is_empty() {

@@ -149,8 +149,8 @@ pub struct Point {
     pub backend: String,
     /// Canonical, as `bert-base(seq_len=128)`.
     pub workload: String,
-    /// Number format.
-    pub precision: Precision,
+    /// Number format; empty where the user's own workload has not said it.
+    pub precision: Option<Precision>,
     /// Samples in a batch.
     pub batch: u64,
     /// Alone or not.
@@ -179,7 +179,7 @@ impl Default for Point {
             device: Device::Cpu,
             backend: String::new(),
             workload: String::new(),
-            precision: Precision::Fp32,
+            precision: Some(Precision::Fp32),
             batch: 0,
             mode: Mode::Isolated,
             corunners: String::new(),
@@ -213,6 +213,12 @@ pub struct Window {
     pub end_ns: Option<u64>,
     /// Mean latency of the last third over that of the first third, minus 1.
     pub drift: Option<f64>,
+    /// Samples, where batches have different sizes: under a server load.
+    pub inferences: Option<u64>,
+    /// Batches of each size, under a server load.
+    pub batch_sizes: Option<String>,
+    /// Batches that migbench itself issued late, where they arrive by a schedule.
+    pub late_batches: Option<u64>,
 }
 
 /// Milliseconds. A percentile is empty where there are too few batches for it.
@@ -238,7 +244,9 @@ pub struct Latency {
 pub struct Response {
     pub mean: Option<f64>,
     pub p50: Option<f64>,
+    pub p90: Option<f64>,
     pub p99: Option<f64>,
+    pub p999: Option<f64>,
     pub max: Option<f64>,
 }
 
@@ -332,6 +340,12 @@ pub enum Warning {
     GpuThrottled,
     /// The worker is a client of an MPS server.
     Mps,
+    /// More arrived than the instance can do; the window ended early.
+    Saturated,
+    /// The program reported no batches: nothing shows that its neighbours were there.
+    Unproven,
+    /// The program did not end when it was told to, and was ended.
+    EndedByForce,
     /// The GPU met memory errors in the window that it could not correct.
     EccErrors,
     /// The output was not compared: a stand-in for a driver computes nothing.
@@ -401,12 +415,24 @@ pub fn point_id(row: &Row) -> String {
                 &subject.profile,
                 subject.sm_count
             ),
-            (point.device, &point.backend, &point.workload, point.precision, point.batch),
+            (point.device, &point.backend, &point.workload, Plain(point.precision), point.batch),
             (point.mode, &point.corunners, &point.load, point.inflight),
             (point.sync, point.graph, point.transfers, point.threads, &row.subject.sharing),
         )
     );
     hex(&Sha256::digest(text)[..8])
+}
+
+/// A value that every row had when the hash was made.
+struct Plain<T>(Option<T>);
+
+impl<T: std::fmt::Debug> std::fmt::Debug for Plain<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str("None"),
+        }
+    }
 }
 
 /// Bytes as lower-case hexadecimal digits.

@@ -98,7 +98,7 @@ columns! {
     device: point.device as crate::measure::protocol::Device;
     backend: point.backend as String;
     workload: point.workload as String;
-    precision: point.precision as crate::workload::Precision;
+    precision: point.precision as Option<crate::workload::Precision>;
     batch: point.batch as u64;
     mode: point.mode as super::row::Mode;
     corunners: point.corunners as String;
@@ -117,6 +117,9 @@ columns! {
     window_start_ns: window.start_ns as Option<u64>;
     window_end_ns: window.end_ns as Option<u64>;
     drift: window.drift as Option<f64>;
+    inferences: window.inferences as Option<u64>;
+    batch_sizes: window.batch_sizes as Option<String>;
+    late_batches: window.late_batches as Option<u64>;
     latency_mean_ms: latency.mean as Option<f64>;
     latency_stddev_ms: latency.stddev as Option<f64>;
     latency_min_ms: latency.min as Option<f64>;
@@ -129,7 +132,9 @@ columns! {
     latency_p99_upper_ms: latency.p99_upper as Option<f64>;
     response_mean_ms: response.mean as Option<f64>;
     response_p50_ms: response.p50 as Option<f64>;
+    response_p90_ms: response.p90 as Option<f64>;
     response_p99_ms: response.p99 as Option<f64>;
+    response_p999_ms: response.p999 as Option<f64>;
     response_max_ms: response.max as Option<f64>;
     throughput: rates.throughput as Option<f64>;
     throughput_wall: rates.throughput_wall as Option<f64>;
@@ -242,7 +247,7 @@ mod tests {
         row.subject.identity = Some(Identity::Proven);
         row.subject.sharing = Some(Sharing::TimeSliced);
         row.subject.neighbours = Some(Neighbours::NoneSeen);
-        row.point.precision = Precision::Bf16;
+        row.point.precision = Some(Precision::Bf16);
         row.point.sync = Some(crate::workload::Sync::Spin);
         row.outcome.warnings.0.extend([Warning::HostBound, Warning::CapReached]);
         let text = String::from_utf8(line(&row)).unwrap();

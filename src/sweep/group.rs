@@ -14,6 +14,7 @@ use crate::measure::bins::LoadLog;
 use crate::measure::clock::{Clock, Monotonic};
 use crate::measure::protocol::{FromWorker, ToWorker};
 use crate::measure::recorder::Recording;
+use crate::measure::records::Extras;
 use crate::results::environment::now_rfc3339;
 use crate::results::row::{Identity, Warning};
 use crate::workload::{DeviceIdentity, Stages};
@@ -63,6 +64,8 @@ pub struct Outcome {
     pub warmup_batches: u64,
     /// The window.
     pub recording: Option<Recording>,
+    /// What it recorded beside latencies.
+    pub extras: Extras,
     /// Its load from readiness until it last told.
     pub load: Option<LoadLog>,
     /// The window was cut.
@@ -218,7 +221,7 @@ impl Group<'_> {
         }
         player.patience.renew();
         let message = match heard {
-            Heard::Message(message) => message,
+            Heard::Message(message) => *message,
             Heard::Rubbish(why) => {
                 return player.fail(format!("the worker broke the protocol: {why}"), GRACE);
             }
@@ -242,10 +245,9 @@ impl Group<'_> {
                 player.outcome.warmup_batches = warmup_batches;
                 player.stage = Stage::Ready;
             }
-            (Stage::Measuring, FromWorker::WindowDone { mut lanes, load, cut, cpu_throttled_us })
-                if lanes.len() == 1 =>
-            {
-                player.outcome.recording = lanes.pop();
+            (Stage::Measuring, FromWorker::WindowDone { latency, extras, load, cut, cpu_throttled_us }) => {
+                player.outcome.recording = Some(latency);
+                player.outcome.extras = extras;
                 player.outcome.load = Some(load);
                 player.outcome.cut = cut;
                 player.outcome.cpu_throttled_us = cpu_throttled_us;
@@ -256,7 +258,8 @@ impl Group<'_> {
                 player.outcome.load = Some(load);
                 player.stage = Stage::Split;
             }
-            (Stage::Stopping, FromWorker::Done { output_error, output_failure }) => {
+            (Stage::Stopping, FromWorker::Done { output_error, output_failure, forced }) => {
+                player.outcome.warnings.extend(forced.then_some(Warning::EndedByForce));
                 player.outcome.output_error = output_error;
                 player.outcome.output_failure = output_failure;
                 player.finish();

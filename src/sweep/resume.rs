@@ -10,10 +10,10 @@ use anyhow::{Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What tells a plan's rows apart.
-type Place = (u32, String, Option<u32>, String, u64, String, String);
+type Place = (u32, String, Option<u32>, String, u64, String, String, (String, u32));
 
 /// Columns that a sweep decides once.
-const CONFIGURATION: [(&str, fn(&Row) -> String); 17] = [
+const CONFIGURATION: [(&str, fn(&Row) -> String); 15] = [
     ("host", |row| row.provenance.host.clone()),
     ("migbench_version", |row| row.provenance.migbench_version.clone()),
     ("git_revision", |row| row.provenance.git_revision.clone()),
@@ -22,9 +22,7 @@ const CONFIGURATION: [(&str, fn(&Row) -> String); 17] = [
     ("gpu_name", |row| row.subject.instance.gpu_name.clone()),
     ("profile", |row| text(&row.subject.instance.profile)),
     ("seed", |row| row.provenance.seed.to_string()),
-    ("precision", |row| row.point.precision.to_string()),
-    ("load", |row| row.point.load.clone()),
-    ("inflight", |row| row.point.inflight.to_string()),
+    ("precision", |row| text(&row.point.precision)),
     ("sync", |row| text(&row.point.sync)),
     ("graph", |row| text(&row.point.graph)),
     ("transfers", |row| text(&row.point.transfers)),
@@ -48,6 +46,7 @@ fn place(row: &Row) -> Place {
         point.batch,
         format!("{:?}", point.mode),
         point.corunners.clone(),
+        (point.load.clone(), point.inflight),
     )
 }
 
@@ -94,11 +93,11 @@ pub fn left(
         }
     }
     if let Some(other) = rows.keys().find(|place| !places.contains(place)) {
-        let (round, uuid, _, workload, batch, mode, _) = other;
+        let (round, uuid, _, workload, batch, mode, ..) = other;
         let mode = mode.to_lowercase();
         bail!(
             "it has a row that this plan has not: {workload}, batch {batch}, {mode}, round {round}{}{uuid}; \
-             say the same instances, workloads, batches, rounds and modes as before",
+             say the same instances, workloads, batches, loads, rounds and modes as before",
             if uuid.is_empty() { "" } else { ", " }
         );
     }
@@ -122,6 +121,7 @@ fn differ(row: &Row, expected: &Row, differences: &mut BTreeSet<String>) {
 mod tests {
     use super::*;
     use crate::machine::Instance;
+    use crate::measure::load::Load;
     use crate::measure::protocol::{Device, Job};
     use crate::measure::stopping::Rule;
     use crate::results::row::Mode;
@@ -136,6 +136,10 @@ mod tests {
             settings: Settings::default(),
             cpus: vec![],
             rule: Rule::DEFAULT,
+            load: Load::Closed,
+            inflight: 1,
+            arrival_seed: 1,
+            own: None,
         };
         Member { instance, job }
     }

@@ -422,6 +422,11 @@ export! {
         }
         Ok(())
     };
+    fn cuStreamQuery(stream: u64) => {
+        const NOT_READY: u32 = 600;
+        let until = state().streams.get(&stream).ok_or(INVALID_HANDLE)?.busy_until;
+        if until > now() { Err(NOT_READY) } else { Ok(()) }
+    };
     fn cuStreamBeginCapture_v2(stream: u64, _mode: u32) => {
         state().streams.get_mut(&stream).ok_or(INVALID_HANDLE)?.captured = Some(Work::default());
         Ok(())

@@ -29,12 +29,13 @@ fields! {
     SmCount = "sm_count"; MemoryMib = "memory_mib"; Batch = "batch"; Inflight = "inflight";
     Threads = "threads"; WarmupBatches = "warmup_batches"; Batches = "batches";
     BatchesCommon = "batches_common"; Elapsed = "elapsed_s"; WindowStart = "window_start_ns";
-    WindowEnd = "window_end_ns"; Drift = "drift";
+    WindowEnd = "window_end_ns"; Drift = "drift"; Inferences = "inferences";
+    LateBatches = "late_batches";
     Mean = "latency_mean_ms"; Stddev = "latency_stddev_ms"; Min = "latency_min_ms";
     P50 = "latency_p50_ms"; P90 = "latency_p90_ms"; P95 = "latency_p95_ms"; P99 = "latency_p99_ms";
     P999 = "latency_p999_ms"; Max = "latency_max_ms"; P99Upper = "latency_p99_upper_ms";
     ResponseMean = "response_mean_ms"; ResponseP50 = "response_p50_ms";
-    ResponseP99 = "response_p99_ms"; ResponseMax = "response_max_ms";
+    ResponseP90 = "response_p90_ms"; ResponseP999 = "response_p999_ms"; ResponseP99 = "response_p99_ms"; ResponseMax = "response_max_ms";
     Throughput = "throughput"; Wall = "throughput_wall"; Tflops = "tflops"; Gbytes = "gbytes_per_s";
     H2d = "h2d_mean_ms"; Compute = "compute_mean_ms"; ComputeP50 = "compute_p50_ms";
     D2h = "d2h_mean_ms"; EnqueueP50 = "enqueue_p50_ms"; StageBatches = "stage_batches";

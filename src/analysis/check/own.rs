@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 /// Shares of a window from which method.md draws its lines.
 const OVERLAP: f64 = 0.999;
-use crate::results::summary::{DRIFT, HOST_BOUND, THROUGHPUT_GAP};
+use crate::results::summary::{DRIFT, HOST_BOUND, LATE_SHARE, THROUGHPUT_GAP, arrives};
 /// The same counts of operations and bytes over the same mean.
 const SAME: f64 = 1e-6;
 /// More different points than a file has; their memory stays bounded all the same.
@@ -93,6 +93,9 @@ fn status(row: &Cells, findings: &mut Findings) {
     if row.text(Field::Identity) == "refuted" && row.text(Field::Status) != "failed" {
         add(findings, row, Field::Status, "status", "failed: the worker ran on another device");
     }
+    if row.text(Field::Backend) == "builtin" && row.text(Field::Precision).is_empty() {
+        add(findings, row, Field::Precision, "absent", "a number format: the workload is migbench's own");
+    }
     let concurrent = row.text(Field::Mode) == "concurrent";
     if concurrent == row.text(Field::Corunners).is_empty() {
         let expected = if concurrent { "the co-runners" } else { "nothing in an isolated row" };
@@ -110,15 +113,32 @@ fn status(row: &Cells, findings: &mut Findings) {
         Field::Stddev,
         Field::Min,
         Field::Max,
-        Field::Throughput,
         Field::Wall,
         Field::LatencyHistogram,
     ];
     let batches = row.number(Field::Batches).unwrap_or(0.0);
     let percentiles = PERCENTILES.into_iter().chain([(Field::P99Upper, 0.99)]);
     let enough = percentiles.filter(|&(_, q)| batches >= needed(q) as f64).map(|(field, _)| field);
-    let overlap = concurrent.then_some(Field::Overlap);
-    for field in always.into_iter().chain(enough).chain(overlap) {
+    let overlap = (concurrent && !row.warns("unproven")).then_some(Field::Overlap);
+    let arrives = arrives(row.text(Field::Load));
+    let one_by_one = !arrives && row.text(Field::Inflight) == "1";
+    let arrived: &[Field] = match (arrives, one_by_one) {
+        (_, true) => &[Field::Throughput],
+        (false, false) => &[],
+        (true, false) => {
+            &[Field::ResponseMean, Field::ResponseMax, Field::LateBatches, Field::ResponseHistogram]
+        }
+    };
+    if !one_by_one && !row.text(Field::Throughput).is_empty() {
+        add(findings, row, Field::Throughput, "formula", "nothing: claimed of one batch after the other");
+    }
+    if let (Some(late), true) = (row.number(Field::LateBatches), batches > 0.0)
+        && late > LATE_SHARE * batches
+    {
+        let expected = format!("at most {LATE_SHARE} of {batches}, or the status invalid");
+        add(findings, row, Field::LateBatches, "late", expected);
+    }
+    for field in always.into_iter().chain(enough).chain(overlap).chain(arrived.iter().copied()) {
         if row.text(field).is_empty() {
             add(findings, row, field, "absent", "a number: the row is ok");
         }
@@ -295,7 +315,11 @@ impl Memory {
                             .factor(found / expected),
                     );
                 }
-                None if amount > 0.0 && row.text(Field::Status) == "ok" => {
+                None if amount > 0.0
+                    && row.text(Field::Status) == "ok"
+                    && row.text(Field::Inflight) == "1"
+                    && row.text(Field::Inferences).is_empty() =>
+                {
                     add(findings, row, field, "absent", short(expected));
                 }
                 _ => {}

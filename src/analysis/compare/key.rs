@@ -37,7 +37,7 @@ columns! {
     "profile" = |row| text(row.subject.instance.profile.as_ref());
     "sm_count" = |row| text(row.subject.instance.sm_count);
     "workload" = |row| row.point.workload.clone();
-    "precision" = |row| row.point.precision.to_string();
+    "precision" = |row| text(row.point.precision);
     "batch" = |row| row.point.batch.to_string();
     "mode" = |row| word(&row.point.mode);
     "corunners" = |row| row.point.corunners.clone();

@@ -1,11 +1,11 @@
 //! From the command line and what is here to a plan.
 
 use crate::cli::RunArgs;
+use crate::cmd::{load, own};
 use crate::machine::nvml::{Absent, Library};
 use crate::machine::topology::Gpu;
 use crate::machine::{Topology, host};
 use crate::measure::protocol::Device;
-use crate::measure::stopping::Rule;
 use crate::sweep::plan::{self, Modes, Options, Run};
 use crate::sweep::select::{Selection, Wishes, select};
 use crate::workload::{Precision, Settings, Spec, Sync};
@@ -71,14 +71,20 @@ fn choose(args: &RunArgs) -> Result<(Topology, Option<Library>, Selection)> {
 }
 
 fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result<Options> {
+    let own = own::template(args)?;
     let cpu = selection.device == Device::Cpu;
     let several = selection.instances.len() + selection.aggressors.len() > 1;
     if args.mode == Some(Modes::Isolated) && !selection.aggressors.is_empty() {
         bail!("--mode isolated leaves nobody for --aggressor to disturb: say --mode concurrent or both");
     }
-    let mut batches = args.batch.clone();
+    // A program runs as it is, unless it is to be called with several sizes.
+    let mut batches = args.batch.clone().unwrap_or(if own.is_some() { vec![1] } else { vec![1, 32] });
     batches.sort_unstable();
     batches.dedup();
+    let paces = load::paces(&args.load)?;
+    if own.is_some() && paces != [plan::Pace::CLOSED] {
+        bail!("a program of yours sets its own pace: leave --load, --rate, --trace and --inflight out");
+    }
     Ok(Options {
         device: selection.device,
         instances: selection.instances.clone(),
@@ -92,10 +98,15 @@ fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result
             threads: args.threads.map_or_else(host::usable_cores, usize::from),
             corruption: args.corrupt,
         },
-        workloads: workloads(args, cpu)?,
+        workloads: match &own {
+            Some(own) => vec![own::spec(own)],
+            None => workloads(args, cpu)?,
+        },
+        own,
         batches,
         repeat: args.repeat,
-        rule: Rule::given(args.duration, args.batches),
+        rule: load::rule(args, &paces),
+        paces,
         modes: args.mode.unwrap_or(if several { Modes::Concurrent } else { Modes::Isolated }),
         span: args.span,
         cpus: cpus(args)?,
