@@ -135,7 +135,7 @@ mod tests {
             of_whole: Some(Whole { ratio: 0.91, latency_bound: true }),
         };
         let mut out = Vec::new();
-        write(&mut out, &[found.clone()], &[packed], &Names::default()).unwrap();
+        write(&mut out, std::slice::from_ref(&found), &[packed], &Names::default()).unwrap();
         let expected = "
 slowdown: mean latency concurrent / isolated of the same round, over 5 rounds
 instance  batch  neighbours             slowdown  95 %            transfers   clock    rest  p99 x

@@ -10,10 +10,24 @@ use anyhow::{Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What tells a plan's rows apart.
-type Place = (u32, String, Option<u32>, String, u64, String, String, (String, u32));
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    round: u32,
+    uuid: String,
+    worker: Option<u32>,
+    workload: String,
+    batch: u64,
+    mode: String,
+    corunners: String,
+    load: String,
+    inflight: u32,
+}
+
+/// A column and its cell.
+type Column = (&'static str, fn(&Row) -> String);
 
 /// Columns that a sweep decides once.
-const CONFIGURATION: [(&str, fn(&Row) -> String); 15] = [
+const CONFIGURATION: [Column; 15] = [
     ("host", |row| row.provenance.host.clone()),
     ("migbench_version", |row| row.provenance.migbench_version.clone()),
     ("git_revision", |row| row.provenance.git_revision.clone()),
@@ -37,17 +51,17 @@ fn text<T: ToString>(value: &Option<T>) -> String {
 
 fn place(row: &Row) -> Place {
     let (point, subject) = (&row.point, &row.subject);
-    let uuid = subject.instance.uuid().unwrap_or_default().to_owned();
-    (
-        row.provenance.repetition,
-        uuid,
-        subject.worker,
-        point.workload.clone(),
-        point.batch,
-        format!("{:?}", point.mode),
-        point.corunners.clone(),
-        (point.load.clone(), point.inflight),
-    )
+    Place {
+        round: row.provenance.repetition,
+        uuid: subject.instance.uuid().unwrap_or_default().to_owned(),
+        worker: subject.worker,
+        workload: point.workload.clone(),
+        batch: point.batch,
+        mode: format!("{:?}", point.mode).to_lowercase(),
+        corunners: point.corunners.clone(),
+        load: point.load.clone(),
+        inflight: point.inflight,
+    }
 }
 
 /// The runs that `there` lacks, with the attempt that each now is. `planned` gives the row of a member
@@ -93,8 +107,7 @@ pub fn left(
         }
     }
     if let Some(other) = rows.keys().find(|place| !places.contains(place)) {
-        let (round, uuid, _, workload, batch, mode, ..) = other;
-        let mode = mode.to_lowercase();
+        let Place { round, uuid, workload, batch, mode, .. } = other;
         bail!(
             "it has a row that this plan has not: {workload}, batch {batch}, {mode}, round {round}{}{uuid}; \
              say the same instances, workloads, batches, loads, rounds and modes as before",
