@@ -248,6 +248,13 @@ pub struct RunArgs {
     /// Add rows to the file
     #[arg(long)]
     pub append: bool,
+    /// Go on with an interrupted sweep: the same options, and the file that it left; what is there is
+    /// not measured again
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["output", "force", "append", "list_runs"])]
+    pub resume: Option<PathBuf>,
+    /// With --resume, measure again what failed or is invalid
+    #[arg(long, requires = "resume")]
+    pub retry_failed: bool,
     /// Launch each kernel by itself instead of one CUDA graph a batch
     #[arg(long)]
     pub no_graph: bool,

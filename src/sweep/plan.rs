@@ -99,6 +99,8 @@ pub struct Aggressor {
 pub struct Run {
     /// The round, from 1.
     pub repetition: u32,
+    /// From 1: higher where an interrupted sweep is resumed.
+    pub attempt: u32,
     /// One member, or several at once.
     pub mode: Mode,
     /// At least one.
@@ -149,7 +151,12 @@ pub fn plan(options: &Options) -> Vec<Run> {
                         alone.push(member);
                     }
                 }
-                let run = |m: &&Member| Run { repetition, mode: Mode::Isolated, members: vec![(*m).clone()] };
+                let run = |m: &&Member| Run {
+                    repetition,
+                    attempt: 1,
+                    mode: Mode::Isolated,
+                    members: vec![(*m).clone()],
+                };
                 round.extend(alone.iter().map(run));
             }
             if concurrent {
@@ -159,7 +166,7 @@ pub fn plan(options: &Options) -> Vec<Run> {
                     let place = Place { round: repetition, number: members.len(), cpus };
                     members.push(hands.member(options, place, &aggressor.instance, work));
                 }
-                round.push(Run { repetition, mode: Mode::Concurrent, members });
+                round.push(Run { repetition, attempt: 1, mode: Mode::Concurrent, members });
             }
         }
         random.shuffle(&mut round);

@@ -26,6 +26,11 @@ pub struct Context {
     pub topology: Topology,
 }
 
+/// What is known of a member's row before it runs.
+pub fn planned(context: &Context, run: &Run, member: &Member) -> Row {
+    row(context, run, member, &Outcome::default())
+}
+
 /// One row a member, in their order. Every outcome becomes one.
 pub fn rows(context: &Context, run: &Run, outcomes: &[Outcome]) -> Vec<Row> {
     let parts: Vec<_> = outcomes
@@ -176,6 +181,7 @@ fn counts(job: &Job) -> (f64, f64) {
 fn provenance(context: &Context, run: &Run, outcome: &Outcome) -> Provenance {
     Provenance {
         repetition: run.repetition,
+        attempt: run.attempt,
         started_at: outcome.started_at.clone(),
         kernels: outcome.device.as_ref().map(|device| device.kernels.clone()).unwrap_or_default(),
         ..context.provenance.clone()
@@ -183,6 +189,7 @@ fn provenance(context: &Context, run: &Run, outcome: &Outcome) -> Provenance {
 }
 
 fn subject(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Subject {
+    let worker = worker(run, member);
     let mut instance = member.instance.clone();
     let device = outcome.device.as_ref();
     // NVML does not know a whole GPU's multiprocessors; CUDA does.
@@ -192,13 +199,12 @@ fn subject(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> 
         identity: outcome.identity,
         sharing: match instance.kind {
             _ if mps => Some(Sharing::Mps),
-            _ if workers_on(run, |other| other.uuid() == member.instance.uuid()) > 1 => {
-                Some(Sharing::TimeSliced)
-            }
+            _ if worker.is_some() => Some(Sharing::TimeSliced),
             InstanceKind::Mig => Some(Sharing::Mig),
             InstanceKind::Gpu => Some(Sharing::Exclusive),
             InstanceKind::Cpu => None,
         },
+        worker,
         neighbours: (instance.kind != InstanceKind::Cpu).then(|| {
             let here = workers_on(run, |other| other.gpu_uuid == member.instance.gpu_uuid);
             outcome.edges.as_ref().map_or(Neighbours::Unknown, |edges| edges.neighbours(here))
@@ -207,6 +213,16 @@ fn subject(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> 
         cuda_version: context.topology.cuda_version.clone(),
         instance,
     }
+}
+
+/// From 1: which of several workers on its instance a member is; none if it is the only one.
+fn worker(run: &Run, member: &Member) -> Option<u32> {
+    let same = |other: &&Member| other.instance.uuid() == member.instance.uuid();
+    if run.members.iter().filter(same).count() < 2 {
+        return None;
+    }
+    let before = run.members.iter().take_while(|other| !std::ptr::eq(*other, member));
+    Some(before.filter(same).count() as u32 + 1)
 }
 
 /// Members of a run whose instance is so.
@@ -356,7 +372,7 @@ mod tests {
         let context = Context { provenance: Provenance::default(), topology: Topology::default() };
         (
             context,
-            Run { repetition: 2, mode: Mode::Isolated, members: vec![Member { instance, job }] },
+            Run { repetition: 2, attempt: 1, mode: Mode::Isolated, members: vec![Member { instance, job }] },
             outcome,
         )
     }
