@@ -233,7 +233,11 @@ impl Session<'_> {
         self.enter(Phase::WindowDone)?;
         self.out.send(&FromWorker::WindowDone {
             latency: records.latency(),
-            extras: Extras { arrived: records.arrived(), saturated: ended == Ended::Saturated },
+            extras: Extras {
+                arrived: records.arrived(),
+                saturated: ended == Ended::Saturated,
+                imported: None,
+            },
             load: window.log(),
             cut: ended == Ended::Cut,
             cpu_throttled_us: throttled_after.zip(throttled_before).map(|(after, before)| after - before),
