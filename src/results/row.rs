@@ -119,6 +119,8 @@ pub struct Subject {
     pub identity: Option<Identity>,
     /// Who shares it.
     pub sharing: Option<Sharing>,
+    /// From 1: which of several workers on the instance; empty where there is one.
+    pub worker: Option<u32>,
     /// Who is next to it.
     pub neighbours: Option<Neighbours>,
     /// Driver version.

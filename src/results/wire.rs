@@ -91,6 +91,7 @@ columns! {
     memory_mib: subject.instance.memory_mib as Option<u64>;
     identity: subject.identity as Option<super::row::Identity>;
     sharing: subject.sharing as Option<super::row::Sharing>;
+    worker: subject.worker as Option<u32>;
     neighbours: subject.neighbours as Option<super::row::Neighbours>;
     driver_version: subject.driver_version as Option<String>;
     cuda_version: subject.cuda_version as Option<String>;
