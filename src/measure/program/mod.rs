@@ -206,7 +206,7 @@ impl Session<'_> {
         let throttled = host::cgroup_throttled_us().zip(self.throttled_before);
         self.out.send(&FromWorker::WindowDone {
             latency: self.reported.recording(),
-            extras: Extras::default(),
+            extras: Box::default(),
             load: self.reported.log(),
             cut: self.control.cut.load(Relaxed),
             cpu_throttled_us: throttled.map(|(after, before)| after - before),
@@ -279,7 +279,7 @@ impl Session<'_> {
         let load = LoadLog { start_ns: start, end_ns: end, ..LoadLog::default() };
         self.out.send(&FromWorker::WindowDone {
             latency: left.latency,
-            extras: Extras { imported: left.inflight, ..Extras::default() },
+            extras: Box::new(Extras { imported: left.inflight, ..Extras::default() }),
             load: load.clone(),
             cut: false,
             cpu_throttled_us: None,
