@@ -27,7 +27,7 @@ DEVICE void finish(const float *sums, const T *bias, T *out, int m0, int n0, int
     unpack<T>(raw.y, bias4.z, bias4.w);
     T *to = out + (long long)m0 * n + n0 + column;
     const int rows = min(BM, m - m0);
-    auto write = [&](auto activate) {
+    auto write = [&](auto apply) {
 #pragma unroll 4
         for (int row = first_row; row < rows; row += ROWS) {
             float4 v = bias4;
@@ -36,15 +36,17 @@ DEVICE void finish(const float *sums, const T *bias, T *out, int m0, int n0, int
                 float4 part = *(const float4 *)&sums[(slice * BM + row) * PITCH + column];
                 v.x += part.x, v.y += part.y, v.z += part.z, v.w += part.w;
             }
+            float four[4] = {v.x, v.y, v.z, v.w};
+            apply(four);
             *(uint2 *)(to + (long long)row * n) =
-                make_uint2(pack<T>(activate(v.x), activate(v.y)), pack<T>(activate(v.z), activate(v.w)));
+                make_uint2(pack<T>(four[0], four[1]), pack<T>(four[2], four[3]));
         }
     };
     // A loop for each, so that the loop itself has no branches.
-    if (activation == NONE) write(activate<NONE>);
-    if (activation == RELU) write(activate<RELU>);
-    if (activation == GELU) write(activate<GELU>);
-    if (activation == TANH) write(activate<TANH>);
+    if (activation == NONE) write(activate<NONE, 4>);
+    if (activation == RELU) write(activate<RELU, 4>);
+    if (activation == GELU) write(activate<GELU, 4>);
+    if (activation == TANH) write(activate<TANH, 4>);
 }
 
 template <class T, int BM, int BN, int BK, int WM, int WN, int WK, int STAGES>

@@ -231,7 +231,7 @@ impl Builder<'_> {
                 rows: k,
                 columns: n,
                 stride: n,
-                box_rows: 64 / tile.cluster(),
+                box_rows: 64 / tile.paired(),
                 box_columns: columns,
             },
             Matrix { address: out, rows: m, columns: n, stride: n, box_rows: 16, box_columns: columns },
