@@ -104,6 +104,8 @@ fn pure_files_have_no_clock_file_or_environment() {
         "src/sweep/rows.rs",
         "src/sweep/select.rs",
         "src/sweep/identity.rs",
+        "src/sweep/telemetry.rs",
+        "src/sweep/corun.rs",
         "src/measure/stopping.rs",
         "src/results/summary.rs",
         "src/workload/model",

@@ -7,8 +7,22 @@ use comfy_table::{CellAlignment, Table};
 use std::io::{self, Write};
 
 /// Column titles. Latencies are in ms, throughputs in samples/s.
-const TITLES: [&str; 10] =
-    ["instance", "batch", "p50 ms", "p90", "p99", "max", "compute ms", "samples/s", "wall", "identity"];
+const TITLES: [&str; 14] = [
+    "instance",
+    "load",
+    "in flight",
+    "batch",
+    "p50 ms",
+    "p90",
+    "p99",
+    "max",
+    "response p50",
+    "response p99",
+    "compute ms",
+    "samples/s",
+    "wall",
+    "identity",
+];
 
 /// One line a row, in the order given, and a line of reading below it for each that is not plain.
 ///
@@ -16,7 +30,8 @@ const TITLES: [&str; 10] =
 /// The stream does not take it.
 pub fn write(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
     let Some(first) = rows.first() else { return Ok(()) };
-    let lines: Vec<Vec<String>> = rows.iter().map(cells).collect();
+    let one_load = rows.iter().all(|row| row.point.load == first.point.load);
+    let lines: Vec<Vec<String>> = rows.iter().map(|row| cells(row, one_load)).collect();
     // A column in which nobody has a value only takes room.
     let used: Vec<usize> =
         (0..TITLES.len()).filter(|&i| lines.iter().any(|cells| !cells[i].is_empty())).collect();
@@ -26,13 +41,19 @@ pub fn write(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
         table.add_row(used.iter().map(|&i| &cells[i]));
     }
     for (column, &i) in table.column_iter_mut().zip(&used) {
-        let text = i == 0 || i == TITLES.len() - 1;
+        let text = ["instance", "load", "identity"].contains(&TITLES[i]);
         column.set_cell_alignment(if text { CellAlignment::Left } else { CellAlignment::Right });
         column.set_padding((0, 2));
     }
-    writeln!(out, "{}, {}, {}", first.point.workload, first.point.precision, conditions(first))?;
+    writeln!(out, "{}, {}", first.point.workload, conditions(first, one_load))?;
     for line in table.lines() {
         writeln!(out, "{}", line.trim_end())?;
+    }
+    if rows.iter().any(|row| row.point.inflight > 1) {
+        writeln!(
+            out,
+            "with several in flight, and where batches arrive by a schedule, wall is the throughput"
+        )?;
     }
     for row in rows {
         for note in notes(row) {
@@ -42,9 +63,12 @@ pub fn write(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
     Ok(())
 }
 
-fn conditions(row: &Row) -> String {
+fn conditions(row: &Row, one_load: bool) -> String {
     let point = &row.point;
-    let mut words = vec![format!("{} load", point.load)];
+    let mut words: Vec<String> = point.precision.iter().map(ToString::to_string).collect();
+    if one_load {
+        words.push(format!("{} load", point.load));
+    }
     match (point.threads, point.sync) {
         (Some(1), _) => words.push("1 thread".into()),
         (Some(threads), _) => words.push(format!("{threads} threads")),
@@ -60,22 +84,26 @@ fn conditions(row: &Row) -> String {
     words.join(", ")
 }
 
-fn cells(row: &Row) -> Vec<String> {
+fn cells(row: &Row, one_load: bool) -> Vec<String> {
     let latency = &row.latency;
     let measured = latency.mean.is_some();
     let percentile = |value: Option<f64>, q| match value {
         Some(value) => milliseconds(value),
-        None if measured => format!("needs {}", batches_needed(q)),
+        None if measured && !is_once(row) => format!("needs {}", batches_needed(q)),
         None => String::new(),
     };
     let identity = row.subject.identity.map_or(String::new(), |i| format!("{i:?}").to_lowercase());
     vec![
         row.subject.instance.label().to_owned(),
+        if one_load { String::new() } else { row.point.load.clone() },
+        if row.point.inflight > 1 { row.point.inflight.to_string() } else { String::new() },
         row.point.batch.to_string(),
         percentile(latency.p50, 0.5),
         percentile(latency.p90, 0.9),
         percentile(latency.p99, 0.99),
         latency.max.map_or(String::new(), milliseconds),
+        row.response.p50.map_or(String::new(), milliseconds),
+        row.response.p99.map_or(String::new(), milliseconds),
         row.stages.compute_p50.map_or(String::new(), milliseconds),
         row.rates.throughput.map_or(String::new(), rate),
         row.rates.throughput_wall.map_or(String::new(), rate),
@@ -86,13 +114,20 @@ fn cells(row: &Row) -> Vec<String> {
     ]
 }
 
+/// The user's program reported nothing: its whole run is the only batch.
+fn is_once(row: &Row) -> bool {
+    row.point.load == "once"
+}
+
 /// What a reader must know about a row before using it.
 fn notes(row: &Row) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(error) = &row.outcome.error {
         notes.push(error.clone());
     }
-    if let (Some(batches), None) = (row.window.batches, row.latency.p99) {
+    if let Some(seconds) = row.window.elapsed_s.filter(|_| is_once(row)) {
+        notes.push(format!("the program ran for {} s", milliseconds(seconds)));
+    } else if let (Some(batches), None) = (row.window.batches, row.latency.p99) {
         notes.push(format!("p99 needs {} batches, had {batches}", batches_needed(0.99)));
     }
     if !row.outcome.warnings.0.is_empty() {

@@ -162,28 +162,28 @@ pub fn scan(path: &Path, each: &mut dyn FnMut(Row)) -> Result<Option<u64>> {
 /// As [`scan`].
 pub fn scan_from(source: impl Read, shown: &str, each: &mut dyn FnMut(Row)) -> Result<Option<u64>> {
     let mut lines = Lines::new(source);
-    let names = wire::header();
-    let mut known = false;
+    let mut places: Option<Vec<Option<usize>>> = None;
+    let mut width = 0;
     while let Some(chunk) = lines.next_chunk(usize::MAX).with_context(|| Damaged(shown.to_owned()))? {
-        let mut cells = Vec::with_capacity(names.len());
+        let mut cells = Vec::new();
         for (number, line) in (chunk.first..).zip(&chunk.lines) {
             let place = || Damaged(format!("{shown}, line {number}"));
             let text = str::from_utf8(line).with_context(place)?;
             if let Err(cell) = lines::split(text, &mut cells) {
                 return Err(anyhow!("the quotes of cell {cell} do not match").context(place()));
             }
-            if !known {
-                if !cells.iter().eq(names.iter()) {
-                    return Err(OtherColumns(shown.to_owned()).into());
-                }
-                known = true;
+            let Some(places) = &places else {
+                let found = wire::places(&cells);
+                places = Some(found.ok_or_else(|| OtherColumns(shown.to_owned()))?);
+                width = cells.len();
                 continue;
-            }
-            if cells.len() != names.len() {
-                let text = format!("{} cells where the header has {}", cells.len(), names.len());
+            };
+            if cells.len() != width {
+                let text = format!("{} cells where the header has {width}", cells.len());
                 return Err(anyhow!(text).context(place()));
             }
-            let record: csv::StringRecord = cells.iter().map(AsRef::as_ref).collect();
+            let cell = |at: &Option<usize>| at.map_or("", |at| cells[at].as_ref());
+            let record: csv::StringRecord = places.iter().map(cell).collect();
             each(wire::from_record(&record, None).with_context(place)?);
         }
     }

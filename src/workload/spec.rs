@@ -27,6 +27,9 @@ pub enum Kind {
     /// Given service times on a virtual clock; hidden, for exact tests. The text is
     /// [`super::scripted`]'s.
     Scripted(String),
+    /// The user's own program: its command line, with placeholders. Not parsed from a row; what is started
+    /// is the job's.
+    Command(String),
 }
 
 /// Names and shapes of the BERT encoders.
@@ -61,7 +64,7 @@ impl Spec {
                 model::bert(*shape, self.seq_len)
             }
             Kind::Mlp => model::mlp(),
-            Kind::Null | Kind::Scripted(_) => Network::default(),
+            Kind::Null | Kind::Scripted(_) | Kind::Command(_) => Network::default(),
         }
     }
 }
@@ -73,6 +76,7 @@ impl fmt::Display for Spec {
             Kind::Mlp => f.write_str("mlp"),
             Kind::Null => f.write_str("null"),
             Kind::Scripted(script) => write!(f, "scripted({script})"),
+            Kind::Command(text) => write!(f, "command({text})"),
         }
     }
 }

@@ -132,6 +132,11 @@ impl Lane {
         Ok(self.stream.synchronize()?)
     }
 
+    /// Is all that was issued done?
+    pub(super) fn is_done(&self) -> Result<bool> {
+        Ok(self.stream.is_idle()?)
+    }
+
     fn issue_plainly(&self, batch: &Batch) -> Result<()> {
         if self.transfers {
             self.copy_in(batch)?;

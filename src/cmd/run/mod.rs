@@ -1,21 +1,22 @@
 //! `migbench run`: choose, plan, open the output, measure, save, show.
 
 use crate::cli::{Exit, PlanFormat, RunArgs};
-use crate::machine::nvml::{Absent, Library};
+mod choose;
+
+use crate::machine::nvml::Library;
 use crate::machine::{Topology, host};
-use crate::measure::protocol::Device;
-use crate::measure::stopping::Rule;
 use crate::render::{progress::Progress, runs, table};
 use crate::results::csv_file::{IfExists, Output};
 use crate::results::environment::{new_run_id, now_compact, provenance};
 use crate::results::row::{Row, Status};
 use crate::sweep::group::{self, Conductor};
 use crate::sweep::launch::Launcher;
-use crate::sweep::plan::{self, Modes, Options, Run};
+use crate::sweep::monitor::Monitor;
+use crate::sweep::plan::{self, Options, Run};
 use crate::sweep::rows::{self, Context};
-use crate::sweep::select::{Selection, Wishes, select};
-use crate::workload::{Precision, Settings, Spec, Sync};
+use crate::workload::Spec;
 use anyhow::{Context as _, Result, bail};
+use choose::{Planned, plan_runs};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -59,7 +60,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
 /// `--list-runs`: the plan, and no more.
 fn list_runs(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     let planned = plan_runs(args);
-    let written = planned.and_then(|(_, selection, options, runs)| {
+    let written = planned.and_then(|Planned { selection, options, runs, .. }| {
         if !args.quiet {
             selection.notes.iter().try_for_each(|note| writeln!(err, "{note}"))?;
             writeln!(err, "{}", announce(&options, &runs))?;
@@ -80,116 +81,47 @@ fn list_runs(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     }
 }
 
-/// Which instances, which options, which runs.
-fn plan_runs(args: &RunArgs) -> Result<(Topology, Selection, Options, Vec<Run>)> {
-    let (topology, selection) = choose(args)?;
-    let options = options(args, &selection)?;
-    plan::refuse_impossible(&options)?;
-    let runs = plan::plan(&options);
-    Ok((topology, selection, options, runs))
+/// The eye on the GPUs, where there are any.
+fn monitor(
+    args: &RunArgs,
+    library: Option<Library>,
+    topology: &Topology,
+    output: &Output,
+) -> Result<Option<Monitor>> {
+    let mut monitor = library.map(|library| Monitor::new(library, topology.gpus.clone()));
+    if let Some(interval) = args.telemetry {
+        let Some(path) = output.path() else {
+            bail!("--telemetry writes beside the output file: with --output - there is none")
+        };
+        let Some(monitor) = &mut monitor else { bail!("--telemetry reads GPUs, and there is none here") };
+        monitor.sample_every(Duration::from_nanos(interval), &path.with_extension("telemetry.csv"))?;
+    }
+    Ok(monitor)
 }
 
 /// Chooses and plans, opens the output, and says what will happen.
 fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
     let run_id = new_run_id();
-    let (topology, selection, options, runs) = plan_runs(args)?;
+    let Planned { topology, library, selection, options, runs } = plan_runs(args)?;
     if !args.quiet {
         for note in &selection.notes {
             writeln!(err, "{note}")?;
         }
         writeln!(err, "{}", announce(&options, &runs))?;
     }
+    listen_to_signals()?;
+    let output = open_output(args, &run_id)?;
     let conductor = Conductor {
+        monitor: monitor(args, library, &topology, &output)?,
+        allow_busy: args.allow_busy,
         launcher: Launcher::new()?,
         patience: Duration::from_nanos(args.patience),
         require_proof: args.require_proof,
         allow_mps: args.allow_mps,
         interrupts: &INTERRUPTS,
     };
-    listen_to_signals()?;
-    let output = open_output(args, &run_id)?;
     let context = Context { provenance: provenance(&run_id, args.seed), topology };
     Ok(Prepared { context, runs, conductor, output })
-}
-
-fn choose(args: &RunArgs) -> Result<(Topology, Selection)> {
-    let wishes = Wishes {
-        uuids: args.uuid.clone(),
-        gpus: args.gpu.clone(),
-        profiles: args.profile.clone(),
-        one_per_profile: args.one_per_profile,
-        aggressors: args.aggressor.clone(),
-        sharing: args.allow_sharing,
-        all: args.all,
-        device: args.device,
-        threads: args.threads.map_or_else(host::usable_cores, usize::from),
-    };
-    let topology = if let Some(path) = &args.topology {
-        Ok(super::list::saved_topology(path)?)
-    } else if args.device == Some(Device::Cpu) {
-        Err(Absent::NoLibrary("not asked for".into()))
-    } else {
-        Library::open(args.nvml.as_deref().map(Path::as_os_str)).and_then(|library| library.topology())
-    };
-    // What this process may see says nothing of another machine.
-    let scope = std::env::var("CUDA_VISIBLE_DEVICES").ok().filter(|_| args.topology.is_none());
-    let known = topology.as_ref().cloned().unwrap_or_default();
-    Ok((known, select(&wishes, topology, scope.as_deref())?))
-}
-
-fn options(args: &RunArgs, selection: &Selection) -> Result<Options> {
-    let cpu = selection.device == Device::Cpu;
-    let several = selection.instances.len() + selection.aggressors.len() > 1;
-    if args.mode == Some(Modes::Isolated) && !selection.aggressors.is_empty() {
-        bail!("--mode isolated leaves nobody for --aggressor to disturb: say --mode concurrent or both");
-    }
-    let mut batches = args.batch.clone();
-    batches.sort_unstable();
-    batches.dedup();
-    Ok(Options {
-        device: selection.device,
-        instances: selection.instances.clone(),
-        aggressors: selection.aggressors.clone(),
-        settings: Settings {
-            precision: args.precision.unwrap_or(if cpu { Precision::Fp32 } else { Precision::Fp16 }),
-            seed: args.seed,
-            graph: !args.no_graph,
-            transfers: !args.no_transfers,
-            sync: Sync::Spin,
-            threads: args.threads.map_or_else(host::usable_cores, usize::from),
-            corruption: args.corrupt,
-        },
-        workloads: workloads(args, cpu)?,
-        batches,
-        repeat: args.repeat,
-        rule: Rule::given(args.duration, args.batches),
-        modes: args.mode.unwrap_or(if several { Modes::Concurrent } else { Modes::Isolated }),
-        span: args.span,
-        cpus: host::allowed_cpus(),
-        sync: args.sync,
-    })
-}
-
-/// The workloads asked for, each once, with the sequence length asked for.
-fn workloads(args: &RunArgs, cpu: bool) -> Result<Vec<Spec>> {
-    let default = if cpu { "bert-tiny" } else { "bert-base" };
-    let mut workloads =
-        if args.workload.is_empty() { vec![default.parse::<Spec>()?] } else { args.workload.clone() };
-    if let Some(seq_len) = args.seq_len {
-        if !workloads.iter().any(Spec::has_seq_len) {
-            bail!("--seq-len means nothing to the workload {}: leave it out", workloads[0]);
-        }
-        for workload in workloads.iter_mut().filter(|w| w.has_seq_len()) {
-            workload.seq_len = seq_len.into();
-        }
-    }
-    let mut once: Vec<Spec> = Vec::new();
-    for workload in workloads {
-        if !once.contains(&workload) {
-            once.push(workload);
-        }
-    }
-    Ok(once)
 }
 
 /// One line: what, how often, how long.
