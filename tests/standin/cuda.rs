@@ -436,7 +436,7 @@ export! {
         if function == 0 || config.shared_bytes as i32 > at(0)?.shared_bytes {
             return Err(INVALID_VALUE);
         }
-        code(state().work(config.stream, time_of("kernel_ns", 1000)))
+        code(state().work(config.stream, Work::kernel()))
     };
     fn cuTensorMapEncodeTiled(map: *mut c_void, _format: u32, rank: u32, address: *mut c_void, sizes: *const u64,
         strides: *const u64, boxes: *const u32, _steps: *const u32, _interleave: u32, swizzle: u32,
