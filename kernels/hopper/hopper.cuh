@@ -101,6 +101,18 @@ DEVICE void copy_tile_in(unsigned to, const TensorMap *map, int column, int row,
                  "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(blocks)
                  : "memory");
 }
+// The same of a stack of matrices.
+DEVICE void copy_tile_in(unsigned to, const TensorMap *map, int column, int row, int matrix, unsigned barrier) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
+                 "l"(map), "r"(column), "r"(row), "r"(matrix), "r"(barrier)
+                 : "memory");
+}
+DEVICE void copy_tile_out(const TensorMap *map, int column, int row, int matrix, unsigned from) {
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(map),
+                 "r"(column), "r"(row), "r"(matrix), "r"(from)
+                 : "memory");
+}
 // One box from shared to device memory; what lies beyond the matrix is not written. The writers of
 // the box have called `fence_for_copies` before a barrier with the thread that calls this.
 DEVICE void copy_tile_out(const TensorMap *map, int column, int row, unsigned from) {
@@ -176,3 +188,32 @@ template <class T, int N> struct Wgmma;
     WGMMA(TYPE, NAME, 192, 96, SUMS_96, 96, 97, 98)
 WGMMAS(half_t, "f16")
 WGMMAS(bfloat_t, "bf16")
+
+// The two products of attention, `keep` as above: scores (64 x 128) = a (64 x 16) · bᵀ, both from shared
+// memory with their rows along k; and sum (64 x 64) = weights (64 x 16, in registers) · b (16 x 64, from
+// shared memory, rows along N).
+template <class T> struct Scores;
+template <class T> struct Weighted;
+#define ATTENTION(TYPE, NAME)                                                                         \
+    template <> struct Scores<TYPE> {                                                                 \
+        DEVICE static void run(float *sum, unsigned long long a, unsigned long long b, int keep) {    \
+            asm volatile("{.reg .pred keep;\n"                                                        \
+                         "setp.ne.b32 keep, %66, 0;\n"                                                \
+                         "wgmma.mma_async.sync.aligned.m64n128k16.f32." NAME "." NAME                 \
+                         " {" REGISTERS_64 "}, %64, %65, keep, 1, 1, 0, 0;}"                          \
+                         : SUMS_64                                                                    \
+                         : "l"(a), "l"(b), "r"(keep));                                                \
+        }                                                                                             \
+    };                                                                                                \
+    template <> struct Weighted<TYPE> {                                                               \
+        DEVICE static void run(float *sum, const unsigned *a, unsigned long long b, int keep) {       \
+            asm volatile("{.reg .pred keep;\n"                                                        \
+                         "setp.ne.b32 keep, %37, 0;\n"                                                \
+                         "wgmma.mma_async.sync.aligned.m64n64k16.f32." NAME "." NAME                  \
+                         " {" REGISTERS_32 "}, {%32, %33, %34, %35}, %36, keep, 1, 1, 1;}"            \
+                         : SUMS_32                                                                    \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep));            \
+        }                                                                                             \
+    };
+ATTENTION(half_t, "f16")
+ATTENTION(bfloat_t, "bf16")

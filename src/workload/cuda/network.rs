@@ -4,7 +4,7 @@
 //! beyond that is refused here, before anything runs.
 
 use super::driver::Newer;
-use super::kernels::{Arguments, Function, Kernels, Launch, Matrix, TensorMap};
+use super::kernels::{Arguments, Function, Kernels, Launch, Matrix, Set, TensorMap};
 use super::tiles::{self, Design, Tile};
 use crate::workload::Precision;
 use crate::workload::model::{Activation, Element, Network, Op, random};
@@ -15,6 +15,8 @@ const ALIGNMENT: u64 = 256;
 
 /// Most columns that `norm.cu` holds in a warp's registers.
 const MOST_NORM_COLUMNS: usize = 1024;
+
+const NO_TENSOR_MAPS: &str = "the driver can't describe matrices to the copy engine";
 
 /// Where each tensor lies in one allocation: offsets, and the bytes of the whole.
 #[derive(Debug, PartialEq, Eq)]
@@ -221,10 +223,18 @@ impl Builder<'_> {
         [m, n, k]: [usize; 3],
         stride: usize,
     ) -> Result<Arguments> {
-        let newer = self.gpu.newer.context("the driver can't describe matrices to the copy engine")?;
+        let newer = self.gpu.newer.context(NO_TENSOR_MAPS)?;
         let columns = tile.box_columns();
         let matrices = [
-            Matrix { address: x, rows: m, columns: k, stride, box_rows: tile.m, box_columns: 64 },
+            Matrix {
+                address: x,
+                rows: m,
+                columns: k,
+                stride,
+                box_rows: tile.m,
+                box_columns: 64,
+                stack: None,
+            },
             // Each block of a pair fetches its half.
             Matrix {
                 address: weight,
@@ -233,8 +243,17 @@ impl Builder<'_> {
                 stride: n,
                 box_rows: 64 / tile.paired(),
                 box_columns: columns,
+                stack: None,
             },
-            Matrix { address: out, rows: m, columns: n, stride: n, box_rows: 16, box_columns: columns },
+            Matrix {
+                address: out,
+                rows: m,
+                columns: n,
+                stride: n,
+                box_rows: 16,
+                box_columns: columns,
+                stack: None,
+            },
         ];
         let mut arguments = Arguments::default();
         for matrix in matrices {
@@ -275,17 +294,33 @@ impl Builder<'_> {
         ensure!(buffer.columns == heads * 64, "heads must be 64 wide");
         ensure!(self.network.buffers[qkv.0].columns == 3 * buffer.columns, "columns do not match");
         index(batch, buffer.rows)?;
+        let (qkv, out) = (buffers[qkv.0], buffers[out.0]);
+        let (function, arguments) = match self.kernels.set() {
+            Set::Portable => {
+                let function = self.kernels.number_function("attention", "attention")?;
+                (function, Arguments::default().long(qkv).long(out))
+            }
+            Set::Hopper => {
+                let function = self.kernels.number_function("flash", "flash")?;
+                let newer = self.gpu.newer.context(NO_TENSOR_MAPS)?;
+                // A sample is a matrix: what lies beyond its rows is not the next one's.
+                let map = |address, columns, box_rows| {
+                    let (rows, stack) = (buffer.rows, Some(batch));
+                    let matrix =
+                        Matrix { address, rows, columns, stride: columns, box_rows, box_columns: 64, stack };
+                    TensorMap::new(newer, self.kernels.precision(), matrix)
+                };
+                let (qkv, out) = (map(qkv, 3 * buffer.columns, 64)?, map(out, buffer.columns, 16)?);
+                (function, Arguments::default().matrix(qkv).matrix(out))
+            }
+        };
         Ok(Launch {
-            function: self.kernels.number_function("attention", "attention")?,
+            function,
             blocks: grid(batch * heads * buffer.rows.div_ceil(64))?,
             threads: 128,
             shared_bytes: 0,
             cluster: 1,
-            arguments: Arguments::default()
-                .long(buffers[qkv.0])
-                .long(buffers[out.0])
-                .int(buffer.rows as u32)
-                .int(heads as u32),
+            arguments: arguments.int(buffer.rows as u32).int(heads as u32),
         })
     }
 }

@@ -10,8 +10,6 @@ pub(super) enum Design {
     Mma,
     /// `hopper/linear.cu`: the groups of warps of a block share each tile.
     Cooperate,
-    /// The same by two blocks of a cluster, with tiles one above the other.
-    CooperateInPairs,
     /// The same by two blocks of a cluster on one tile, half of the reduction each.
     Split,
     /// The two groups of warps of a block take turns, a tile each.
@@ -66,12 +64,11 @@ const PORTABLE: [Tile; 7] = [
 
 /// As above; the small ones are the portable kernels, which start early here.
 #[rustfmt::skip] // a table
-const HOPPER: [Tile; 17] = [
+const HOPPER: [Tile; 16] = [
     //    name, design, [m, n], [groups, stages], resident, [busy, alone, fixed, again]
     wgmma("p128x192", Design::TakeTurnsInPairs, [128, 192], [2, 4], 1, [7.4, 7.4, 3.0, 0.3]),
     wgmma("t128x192", Design::TakeTurns, [128, 192], [2, 4], 1, [7.4, 7.4, 3.0, 0.3]),
     wgmma("t128x128", Design::TakeTurns, [128, 128], [2, 5], 1, [5.2, 5.2, 3.0, 0.3]),
-    wgmma("q128x192", Design::CooperateInPairs, [128, 192], [2, 4], 1, [7.4, 7.4, 2.5, 1.5]),
     wgmma("c128x192", Design::Cooperate, [128, 192], [2, 4], 1, [7.4, 7.4, 2.5, 1.5]),
     wgmma("c128x128", Design::Cooperate, [128, 128], [2, 5], 1, [5.2, 5.2, 2.5, 1.5]),
     wgmma("c128x96", Design::Cooperate, [128, 96], [2, 6], 1, [5.0, 5.0, 2.0, 1.0]),
@@ -123,7 +120,7 @@ impl Tile {
     pub(super) fn threads(&self) -> u32 {
         32 * match self.design {
             Design::Mma => self.warps,
-            Design::Cooperate | Design::CooperateInPairs | Design::Split => self.warps + 1,
+            Design::Cooperate | Design::Split => self.warps + 1,
             Design::TakeTurns | Design::TakeTurnsInPairs => self.warps + 4,
         } as u32
     }
@@ -132,14 +129,14 @@ impl Tile {
     pub(super) fn cluster(&self) -> usize {
         match self.design {
             Design::Mma | Design::Cooperate | Design::TakeTurns => 1,
-            Design::CooperateInPairs | Design::Split | Design::TakeTurnsInPairs => 2,
+            Design::Split | Design::TakeTurnsInPairs => 2,
         }
     }
 
     /// Blocks that compute tiles one above the other, and share the weight's.
     pub(super) fn paired(&self) -> usize {
         match self.design {
-            Design::CooperateInPairs | Design::TakeTurnsInPairs => 2,
+            Design::TakeTurnsInPairs => 2,
             Design::Mma | Design::Cooperate | Design::Split | Design::TakeTurns => 1,
         }
     }
