@@ -82,6 +82,8 @@ fn each_crate_has_its_place() {
     only_in("indicatif", &["src/render"]);
     only_in("comfy_table", &["src/render"]);
     only_in("gemm::", &["src/workload/cpu"]);
+    only_in("use ort", &["src/workload/onnx"]);
+    only_in("libloading", &["src/workload/onnx"]);
 }
 
 #[test]
@@ -105,6 +107,7 @@ fn pure_files_have_no_clock_file_or_environment() {
         "src/sweep/select.rs",
         "src/sweep/identity.rs",
         "src/sweep/telemetry.rs",
+        "src/sweep/resume.rs",
         "src/sweep/corun.rs",
         "src/measure/stopping.rs",
         "src/results/summary.rs",

@@ -1,6 +1,7 @@
 //! What the documents say is what the program does.
 
-use migbench::render::table;
+use migbench::analysis::rounds::fold;
+use migbench::render::{names::Names, table};
 use migbench::results::csv_file;
 use migbench::workload::Spec;
 use std::fs;
@@ -51,7 +52,14 @@ fn help(verb: &[&str]) -> String {
 fn every_option_in_the_documents_exists() {
     let verbs: [&[&str]; 5] = [&[], &["list"], &["doctor"], &["check"], &["compare"]];
     let help: String = verbs.iter().map(|verb| help(verb)).collect();
-    let documents = ["README.md", "docs/columns.md", "docs/protocol.md", "docs/machine.md", "docs/checks.md"];
+    let documents = [
+        "README.md",
+        "docs/columns.md",
+        "docs/protocol.md",
+        "docs/machine.md",
+        "docs/checks.md",
+        "docs/onnx.md",
+    ];
     let text: String = documents.map(document).concat();
     let mut seen = 0;
     for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-') {
@@ -71,7 +79,8 @@ fn the_table_in_the_readme_is_that_of_the_saved_rows() {
     let mut rows = csv_file::read(Path::new("results/2026-11-22-h200/measurements.csv")).unwrap().rows;
     rows.sort_by_key(|row| row.point.batch);
     let mut text = Vec::new();
-    table::write(&mut text, &rows).unwrap();
+    let rows: Vec<_> = rows.iter().collect();
+    table::write(&mut text, &fold(&rows), &Names::of(&rows)).unwrap();
     let text = String::from_utf8(text).unwrap();
     assert!(document("README.md").contains(&text), "README.md should show:\n{text}");
 }

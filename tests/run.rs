@@ -134,7 +134,10 @@ fn an_existing_file_is_kept_unless_told_otherwise() {
     fs::write(bench.path("b.csv"), "batch,latency\n").unwrap();
     let refused = bench.run(&["--workload", "scripted()", "-q", "-o", "b.csv", "--append"]);
     assert_eq!(refused.code, Some(2));
-    assert_eq!(refused.stderr, "migbench: cannot append to b.csv: its columns are not those of schema 1\n");
+    assert_eq!(
+        refused.stderr,
+        "migbench: cannot append to b.csv: its columns are not those of this migbench (schema 1)\n"
+    );
 }
 
 /// Each is refused with exit 2 before anything is measured or written.

@@ -3,6 +3,7 @@
 mod common;
 
 use common::standin::Machine;
+use migbench::analysis::slowdown::slowdowns;
 use migbench::machine::topology::Process;
 use migbench::results::Row;
 use migbench::results::row::{Mode, Neighbours, Sharing, Status};
@@ -135,4 +136,42 @@ fn an_aggressor_is_measured_beside_the_others() {
     assert_eq!(ran.code, Some(2), "{}", ran.stderr);
     let ran = machine.run(&[&SHORT[..], &["--aggressor", "MIG-5a5a0000-0003", "--force"]].concat());
     assert!(ran.stderr.contains("'MIG-5a5a0000-0003' is not UUID=WORKLOAD"), "{}", ran.stderr);
+}
+
+/// The stand-in slows kernels and copies while two contexts are on its GPU, and says so of its clock.
+#[test]
+fn a_slowdown_is_split_into_what_was_injected() {
+    let faults = "kernel_ns = 12000000\ncopy_ns = 2400000\ncorun_clock = 0.93\ncorun_copies = 3";
+    let machine = Machine::named("h200-mixed").faults(faults);
+    let more = ["--mode", "both", "--batches", "12", "--sync", "blocking"];
+    let ran = machine.run(&[&SHORT[..], &more].concat());
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    let mut rows = machine.bench.rows("a.csv");
+    for row in &mut rows {
+        // The stand-in waits in real time, and a busy machine wakes it late: that is in the mean and not
+        // in what was injected. The quickest batch is the least disturbed.
+        row.latency.mean = row.latency.min;
+    }
+    let found = slowdowns(&rows.iter().collect::<Vec<_>>());
+    assert_eq!(found.len(), 3);
+    for slowdown in &found {
+        let alone = |row: &&Row| {
+            row.point.mode == Mode::Isolated
+                && row.subject.instance.mig_uuid == slowdown.row.subject.instance.mig_uuid
+        };
+        let stages = &rows.iter().find(alone).unwrap().stages;
+        let (copies, compute) =
+            (stages.h2d_mean.unwrap() + stages.d2h_mean.unwrap(), stages.compute_mean.unwrap());
+        let latency = copies + compute;
+        let split = slowdown.split.unwrap();
+        let close = |is: f64, should: f64| assert!((is - should).abs() < 0.005, "{is} {should} {slowdown:?}");
+        close(split.transfers, 2.0 * copies / latency);
+        // NVML tells whole megahertz.
+        close(split.clock.unwrap(), compute * (1.0 / 0.93 - 1.0) / latency);
+        close(split.rest, 0.0);
+    }
+    assert!(
+        ran.stdout.contains("slowdown: mean latency concurrent / isolated of the same round, over 1 round")
+    );
+    assert!(ran.stdout.contains("3 at once, mlp, batch 4: "), "{}", ran.stdout);
 }

@@ -91,6 +91,7 @@ columns! {
     memory_mib: subject.instance.memory_mib as Option<u64>;
     identity: subject.identity as Option<super::row::Identity>;
     sharing: subject.sharing as Option<super::row::Sharing>;
+    worker: subject.worker as Option<u32>;
     neighbours: subject.neighbours as Option<super::row::Neighbours>;
     driver_version: subject.driver_version as Option<String>;
     cuda_version: subject.cuda_version as Option<String>;
@@ -116,6 +117,9 @@ columns! {
     window_start_ns: window.start_ns as Option<u64>;
     window_end_ns: window.end_ns as Option<u64>;
     drift: window.drift as Option<f64>;
+    mean_halfwidth: window.mean_halfwidth as Option<f64>;
+    p99_halfwidth: window.p99_halfwidth as Option<f64>;
+    precision_unmet: window.precision_unmet as Option<String>;
     inferences: window.inferences as Option<u64>;
     batch_sizes: window.batch_sizes as Option<String>;
     late_batches: window.late_batches as Option<u64>;

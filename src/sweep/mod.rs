@@ -10,6 +10,7 @@ pub mod monitor;
 mod patience;
 pub mod placement;
 pub mod plan;
+pub mod resume;
 pub mod rows;
 pub mod select;
 pub mod telemetry;

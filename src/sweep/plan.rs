@@ -6,7 +6,7 @@ use crate::measure::load::Load;
 use crate::measure::protocol::{Device, Job};
 use crate::measure::stopping::Rule;
 use crate::results::row::Mode;
-use crate::workload::{Kind, Own, Precision, Settings, Spec, Sync, command};
+use crate::workload::{Kind, Own, OwnTemplate, Precision, Settings, Spec, Sync};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -55,8 +55,8 @@ pub struct Options {
     pub aggressors: Vec<Aggressor>,
     /// What runs, one point each.
     pub workloads: Vec<Spec>,
-    /// What a [`Kind::Command`] among them starts.
-    pub own: Option<command::Template>,
+    /// What a [`Kind::Own`] among them runs.
+    pub own: Option<OwnTemplate>,
     /// How.
     pub settings: Settings,
     /// Batch sizes, one point each.
@@ -99,6 +99,8 @@ pub struct Aggressor {
 pub struct Run {
     /// The round, from 1.
     pub repetition: u32,
+    /// From 1: higher where an interrupted sweep is resumed.
+    pub attempt: u32,
     /// One member, or several at once.
     pub mode: Mode,
     /// At least one.
@@ -149,7 +151,12 @@ pub fn plan(options: &Options) -> Vec<Run> {
                         alone.push(member);
                     }
                 }
-                let run = |m: &&Member| Run { repetition, mode: Mode::Isolated, members: vec![(*m).clone()] };
+                let run = |m: &&Member| Run {
+                    repetition,
+                    attempt: 1,
+                    mode: Mode::Isolated,
+                    members: vec![(*m).clone()],
+                };
                 round.extend(alone.iter().map(run));
             }
             if concurrent {
@@ -159,7 +166,7 @@ pub fn plan(options: &Options) -> Vec<Run> {
                     let place = Place { round: repetition, number: members.len(), cpus };
                     members.push(hands.member(options, place, &aggressor.instance, work));
                 }
-                round.push(Run { repetition, mode: Mode::Concurrent, members });
+                round.push(Run { repetition, attempt: 1, mode: Mode::Concurrent, members });
             }
         }
         random.shuffle(&mut round);
@@ -238,9 +245,10 @@ impl Hands {
 
 /// What is started in place of a workload of migbench's.
 fn own(options: &Options, instance: &Instance, workload: &Spec, batch: u64) -> Option<Own> {
-    let template = options.own.as_ref().filter(|_| matches!(workload.kind, Kind::Command(_)))?;
+    let template = options.own.as_ref().filter(|_| matches!(workload.kind, Kind::Own(_)))?;
     let index = options.instances.iter().position(|other| other == instance).unwrap_or(0);
-    Some(Own::Program(template.on(instance, index, batch)))
+    // Every batch has been tried when the template was made.
+    template.on(instance, index, batch).ok()
 }
 
 /// The instances that measure together when runs are concurrent.
@@ -267,13 +275,34 @@ pub fn estimate(runs: &[Run]) -> Duration {
     runs.iter().map(run).sum()
 }
 
+/// The user's own workload issues its batches as it does.
+fn refuse_pace(own: &OwnTemplate, options: &Options) -> Result<()> {
+    for pace in &options.paces {
+        if pace.inflight > 1 {
+            bail!("a workload of your own has one batch in flight: leave --inflight out");
+        }
+        match own {
+            OwnTemplate::Program(_) if pace.load != Load::Closed => {
+                bail!("a program of your own issues its batches itself: leave --load, --rate and --trace out")
+            }
+            OwnTemplate::Model(_) if pace.load.is_server() => {
+                bail!(
+                    "--load server needs several batch sizes at once, which --model does not have: say --load open"
+                )
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Refuses what can't work on any of the instances, before anything starts.
 ///
 /// # Errors
 /// A precision that the device lacks, or a batch that can't fit into the memory of an instance.
 pub fn refuse_impossible(options: &Options) -> Result<()> {
-    if options.own.is_some() {
-        return Ok(());
+    if let Some(own) = &options.own {
+        return refuse_pace(own, options);
     }
     let precision = options.settings.precision;
     match (options.device, precision) {

@@ -13,7 +13,7 @@ use crate::results::row::{
     Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning, Window,
 };
 use crate::results::summary;
-use crate::workload::{DeviceIdentity, Spec};
+use crate::workload::{DeviceIdentity, Own, Spec};
 use anyhow::Result;
 
 use crate::results::summary::{DRIFT, HOST_BOUND, THROUGHPUT_GAP};
@@ -24,6 +24,11 @@ pub struct Context {
     pub provenance: Provenance,
     /// Driver versions.
     pub topology: Topology,
+}
+
+/// What is known of a member's row before it runs.
+pub fn planned(context: &Context, run: &Run, member: &Member) -> Row {
+    row(context, run, member, &Outcome::default())
 }
 
 /// One row a member, in their order. Every outcome becomes one.
@@ -125,6 +130,14 @@ fn numbers(row: &mut Row, job: &Job, recording: &Recording, outcome: &Outcome) -
     }
     let (flops, bytes) = counts(job);
     row.rates = summary::rates(&row.latency, &row.window, &row.point, flops, bytes);
+    if let Some(known) = &outcome.extras.known {
+        let unmet = known.unmet().join(";");
+        (row.window.mean_halfwidth, row.window.p99_halfwidth) = (known.mean, known.p99);
+        if !unmet.is_empty() {
+            row.outcome.warnings.0.insert(Warning::PrecisionUnmet);
+            row.window.precision_unmet = Some(unmet);
+        }
+    }
     if outcome.extras.saturated {
         row.outcome.warnings.0.insert(Warning::Saturated);
     }
@@ -176,6 +189,7 @@ fn counts(job: &Job) -> (f64, f64) {
 fn provenance(context: &Context, run: &Run, outcome: &Outcome) -> Provenance {
     Provenance {
         repetition: run.repetition,
+        attempt: run.attempt,
         started_at: outcome.started_at.clone(),
         kernels: outcome.device.as_ref().map(|device| device.kernels.clone()).unwrap_or_default(),
         ..context.provenance.clone()
@@ -183,6 +197,7 @@ fn provenance(context: &Context, run: &Run, outcome: &Outcome) -> Provenance {
 }
 
 fn subject(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Subject {
+    let worker = worker(run, member);
     let mut instance = member.instance.clone();
     let device = outcome.device.as_ref();
     // NVML does not know a whole GPU's multiprocessors; CUDA does.
@@ -192,13 +207,12 @@ fn subject(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> 
         identity: outcome.identity,
         sharing: match instance.kind {
             _ if mps => Some(Sharing::Mps),
-            _ if workers_on(run, |other| other.uuid() == member.instance.uuid()) > 1 => {
-                Some(Sharing::TimeSliced)
-            }
+            _ if worker.is_some() => Some(Sharing::TimeSliced),
             InstanceKind::Mig => Some(Sharing::Mig),
             InstanceKind::Gpu => Some(Sharing::Exclusive),
             InstanceKind::Cpu => None,
         },
+        worker,
         neighbours: (instance.kind != InstanceKind::Cpu).then(|| {
             let here = workers_on(run, |other| other.gpu_uuid == member.instance.gpu_uuid);
             outcome.edges.as_ref().map_or(Neighbours::Unknown, |edges| edges.neighbours(here))
@@ -207,6 +221,16 @@ fn subject(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> 
         cuda_version: context.topology.cuda_version.clone(),
         instance,
     }
+}
+
+/// From 1: which of several workers on its instance a member is; none if it is the only one.
+fn worker(run: &Run, member: &Member) -> Option<u32> {
+    let same = |other: &&Member| other.instance.uuid() == member.instance.uuid();
+    if run.members.iter().filter(same).count() < 2 {
+        return None;
+    }
+    let before = run.members.iter().take_while(|other| !std::ptr::eq(*other, member));
+    Some(before.filter(same).count() as u32 + 1)
 }
 
 /// Members of a run whose instance is so.
@@ -238,21 +262,26 @@ fn point(run: &Run, member: &Member) -> Point {
     }
 }
 
-/// The conditions of the user's own program, as far as migbench sets them.
+/// The conditions of the user's own workload, as far as migbench sets them.
 fn own_point(run: &Run, member: &Member) -> Point {
     let job = &member.job;
+    let model = matches!(job.own, Some(Own::Model(_)));
+    let (on_gpu, on_cpu) = (model && job.device == Device::Cuda, model && job.device == Device::Cpu);
     Point {
         device: job.device,
-        backend: "command".into(),
+        backend: if model { "onnx" } else { "command" }.into(),
         workload: job.workload.clone(),
         batch: job.batch as u64,
         mode: run.mode,
         corunners: corunners(run, member, CLOSED),
-        load: CLOSED.into(),
+        load: job.load.to_string(),
         inflight: 1,
         cpus: host::ranges(&job.cpus),
         precision: None,
-        ..Point::default()
+        sync: on_gpu.then_some(job.settings.sync),
+        graph: on_gpu.then_some(false),
+        transfers: on_gpu.then_some(true),
+        threads: on_cpu.then_some(job.settings.threads as u32),
     }
 }
 
@@ -266,7 +295,8 @@ const ONCE: &str = "once";
 fn corunners(run: &Run, member: &Member, own_load: &str) -> String {
     let others = run.members.iter().filter(|other| !std::ptr::eq(*other, member));
     let text = |other: &Member| {
-        let load = if other.job.own.is_some() { own_load.into() } else { other.job.load.to_string() };
+        let is_program = matches!(other.job.own, Some(Own::Program(_)));
+        let load = if is_program { own_load.into() } else { other.job.load.to_string() };
         format!("{}/{}/{}/{load}", other.instance.label(), other.job.workload, other.job.batch)
     };
     let mut all: Vec<String> = others.map(text).collect();
@@ -350,7 +380,7 @@ mod tests {
         let context = Context { provenance: Provenance::default(), topology: Topology::default() };
         (
             context,
-            Run { repetition: 2, mode: Mode::Isolated, members: vec![Member { instance, job }] },
+            Run { repetition: 2, attempt: 1, mode: Mode::Isolated, members: vec![Member { instance, job }] },
             outcome,
         )
     }

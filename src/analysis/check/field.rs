@@ -45,7 +45,7 @@ fields! {
     RunId = "run_id"; SessionId = "session_id"; PointId = "point_id"; StartedAt = "started_at";
     Host = "host"; GpuIndex = "gpu_index"; GpuName = "gpu_name"; GpuUuid = "gpu_uuid";
     Kind = "instance_kind"; MigUuid = "mig_uuid"; GiId = "gi_id"; CiId = "ci_id"; Profile = "profile";
-    Identity = "identity"; Sharing = "sharing"; Device = "device"; Backend = "backend";
+    Identity = "identity"; Sharing = "sharing"; Worker = "worker"; Device = "device"; Backend = "backend";
     Workload = "workload"; Precision = "precision"; Mode = "mode"; Corunners = "corunners";
     Load = "load"; Sync = "sync"; Graph = "graph"; Transfers = "transfers"; Warnings = "warnings";
     Status = "status"; Error = "error";

@@ -2,13 +2,15 @@
 
 use crate::cli::{Exit, PlanFormat, RunArgs};
 mod choose;
+mod saved;
 
+use crate::analysis::{rounds, slowdown as analysis};
+use crate::machine::Topology;
 use crate::machine::nvml::Library;
-use crate::machine::{Topology, host};
-use crate::render::{progress::Progress, runs, table};
-use crate::results::csv_file::{IfExists, Output};
-use crate::results::environment::{new_run_id, now_compact, provenance};
-use crate::results::row::{Row, Status};
+use crate::render::{names::Names, progress::Progress, runs, slowdown, table};
+use crate::results::csv_file::Output;
+use crate::results::environment::provenance;
+use crate::results::row::Status;
 use crate::sweep::group::{self, Conductor};
 use crate::sweep::launch::Launcher;
 use crate::sweep::monitor::Monitor;
@@ -17,9 +19,9 @@ use crate::sweep::rows::{self, Context};
 use crate::workload::Spec;
 use anyhow::{Context as _, Result, bail};
 use choose::{Planned, plan_runs};
+use saved::Saved;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -31,7 +33,7 @@ struct Prepared {
     context: Context,
     runs: Vec<Run>,
     conductor: Conductor,
-    output: Output,
+    saved: Saved,
 }
 
 /// The verb. Errors go to `err`, the table or CSV to `out`.
@@ -101,18 +103,24 @@ fn monitor(
 
 /// Chooses and plans, opens the output, and says what will happen.
 fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
-    let run_id = new_run_id();
     let Planned { topology, library, selection, options, runs } = plan_runs(args)?;
+    listen_to_signals()?;
+    let saved = Saved::open(args)?;
+    let mut context = Context { provenance: provenance(&saved.run_id, args.seed), topology };
+    context.provenance.session_id.clone_from(&saved.session_id);
+    let there = saved.resumed().len();
+    let runs = saved.left(runs, &context, args.retry_failed)?;
     if !args.quiet {
         for note in &selection.notes {
             writeln!(err, "{note}")?;
         }
+        if args.resume.is_some() {
+            writeln!(err, "resuming: {there} rows are there")?;
+        }
         writeln!(err, "{}", announce(&options, &runs))?;
     }
-    listen_to_signals()?;
-    let output = open_output(args, &run_id)?;
     let conductor = Conductor {
-        monitor: monitor(args, library, &topology, &output)?,
+        monitor: monitor(args, library, &context.topology, &saved.output)?,
         allow_busy: args.allow_busy,
         launcher: Launcher::new()?,
         patience: Duration::from_nanos(args.patience),
@@ -120,11 +128,10 @@ fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
         allow_mps: args.allow_mps,
         interrupts: &INTERRUPTS,
     };
-    let context = Context { provenance: provenance(&run_id, args.seed), topology };
-    Ok(Prepared { context, runs, conductor, output })
+    Ok(Prepared { context, runs, conductor, saved })
 }
 
-/// One line: what, how often, how long.
+/// What, how often, how long in one line; what the batches of a model are made of in more.
 fn announce(options: &Options, runs: &[Run]) -> String {
     let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let batches: Vec<String> = options.batches.iter().map(u64::to_string).collect();
@@ -132,7 +139,7 @@ fn announce(options: &Options, runs: &[Run]) -> String {
     let estimate = plan::estimate(runs).as_secs();
     let time =
         if estimate < 120 { format!("{estimate} s") } else { format!("{} min", estimate.div_ceil(60)) };
-    format!(
+    let what = format!(
         "{} in {}: {} on {}, batch {}; about {time} or longer, seed {}",
         plural(runs.len(), "run"),
         plural(options.repeat as usize, "round"),
@@ -140,7 +147,8 @@ fn announce(options: &Options, runs: &[Run]) -> String {
         plural(options.instances.len(), "instance"),
         batches.join(", "),
         options.settings.seed,
-    )
+    );
+    [vec![what], super::own::inputs(options)].concat().join("\n")
 }
 
 /// Signals are counted, not died of; a file-size limit is an error of the write that meets it.
@@ -155,63 +163,47 @@ fn listen_to_signals() -> Result<()> {
     Ok(())
 }
 
-fn open_output(args: &RunArgs, run_id: &str) -> Result<Output> {
-    let if_exists = match (args.force, args.append) {
-        (true, _) => IfExists::Overwrite,
-        (_, true) => IfExists::Append,
-        _ => IfExists::Refuse,
-    };
-    if let Some(path) = &args.output {
-        return Output::open(path, if_exists);
-    }
-    let name = format!("{}-{}-{run_id}.csv", now_compact(), host::name());
-    let here = Path::new("results");
-    let opened = std::fs::create_dir_all(here)
-        .map_err(Into::into)
-        .and_then(|()| Output::open(&here.join(&name), IfExists::Refuse));
-    opened.or_else(|_| Output::open(&std::env::temp_dir().join(&name), IfExists::Refuse))
-}
-
 /// Measures run after run; a row is saved as soon as it is known.
 fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result<Exit> {
-    let mut rows = Vec::new();
     let mut progress = Progress::new(prepared.runs.len(), args.quiet);
     for (index, run) in prepared.runs.iter().enumerate() {
         progress.begin(index + 1, run);
         let mut observe = |member: usize, stage, batches| progress.show(member, stage, batches);
         let outcomes = group::play(run, &prepared.conductor, &mut observe);
         progress.end();
-        for row in rows::rows(&prepared.context, run, &outcomes) {
-            prepared.output.append(&row)?;
-            rows.push(row);
-        }
+        prepared.saved.add(rows::rows(&prepared.context, run, &outcomes))?;
         if INTERRUPTS.load(Relaxed) > 0 {
             break;
         }
     }
-    conclude(&rows, prepared.output.path(), out, err)
-}
-
-/// Shows the table and where the rows are, and judges.
-fn conclude(rows: &[Row], path: Option<&PathBuf>, out: &mut dyn Write, err: &mut dyn Write) -> Result<Exit> {
-    if let Some(path) = path {
-        let mut ordered: Vec<Row> = rows.to_vec();
-        ordered
-            .sort_by_key(|row| (row.subject.instance.gpu_index, row.subject.instance.gi_id, row.point.batch));
-        let shown = table::write(out, &ordered).and_then(|()| writeln!(out, "saved: {}", path.display()));
-        // `migbench | head` has seen enough; the file is whole.
-        if let Err(error) = shown
-            && error.kind() != ErrorKind::BrokenPipe
-        {
-            return Err(error).context("cannot write to standard output");
-        }
-    }
+    show(&prepared.saved, out)?;
     if INTERRUPTS.load(Relaxed) > 0 {
         let _ = writeln!(err, "interrupted: what was measured is saved");
         return Ok(Exit::Interrupted);
     }
-    let all_ok = rows.iter().all(|row| row.outcome.status == Status::Ok);
+    let latest = rounds::latest(prepared.saved.shown());
+    let all_ok = latest.iter().all(|row| row.outcome.status == Status::Ok);
     Ok(if all_ok { Exit::Ok } else { Exit::Incomplete })
+}
+
+/// The tables, and where the rows are.
+fn show(saved: &Saved, out: &mut dyn Write) -> Result<()> {
+    let Some(path) = saved.output.path() else { return Ok(()) };
+    let shown = rounds::latest(saved.shown());
+    let all = rounds::latest(&saved.rows);
+    let names = Names::of(&shown);
+    let mut write = || {
+        table::write(out, &rounds::fold(&shown), &names)?;
+        slowdown::write(out, &analysis::slowdowns(&all), &analysis::packed(&all), &names)?;
+        writeln!(out, "saved: {}", path.display())
+    };
+    match write() {
+        // `migbench | head` has seen enough; the file is whole.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
