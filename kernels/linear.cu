@@ -10,35 +10,8 @@
 // written. src/workload/cuda/tiles.rs lists the tiles below and chooses among them.
 
 #include "number.cuh"
-
-enum Activation { NONE = 0, RELU = 1, GELU = 2, TANH = 3 };
-
-// To a part in 10^6 or better, far below the rounding of what is stored.
-DEVICE float reciprocal(float v) {
-    float r;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
-    return r;
-}
-DEVICE float exponential(float v) {
-    float r;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v * 1.44269504f));
-    return r;
-}
-
-template <int activation> DEVICE float activate(float v) {
-    if (activation == RELU) return fmaxf(v, 0.0f);
-    if (activation == GELU) {
-        // v/2 · (1 + erf(v/√2)) = max(v, 0) - |v|/2 · erfc(|v|/√2), which loses nothing where v is
-        // negative; erfc to 3e-7 by Abramowitz and Stegun 7.1.28.
-        float z = fabsf(v) * 0.70710678f;
-        float p = 1.0f + z * (0.0705230784f + z * (0.0422820123f + z * (0.0092705272f +
-                  z * (0.0001520143f + z * (0.0002765672f + z * 0.0000430638f)))));
-        p *= p, p *= p, p *= p, p *= p;
-        return fmaxf(v, 0.0f) - 0.5f * fabsf(v) * reciprocal(p);
-    }
-    if (activation == TANH) return 1.0f - 2.0f * reciprocal(1.0f + exponential(2.0f * v));
-    return v;
-}
+#include "overlap.cuh"
+#include "activate.cuh"
 
 // Adds the bias, applies the activation and writes a BM x BN tile that begins at m0, n0, whose sums
 // are the sum of WK arrays of BM rows of PITCH numbers in shared memory.
@@ -54,7 +27,7 @@ DEVICE void finish(const float *sums, const T *bias, T *out, int m0, int n0, int
     unpack<T>(raw.y, bias4.z, bias4.w);
     T *to = out + (long long)m0 * n + n0 + column;
     const int rows = min(BM, m - m0);
-    auto write = [&](auto activate) {
+    auto write = [&](auto apply) {
 #pragma unroll 4
         for (int row = first_row; row < rows; row += ROWS) {
             float4 v = bias4;
@@ -63,15 +36,17 @@ DEVICE void finish(const float *sums, const T *bias, T *out, int m0, int n0, int
                 float4 part = *(const float4 *)&sums[(slice * BM + row) * PITCH + column];
                 v.x += part.x, v.y += part.y, v.z += part.z, v.w += part.w;
             }
+            float four[4] = {v.x, v.y, v.z, v.w};
+            apply(four);
             *(uint2 *)(to + (long long)row * n) =
-                make_uint2(pack<T>(activate(v.x), activate(v.y)), pack<T>(activate(v.z), activate(v.w)));
+                make_uint2(pack<T>(four[0], four[1]), pack<T>(four[2], four[3]));
         }
     };
     // A loop for each, so that the loop itself has no branches.
-    if (activation == NONE) write(activate<NONE>);
-    if (activation == RELU) write(activate<RELU>);
-    if (activation == GELU) write(activate<GELU>);
-    if (activation == TANH) write(activate<TANH>);
+    if (activation == NONE) write(activate<NONE, 4>);
+    if (activation == RELU) write(activate<RELU, 4>);
+    if (activation == GELU) write(activate<GELU, 4>);
+    if (activation == TANH) write(activate<TANH, 4>);
 }
 
 template <class T, int BM, int BN, int BK, int WM, int WN, int WK, int STAGES>
@@ -107,12 +82,15 @@ DEVICE void linear(const T *__restrict__ x, long long x_stride, const T *__restr
     const int m_left = m - m0 - a_row, n_left = n - n0 - b_column * 8;
     int a_k_left = k - a_column * 8, b_k_left = k - b_row;
 
-    // Copies the next step, one after the other.
-    auto copy_step = [&](int stage) {
+    // Copy the next step of each, one after the other.
+    auto copy_x = [&](int stage) {
 #pragma unroll
         for (int row = 0; row < BM; row += A_ROWS)
             copy_async(a_to + stage * STAGE + row * A_CHUNKS * 16, a_from + row * x_stride,
                        m_left > row && a_k_left > 0);
+        a_from += BK, a_k_left -= BK;
+    };
+    auto copy_weight = [&](int stage) {
 #pragma unroll
         for (int row = 0; row < BK; row += B_ROWS)
 #pragma unroll
@@ -120,7 +98,6 @@ DEVICE void linear(const T *__restrict__ x, long long x_stride, const T *__restr
                 copy_async(b_to + stage * STAGE + (row * B_CHUNKS + column) * 16,
                            b_from + (long long)row * n + column * 8,
                            b_k_left > row && n_left > column * 8);
-        a_from += BK, a_k_left -= BK;
         b_from += (long long)BK * n, b_k_left -= BK;
     };
 
@@ -142,9 +119,15 @@ DEVICE void linear(const T *__restrict__ x, long long x_stride, const T *__restr
     };
 
     float sum[TM][2 * TN][4] = {};
+    // Weights do not depend on the kernel before this one: they come while it still runs.
+    let_next_start();
+#pragma unroll
+    for (int stage = 0; stage < STAGES - 1; ++stage)
+        if (stage < steps) copy_weight(stage);
+    wait_for_previous();
 #pragma unroll
     for (int stage = 0; stage < STAGES - 1; ++stage) {
-        if (stage < steps) copy_step(stage);
+        if (stage < steps) copy_x(stage);
         copy_async_commit();
     }
     copy_async_wait<STAGES - 2>();
@@ -155,7 +138,7 @@ DEVICE void linear(const T *__restrict__ x, long long x_stride, const T *__restr
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
         // Every warp has taken the fragments of the previous step before the barrier that ended it.
-        if (step + STAGES - 1 < steps) copy_step(free_stage);
+        if (step + STAGES - 1 < steps) copy_x(free_stage), copy_weight(free_stage);
         copy_async_commit();
         free_stage = stage;
         const int next_stage = stage + 1 == STAGES ? 0 : stage + 1;
@@ -209,6 +192,6 @@ TILE(256x128, 256, 128, 64, 4, 2, 1, 3)
 TILE(256x96, 256, 96, 64, 4, 2, 1, 3)
 TILE(128x96, 128, 96, 32, 2, 2, 1, 4)
 TILE(64x96, 64, 96, 64, 2, 2, 1, 3)
-TILE(64x64, 64, 64, 64, 2, 2, 2, 4)
-TILE(32x32, 32, 32, 128, 1, 1, 4, 4)
-TILE(16x32, 16, 32, 128, 1, 1, 4, 4)
+TILE(64x64, 64, 64, 64, 2, 2, 2, 4) // Hopper too
+TILE(32x32, 32, 32, 128, 1, 1, 4, 4) // Hopper too
+TILE(16x32, 16, 32, 128, 1, 1, 4, 4) // Hopper too

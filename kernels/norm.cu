@@ -5,6 +5,7 @@
 // it writes it. fp32 throughout. `columns` is a multiple of 8 and at most 1024.
 
 #include "number.cuh"
+#include "overlap.cuh"
 
 constexpr int CHUNKS = 4; // of 8 columns, a lane
 
@@ -18,20 +19,28 @@ template <class T>
 DEVICE void add_norm(const T *x, const T *residual, const T *gamma, const T *beta, T *out, unsigned rows,
                      unsigned columns, float epsilon) {
     unsigned row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    let_next_start();
     if (row >= rows) return;
     unsigned long long start = (unsigned long long)row * columns;
     unsigned first = threadIdx.x % 32 * 8;
 
-    // All loads first, so that a row costs one latency of the memory and not two.
+    // All loads first, so that a row costs one latency of the memory and not two; the parameters come
+    // while the kernel before this one still runs.
     uint4 raw_x[CHUNKS], raw_residual[CHUNKS] = {}, raw_gamma[CHUNKS], raw_beta[CHUNKS];
+#pragma unroll
+    for (int c = 0; c < CHUNKS; ++c) {
+        unsigned column = first + c * 256;
+        if (column >= columns) continue;
+        raw_gamma[c] = *(const uint4 *)(gamma + column);
+        raw_beta[c] = *(const uint4 *)(beta + column);
+    }
+    wait_for_previous();
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) {
         unsigned column = first + c * 256;
         if (column >= columns) continue;
         raw_x[c] = *(const uint4 *)(x + start + column);
         if (residual) raw_residual[c] = *(const uint4 *)(residual + start + column);
-        raw_gamma[c] = *(const uint4 *)(gamma + column);
-        raw_beta[c] = *(const uint4 *)(beta + column);
     }
 
     float v[CHUNKS][8];
