@@ -6,6 +6,7 @@ use super::plan::{Member, Run};
 use super::telemetry::Edges;
 use crate::machine::{Instance, InstanceKind, Topology, host};
 use crate::measure::bins::LoadLog;
+use crate::measure::load::Arrivals;
 use crate::measure::protocol::{Device, Job};
 use crate::measure::recorder::Recording;
 use crate::results::Row;
@@ -35,7 +36,11 @@ pub fn planned(context: &Context, run: &Run, member: &Member) -> Row {
 pub fn rows(context: &Context, run: &Run, outcomes: &[Outcome]) -> Vec<Row> {
     let parts: Vec<_> = outcomes
         .iter()
-        .map(|outcome| corun::Part { recording: outcome.recording.as_ref(), load: outcome.load.as_ref() })
+        .map(|outcome| corun::Part {
+            recording: outcome.recording.as_ref(),
+            load: outcome.load.as_ref(),
+            scheduled: outcome.extras.arrived.is_some(),
+        })
         .collect();
     let names: Vec<_> = run.members.iter().map(|member| name(&member.instance)).collect();
     let own_load = own_load(outcomes);
@@ -131,6 +136,7 @@ fn numbers(row: &mut Row, job: &Job, recording: &Recording, outcome: &Outcome) -
     }
     let (flops, bytes) = counts(job);
     row.rates = summary::rates(&row.latency, &row.window, &row.point, flops, bytes);
+    row.rates.offered = job.load.arrivals().map(Arrivals::rate);
     if let Some(known) = &outcome.extras.known {
         let unmet = known.unmet().join(";");
         (row.window.mean_halfwidth, row.window.p99_halfwidth) = (known.mean, known.p99);
