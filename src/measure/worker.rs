@@ -251,6 +251,7 @@ impl Session<'_> {
                 saturated: ended == Ended::Saturated,
                 known: records.known(),
                 sm_clock_mhz: clock_before.into_iter().chain(clock_after).collect(),
+                imported: None,
             }),
             load: window.log(),
             cut: ended == Ended::Cut,
