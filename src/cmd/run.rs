@@ -170,18 +170,34 @@ fn options(args: &RunArgs, selection: &Selection) -> Result<Options> {
     })
 }
 
-/// The workloads asked for, each once, with the sequence length asked for.
+/// The workloads asked for, each once, with the sizes asked for.
 fn workloads(args: &RunArgs, cpu: bool) -> Result<Vec<Spec>> {
     let default = if cpu { "bert-tiny" } else { "bert-base" };
-    let mut workloads =
-        if args.workload.is_empty() { vec![default.parse::<Spec>()?] } else { args.workload.clone() };
+    let mut workloads: Vec<Spec> = args.workload.iter().flat_map(|named| named.0.clone()).collect();
+    if workloads.is_empty() {
+        workloads.push(default.parse()?);
+    }
+    let first = workloads[0].clone();
+    let meaningless = |option: &str| -> Result<()> {
+        bail!("{option} means nothing to the workload {first}: leave it out")
+    };
     if let Some(seq_len) = args.seq_len {
         if !workloads.iter().any(Spec::has_seq_len) {
-            bail!("--seq-len means nothing to the workload {}: leave it out", workloads[0]);
+            meaningless("--seq-len")?;
         }
-        for workload in workloads.iter_mut().filter(|w| w.has_seq_len()) {
-            workload.seq_len = seq_len.into();
+        workloads.iter_mut().try_for_each(|w| w.set_seq_len(seq_len as usize))?;
+    }
+    if let Some(size) = args.llama_size {
+        if !workloads.iter().any(Spec::is_llama) {
+            meaningless("--llama-size")?;
         }
+        workloads.iter_mut().for_each(|w| w.set_llama_size(size));
+    }
+    if let Some(context) = args.context {
+        if !workloads.iter().any(Spec::has_context) {
+            meaningless("--context")?;
+        }
+        workloads.iter_mut().for_each(|w| w.set_context(context as usize));
     }
     let mut once: Vec<Spec> = Vec::new();
     for workload in workloads {

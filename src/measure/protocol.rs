@@ -106,6 +106,9 @@ pub enum FromWorker {
         output_error: Option<f64>,
         /// Why the output is wrong, if it is.
         output_failure: Option<String>,
+        /// Not all of it was checked.
+        #[serde(default)]
+        output_partial: bool,
     },
     /// The last message of a worker that could not.
     Failed {
@@ -185,7 +188,7 @@ mod tests {
             for message in [
                 FromWorker::Progress { unmeasured: 1, batches },
                 FromWorker::Failed { phase: "window".into(), error: format!("{error}\n{error}") },
-                FromWorker::Done { output_error: Some(value).filter(|v| v.is_finite()), output_failure: None },
+                FromWorker::Done { output_error: Some(value).filter(|v| v.is_finite()), output_failure: None, output_partial: false },
             ] {
                 let line = encode(&message);
                 prop_assert_eq!(line.iter().filter(|&&b| b == b'\n').count(), 1);

@@ -185,7 +185,7 @@ impl Session<'_> {
         window.load_while(|_, c| c.start_at.load(Relaxed) == 0 && !c.stop.load(Relaxed))?;
         window.load_while(|clock, c| clock.now() < c.start_at.load(Relaxed) && !c.stop.load(Relaxed))?;
         if self.control.stop.load(Relaxed) {
-            return self.out.send(&FromWorker::Done { output_error: None, output_failure: None });
+            return self.out.send(&FromWorker::Done { output_error: None, output_failure: None, output_partial: false });
         }
         self.enter(Phase::Window)?;
         let throttled_before = host::cgroup_throttled_us();
@@ -209,16 +209,16 @@ impl Session<'_> {
         }
         window.load_while(|_, c| !c.stop.load(Relaxed))?;
         self.enter(Phase::Done)?;
-        let (output_error, output_failure) = match (before, ended) {
+        let (output_error, output_failure, output_partial) = match (before, ended) {
             (Some(before), Ended::Rule) if self.computes => {
                 let after = workload.checked_output(batch)?.unwrap_or_default();
                 let network = self.spec.network();
                 let verdict = check::check(workload, &network, &self.job.settings, batch, &before, &after)?;
-                (Some(verdict.error).filter(|e| e.is_finite()), verdict.failure)
+                (Some(verdict.error).filter(|e| e.is_finite()), verdict.failure, verdict.partial)
             }
-            _ => (None, None),
+            _ => (None, None, false),
         };
-        self.out.send(&FromWorker::Done { output_error, output_failure })
+        self.out.send(&FromWorker::Done { output_error, output_failure, output_partial })
     }
 }
 
