@@ -144,9 +144,12 @@ impl Lane {
     }
 
     fn launch(&self, batch: &Batch) -> Result<()> {
-        for launch in &batch.launches {
-            // SAFETY: built from this lane's addresses and the weights, which outlive the lane.
-            unsafe { launch.issue(&self.context, &self.stream) }?;
+        let Some((first, others)) = batch.launches.split_first() else { return Ok(()) };
+        // SAFETY: built from this lane's addresses and the weights, which outlive the lane; nothing
+        // writes weights while a lane works.
+        unsafe {
+            first.issue(&self.context, &self.stream)?;
+            others.iter().try_for_each(|launch| launch.issue_next(&self.context, &self.stream))?;
         }
         Ok(())
     }

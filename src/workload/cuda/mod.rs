@@ -17,7 +17,7 @@ mod verify;
 pub use device::Device;
 pub use driver::CudaError;
 pub use probe::probe;
-pub use tune::time_tiles;
+pub use tune::{time_operations, time_tiles};
 pub use verify::verify;
 
 use self::corrupt::Target;
@@ -29,11 +29,6 @@ use super::model::Network;
 use super::{Precision, Settings, Stages, Visit, Workload, refuse_if_too_large};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::rc::Rc;
-
-/// The set of kernels that this program embeds and the hash of their text: `sm_80:1a2b3c4d5e6f`.
-pub fn kernels_name() -> String {
-    kernels::name()
-}
 
 /// A network on a device.
 pub struct Cuda {
@@ -69,7 +64,7 @@ impl Cuda {
         Ok(Cuda {
             lanes: Vec::new(),
             weights: None,
-            kernels: Kernels::new(&context, settings.precision),
+            kernels: Kernels::new(&context, settings.precision, context.kernel_set()?),
             name,
             network,
             settings,

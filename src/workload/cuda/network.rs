@@ -3,8 +3,9 @@
 //! What a launch is told (shapes, addresses) is decided here; what a kernel requires of a shape
 //! beyond that is refused here, before anything runs.
 
-use super::kernels::{Arguments, Family, Function, Kernels, Launch};
-use super::tiles::{self, Tile};
+use super::driver::Newer;
+use super::kernels::{Arguments, Function, Kernels, Launch, Matrix, TensorMap};
+use super::tiles::{self, Design, Tile};
 use crate::workload::Precision;
 use crate::workload::model::{Activation, Element, Network, Op, random};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -53,11 +54,13 @@ impl Layout {
 }
 
 /// What launches depend on, of the device.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Gpu {
     pub(super) multiprocessors: usize,
     /// Shared memory that a block may ask for.
     pub(super) shared_bytes: u32,
+    /// What Hopper's kernels need of the driver.
+    pub(super) newer: Option<&'static Newer>,
 }
 
 /// What turns a network into launches.
@@ -74,7 +77,7 @@ pub(super) struct Builder<'a> {
 impl Builder<'_> {
     /// The launches that generate all weights.
     pub(super) fn fill_weights(&mut self, seed: u64) -> Result<Vec<Launch>> {
-        let function = self.kernels.number_function(Family::Fill, "fill")?;
+        let function = self.kernels.number_function("fill", "fill")?;
         let mut launches = Vec::new();
         for (i, weight) in self.network.weights.iter().enumerate() {
             let init = weight.init;
@@ -101,13 +104,13 @@ impl Builder<'_> {
         let arguments = Arguments::default().long(buffers[id.0]).long(len as u64).long(key);
         let (function, arguments) = match buffer.element {
             Element::Token { vocabulary } => {
-                (self.kernels.function(Family::Fill, "fill_tokens")?, arguments.int(vocabulary))
+                (self.kernels.function("fill", "fill_tokens")?, arguments.int(vocabulary))
             }
             Element::Value => {
                 let columns = u32::try_from(buffer.columns)?;
                 let scale = random::scale_of(1.0);
                 let arguments = arguments.int(columns).float(0.0).float(scale).int(0).float(scale);
-                (self.kernels.number_function(Family::Fill, "fill")?, arguments)
+                (self.kernels.number_function("fill", "fill")?, arguments)
             }
         };
         Ok(Some(self.fill(function, len, arguments)))
@@ -116,7 +119,7 @@ impl Builder<'_> {
     fn fill(&self, function: Function, len: usize, arguments: Arguments) -> Launch {
         // The kernel strides over whatever is left.
         let blocks = len.div_ceil(256).min(self.gpu.multiprocessors * 16) as u32;
-        Launch { function, blocks, threads: 256, shared_bytes: 0, arguments }
+        Launch { function, blocks, threads: 256, shared_bytes: 0, cluster: 1, arguments }
     }
 
     /// The launches of one batch; one empty kernel for a network without operations.
@@ -125,9 +128,16 @@ impl Builder<'_> {
     /// A shape that a kernel can't compute, or a batch beyond the 32-bit indices of the kernels.
     pub(super) fn batch(&mut self, batch: usize, buffers: &[u64]) -> Result<Vec<Launch>> {
         if self.network.ops.is_empty() {
-            let function = self.kernels.function(Family::Null, "null")?;
+            let function = self.kernels.function("null", "null")?;
             let arguments = Arguments::default();
-            return Ok(vec![Launch { function, blocks: 1, threads: 1, shared_bytes: 0, arguments }]);
+            return Ok(vec![Launch {
+                function,
+                blocks: 1,
+                threads: 1,
+                shared_bytes: 0,
+                cluster: 1,
+                arguments,
+            }]);
         }
         let network = self.network;
         let launch = |op| self.operation(op, batch, buffers).with_context(|| format!("{op:?}"));
@@ -149,10 +159,11 @@ impl Builder<'_> {
         ensure!(buffer.columns.is_multiple_of(8), "columns must be a multiple of 8");
         let rows = index(batch, buffer.rows)?;
         Ok(Launch {
-            function: self.kernels.number_function(Family::Embed, "embed")?,
+            function: self.kernels.number_function("embed", "embed")?,
             blocks: grid((buffer.len(batch) / 8).div_ceil(256))?,
             threads: 256,
             shared_bytes: 0,
+            cluster: 1,
             arguments: Arguments::default()
                 .long(buffers[tokens.0])
                 .long(self.weights[word.0])
@@ -174,31 +185,62 @@ impl Builder<'_> {
         ensure!(row_step > 0 && x_buffer.rows == out_buffer.rows * row_step, "rows do not match");
         let m = index(batch, out_buffer.rows)?;
         let tile = self.tile.unwrap_or_else(|| {
-            tiles::choose(m as usize, n, k, self.gpu.multiprocessors, self.gpu.shared_bytes)
+            let Gpu { multiprocessors, shared_bytes, .. } = self.gpu;
+            tiles::choose(self.kernels.set(), [m as usize, n, k], multiprocessors, shared_bytes)
         });
-        let function = self.kernels.number_function(Family::Linear, &format!("linear_{}", tile.name))?;
+        let name = format!("linear_{}", tile.name);
+        let function = self.kernels.number_function(&name, &name)?;
         self.kernels.allow_shared(function, tile.shared_bytes())?;
+        let (x, weight, bias) = (buffers[x.0], self.weights[weight.0], self.weights[bias.0]);
+        let (out, stride) = (buffers[out.0], row_step * k);
+        let arguments = match tile.design {
+            Design::Mma => Arguments::default().long(x).long(stride as u64).long(weight).long(bias).long(out),
+            _ => self.matrices(tile, [x, weight, out], [m as usize, n, k], stride)?.long(bias),
+        };
         Ok(Launch {
             function,
-            blocks: grid(tile.blocks(m as usize, n))?,
+            blocks: grid(tile.blocks(m as usize, n, self.gpu.multiprocessors))?,
             threads: tile.threads(),
             shared_bytes: tile.shared_bytes(),
-            arguments: Arguments::default()
-                .long(buffers[x.0])
-                .long((row_step * k) as u64)
-                .long(self.weights[weight.0])
-                .long(self.weights[bias.0])
-                .long(buffers[out.0])
-                .int(m)
-                .int(n as u32)
-                .int(k as u32)
-                .int(match activation {
-                    Activation::None => 0,
-                    Activation::Relu => 1,
-                    Activation::Gelu => 2,
-                    Activation::Tanh => 3,
-                }),
+            cluster: tile.cluster() as u32,
+            arguments: arguments.int(m).int(n as u32).int(k as u32).int(match activation {
+                Activation::None => 0,
+                Activation::Relu => 1,
+                Activation::Gelu => 2,
+                Activation::Tanh => 3,
+            }),
         })
+    }
+
+    /// What the copy engine moves for `hopper/linear.cu`: x (`stride` elements from row to row), the
+    /// weight and the result, at these addresses.
+    fn matrices(
+        &self,
+        tile: &Tile,
+        [x, weight, out]: [u64; 3],
+        [m, n, k]: [usize; 3],
+        stride: usize,
+    ) -> Result<Arguments> {
+        let newer = self.gpu.newer.context("the driver can't describe matrices to the copy engine")?;
+        let columns = tile.box_columns();
+        let matrices = [
+            Matrix { address: x, rows: m, columns: k, stride, box_rows: tile.m, box_columns: 64 },
+            // Each block of a pair fetches its half.
+            Matrix {
+                address: weight,
+                rows: k,
+                columns: n,
+                stride: n,
+                box_rows: 64 / tile.cluster(),
+                box_columns: columns,
+            },
+            Matrix { address: out, rows: m, columns: n, stride: n, box_rows: 16, box_columns: columns },
+        ];
+        let mut arguments = Arguments::default();
+        for matrix in matrices {
+            arguments = arguments.matrix(TensorMap::new(newer, self.kernels.precision(), matrix)?);
+        }
+        Ok(arguments)
     }
 
     fn add_norm(&mut self, op: &Op, batch: usize, buffers: &[u64]) -> Result<Launch> {
@@ -210,10 +252,11 @@ impl Builder<'_> {
         let rows = index(batch, buffer.rows)?;
         const THREADS: u32 = 128;
         Ok(Launch {
-            function: self.kernels.number_function(Family::Norm, "add_norm")?,
+            function: self.kernels.number_function("norm", "add_norm")?,
             blocks: rows.div_ceil(THREADS / 32),
             threads: THREADS,
             shared_bytes: 0,
+            cluster: 1,
             arguments: Arguments::default()
                 .long(buffers[x.0])
                 .long(residual.map_or(0, |r| buffers[r.0]))
@@ -233,10 +276,11 @@ impl Builder<'_> {
         ensure!(self.network.buffers[qkv.0].columns == 3 * buffer.columns, "columns do not match");
         index(batch, buffer.rows)?;
         Ok(Launch {
-            function: self.kernels.number_function(Family::Attention, "attention")?,
+            function: self.kernels.number_function("attention", "attention")?,
             blocks: grid(batch * heads * buffer.rows.div_ceil(64))?,
             threads: 128,
             shared_bytes: 0,
+            cluster: 1,
             arguments: Arguments::default()
                 .long(buffers[qkv.0])
                 .long(buffers[out.0])
@@ -250,7 +294,7 @@ impl Builder<'_> {
 fn index(batch: usize, rows: usize) -> Result<u32> {
     match batch.checked_mul(rows).and_then(|r| i32::try_from(r).ok()) {
         // A tile may reach beyond the last row.
-        Some(rows) if rows <= i32::MAX - 128 => Ok(rows as u32),
+        Some(rows) if rows <= i32::MAX - 1024 => Ok(rows as u32),
         _ => bail!("{batch} samples of {rows} rows are more than the kernels can index"),
     }
 }

@@ -4,17 +4,17 @@
 //! compute what they should there.
 
 use super::device::{Context, DeviceMemory, PinnedMemory, Stream};
-use super::kernels::Kernels;
+use super::kernels::{Kernels, Set};
 use super::lane::numbers;
 use super::network::Builder;
-use super::tiles::{TILES, Tile};
+use super::tiles::{Tile, tiles};
 use super::{Cuda, Device};
 use crate::workload::model::{
     Activation, Bert, Buffer, BufferId, Element, Init, Network, Op, Weight, WeightId, bert, mlp, plain,
     random,
 };
 use crate::workload::{Corruption, Precision, Settings, Sync, Workload};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use std::io::Write;
 use std::rc::Rc;
 
@@ -27,7 +27,7 @@ const SEED: u64 = 20_221;
 pub fn verify(out: &mut dyn Write) -> Result<bool> {
     let device = Device::open(Sync::Spin)?;
     let mut verifier = Verifier {
-        kernels: Kernels::new(&device.context, Precision::Fp16),
+        kernels: Vec::new(),
         stream: Stream::new(&device.context)?,
         context: device.context.clone(),
         device,
@@ -35,7 +35,7 @@ pub fn verify(out: &mut dyn Write) -> Result<bool> {
         ok: true,
     };
     for precision in [Precision::Fp16, Precision::Bf16] {
-        verifier.kernels = Kernels::new(&verifier.context, precision);
+        verifier.load(precision)?;
         verifier.fills(precision)?;
         verifier.embeds(precision)?;
         verifier.norms(precision)?;
@@ -60,7 +60,8 @@ fn bound(precision: Precision) -> f64 {
 }
 
 struct Verifier<'a> {
-    kernels: Kernels,
+    /// The sets that the device can run, the one that it is given first.
+    kernels: Vec<Kernels>,
     stream: Stream,
     context: Rc<Context>,
     device: Device,
@@ -85,7 +86,27 @@ fn l2_error(values: &[f32], reference: &[f64]) -> f64 {
     (difference / reference.iter().map(|r| square(*r)).sum::<f64>()).sqrt()
 }
 
+/// A kernel of a set: a tile of a matrix product, or the one that would be chosen.
+type Variant = (Set, Option<&'static Tile>);
+
+/// So few multiprocessors that a block which stays for several tiles has several even of a small
+/// product.
+const FEW: usize = 4;
+
 impl Verifier<'_> {
+    fn load(&mut self, precision: Precision) -> Result<()> {
+        let own = self.context.kernel_set()?;
+        let sets = Set::ALL.into_iter().filter(|set| *set != own && *set == Set::Portable);
+        let sets = std::iter::once(own).chain(sets);
+        self.kernels = sets.map(|set| Kernels::new(&self.context, precision, set)).collect();
+        Ok(())
+    }
+
+    /// Every set that the device can run, with what would be chosen.
+    fn sets(&self) -> Vec<Variant> {
+        self.kernels.iter().map(|kernels| (kernels.set(), None)).collect()
+    }
+
     /// One line. NaN is no number within a bound.
     fn report(&mut self, case: &str, error: f64, bound: f64) -> Result<()> {
         let ok = error <= bound;
@@ -104,7 +125,7 @@ impl Verifier<'_> {
         precision: Precision,
         batch: usize,
         contents: &[Vec<u8>],
-        tile: Option<&'static Tile>,
+        (set, tile): Variant,
     ) -> Result<Vec<f32>> {
         let allocate = |bytes: usize| DeviceMemory::new(&self.context, bytes);
         let weights: Vec<DeviceMemory> =
@@ -113,15 +134,15 @@ impl Verifier<'_> {
             network.buffers.iter().map(|b| allocate(b.bytes(batch, precision))).collect::<Result<_>>()?;
         let addresses = |memories: &[DeviceMemory]| memories.iter().map(DeviceMemory::address).collect();
         let (weights_at, buffers_at): (Vec<u64>, Vec<u64>) = (addresses(&weights), addresses(&buffers));
-        let mut builder = Builder {
-            network,
-            gpu: self.context.gpu()?,
-            kernels: &mut self.kernels,
-            weights: &weights_at,
-            tile,
-        };
-        let mut launches = builder.fill_weights(SEED)?;
-        launches.extend(builder.batch(batch, &buffers_at)?);
+        let mut gpu = self.context.gpu()?;
+        if tile.is_some() {
+            gpu.multiprocessors = gpu.multiprocessors.min(FEW);
+        }
+        let kernels = self.kernels.iter_mut().find(|kernels| kernels.set() == set);
+        let kernels = kernels.context("the set was loaded")?;
+        let mut builder = Builder { network, gpu, kernels, weights: &weights_at, tile };
+        let fills = builder.fill_weights(SEED)?;
+        let launches = builder.batch(batch, &buffers_at)?;
         for (memory, content) in buffers.iter().zip(contents) {
             self.stream.set(memory.address(), 0xff, memory.bytes())?;
             let mut host = PinnedMemory::new(&self.context, content.len())?;
@@ -129,7 +150,7 @@ impl Verifier<'_> {
             self.stream.copy_in(memory.address(), &host, content.len())?;
             self.stream.synchronize()?;
         }
-        for launch in launches {
+        for launch in fills.into_iter().chain(launches) {
             // SAFETY: built from the addresses above, which live until after the synchronization.
             unsafe { launch.issue(&self.context, &self.stream) }?;
         }
@@ -149,7 +170,7 @@ impl Verifier<'_> {
         inits: &[Init],
         precision: Precision,
         batch: usize,
-        tiles: &[Option<&'static Tile>],
+        variants: &[Variant],
     ) -> Result<()> {
         let mut tokens = Vec::new();
         let (mut contents, mut expected) = (Vec::new(), Vec::new());
@@ -172,10 +193,11 @@ impl Verifier<'_> {
         plain::run(network, batch, &weights, &tokens, &mut expected);
         let expected = expected.pop().unwrap_or_default();
         let mut worst = 0.0f64;
-        for tile in tiles {
-            let error = max_norm_error(&self.run(network, precision, batch, &contents, *tile)?, &expected);
-            if (error > bound(precision) || error.is_nan()) && tiles.len() > 1 {
-                writeln!(self.out, "       tile {}: error {error:.2e}", tile.map_or("", |t| t.name))?;
+        for variant in variants {
+            let error = max_norm_error(&self.run(network, precision, batch, &contents, *variant)?, &expected);
+            if error > bound(precision) || error.is_nan() {
+                let (set, tile) = (variant.0, variant.1.map_or("", |t| t.name));
+                writeln!(self.out, "       {set:?} {tile}: error {error:.2e}")?;
             }
             worst = if error.is_nan() { error } else { worst.max(error) };
         }
@@ -232,7 +254,8 @@ impl Verifier<'_> {
     }
 
     fn builder<'b>(&'b mut self, network: &'b Network, weights: &'b [u64]) -> Result<Builder<'b>> {
-        let (gpu, kernels) = (self.context.gpu()?, &mut self.kernels);
+        let gpu = self.context.gpu()?;
+        let kernels = self.kernels.first_mut().context("a set was loaded")?;
         Ok(Builder { network, gpu, kernels, weights, tile: None })
     }
 
@@ -262,7 +285,7 @@ impl Verifier<'_> {
                     out: BufferId(1),
                 }],
             };
-            self.compare(&format!("embed {seq_len} x {columns}"), &network, &[], precision, 3, &[None])?;
+            self.compare(&format!("embed {seq_len} x {columns}"), &network, &[], precision, 3, &self.sets())?;
         }
         Ok(())
     }
@@ -289,7 +312,7 @@ impl Verifier<'_> {
                 };
                 let inits = [Init::around(3.0, 1.0), Init::spread(1.0)];
                 let case = format!("norm 51 x {columns}, residual {residual}, in place {in_place}");
-                self.compare(&case, &network, &inits, precision, 3, &[None])?;
+                self.compare(&case, &network, &inits, precision, 3, &self.sets())?;
             }
         }
         Ok(())
@@ -314,7 +337,7 @@ impl Verifier<'_> {
             };
             let init = Init::spread(1.0).with_wide_columns(2 * columns, std::f32::consts::SQRT_2);
             let case = format!("attention {batch} x {seq_len}, {heads} heads");
-            self.compare(&case, &network, &[init], precision, batch, &[None])?;
+            self.compare(&case, &network, &[init], precision, batch, &self.sets())?;
         }
         Ok(())
     }
@@ -322,8 +345,11 @@ impl Verifier<'_> {
     fn linears(&mut self, precision: Precision) -> Result<()> {
         let activations = [Activation::None, Activation::Relu, Activation::Gelu, Activation::Tanh];
         let most = self.context.gpu()?.shared_bytes;
-        let fitting = TILES.iter().filter(|tile| tile.shared_bytes() <= most).map(Some);
-        let tiles: Vec<_> = std::iter::once(None).chain(fitting).collect();
+        let mut variants = self.sets();
+        for (set, _) in self.sets() {
+            let fitting = tiles(set).iter().filter(|tile| tile.shared_bytes() <= most);
+            variants.extend(fitting.map(|tile| (set, Some(tile))));
+        }
         let mut case = 0;
         for m in [1, 3, 7, 17, 128, 511] {
             for n in [8, 24, 768, 1000] {
@@ -334,7 +360,7 @@ impl Verifier<'_> {
                     case += 1;
                     let network = single_linear(k, n, activation, row_step);
                     let name = format!("linear {m} x {n} x {k}, {activation:?}, row step {row_step}");
-                    self.compare(&name, &network, &[Init::spread(1.0)], precision, m, &tiles)?;
+                    self.compare(&name, &network, &[Init::spread(1.0)], precision, m, &variants)?;
                 }
             }
         }
