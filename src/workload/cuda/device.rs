@@ -270,6 +270,12 @@ impl Stream {
         unsafe { self.context.api.stream_synchronize(self.handle) }
     }
 
+    /// Later work of this stream starts after the event.
+    pub(super) fn wait_for(&self, event: &Event) -> Result<(), CudaError> {
+        // SAFETY: both live.
+        unsafe { self.context.api.stream_wait(self.handle, event.handle, 0) }
+    }
+
     /// Copies to the start of `to`; returns before it is done.
     pub(super) fn copy_in(
         &self,

@@ -4,7 +4,7 @@
 //! numbers as the device under test.
 
 use super::op::Window;
-use super::{Activation, BufferId, Element, Network, Op, Weight};
+use super::{Activation, BufferId, Network, Op, Weight};
 use crate::workload::Precision;
 use rayon::prelude::*;
 
