@@ -61,7 +61,8 @@ fn own_file(path: &Path, rows: u64, histograms: bool) {
             *rate = rate.map(|rate| rate * factor);
         }
         let network = row.point.workload.parse::<migbench::workload::Spec>().unwrap().network();
-        let bytes = network.compulsory_bytes(row.point.batch as usize, row.point.precision);
+        let bytes = network
+            .compulsory_bytes(row.point.batch as usize, row.point.precision.expect("of a built-in workload"));
         rates.gbytes_per_s = row.latency.mean.map(|mean| bytes / 1e9 / (mean / 1e3));
         if !histograms {
             row.histograms.latency = None;

@@ -4,8 +4,9 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use migbench::measure::clock::{Clock, Monotonic};
 use migbench::measure::protocol::{self, FromWorker};
 use migbench::measure::recorder::{Recorder, encode};
+use migbench::measure::records::Records;
 use migbench::measure::stopping::Rule;
-use migbench::measure::window::{Control, Window};
+use migbench::measure::window::{Control, Task, Window};
 use migbench::workload::{Settings, Spec};
 use migbench::workload::{Workload, cpu::Cpu};
 use std::hint::black_box;
@@ -27,10 +28,11 @@ fn per_batch(c: &mut Criterion) {
         let mut workload = null();
         let control = Control::default();
         b.iter_custom(|batches| {
-            let mut window = Window::new(&Monotonic, &mut workload, 1, &control);
-            let mut recorder = Recorder::new();
+            let task = Task::closed(1);
+            let mut window = Window::new(&Monotonic, &mut workload, &task, &control);
+            let mut records = Records::new(&task.load, 1, 1);
             let start = Monotonic.now();
-            window.measure(Rule::given(None, Some(batches)), &mut recorder).expect("null cannot fail");
+            window.measure(Rule::given(None, Some(batches)), &mut records).expect("null cannot fail");
             Duration::from_nanos(Monotonic.now() - start)
         });
     });

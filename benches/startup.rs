@@ -3,6 +3,7 @@
 //!
 //! Speaks the protocol with `target/release/migbench worker`, eleven times, and prints the median.
 
+use migbench::measure::load::Load;
 use migbench::measure::protocol::{self, Device, FromWorker, Job, ToWorker};
 use migbench::measure::stopping::Rule;
 use migbench::workload::{Precision, Settings};
@@ -26,6 +27,10 @@ fn job(device: Device) -> Job {
         },
         cpus: Vec::new(),
         rule: Rule::DEFAULT,
+        load: Load::Closed,
+        inflight: 1,
+        arrival_seed: 1,
+        own: None,
     }
 }
 

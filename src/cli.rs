@@ -2,11 +2,15 @@
 
 pub mod check;
 pub mod compare;
+pub mod load;
+pub mod own;
 
+use crate::machine::host;
 use crate::measure::protocol::Device;
 use crate::sweep::plan::{Modes, Span};
 use crate::workload::scripted::parse_ns;
 use crate::workload::{Corruption, LlamaSize, Precision, Spec, Sync};
+use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
@@ -213,9 +217,9 @@ pub struct RunArgs {
     /// Number format [default: fp16 on a GPU, fp32 on the CPU]
     #[arg(long, value_parser = one_of::<Precision>(&["fp32", "fp16", "bf16"]))]
     pub precision: Option<Precision>,
-    /// Samples in a batch; several, comma-separated
-    #[arg(long, value_name = "SIZES", value_delimiter = ',', default_value = "1,32", value_parser = clap::value_parser!(u64).range(1..))]
-    pub batch: Vec<u64>,
+    /// Samples in a batch; several, comma-separated [default: 1,32; of your own program 1]
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
+    pub batch: Option<Vec<u64>>,
     /// Rounds: every point once in each, in a fresh worker, in an order of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
@@ -244,6 +248,13 @@ pub struct RunArgs {
     /// Add rows to the file
     #[arg(long)]
     pub append: bool,
+    /// Go on with an interrupted sweep: the same options, and the file that it left; what is there is
+    /// not measured again
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["output", "force", "append", "list_runs"])]
+    pub resume: Option<PathBuf>,
+    /// With --resume, measure again what failed or is invalid
+    #[arg(long, requires = "resume")]
+    pub retry_failed: bool,
     /// Launch each kernel by itself instead of one CUDA graph a batch
     #[arg(long)]
     pub no_graph: bool,
@@ -259,6 +270,9 @@ pub struct RunArgs {
     /// How the host waits for the GPU [default: spin when there is a processor for every worker]
     #[arg(long, value_parser = one_of::<Sync>(&["spin", "blocking"]))]
     pub sync: Option<Sync>,
+    /// Logical processors that workers may use, as 0-7,16 [default: all that this process may use]
+    #[arg(long, value_name = "LIST", value_parser = cpu_list)]
+    pub cpus: Option<CpuList>,
     /// CPU threads of the CPU device [default: the physical cores this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -271,6 +285,16 @@ pub struct RunArgs {
     /// Measure under an MPS server
     #[arg(long)]
     pub allow_mps: bool,
+    /// How batches arrive, and when a window ends.
+    #[command(flatten)]
+    pub load: load::LoadArgs,
+    /// Measure an instance in which somebody else's process computes
+    #[arg(long)]
+    pub allow_busy: bool,
+    /// Read clocks, power and temperature of the GPUs this often during the windows, too, into
+    /// FILE.telemetry.csv; each reading may disturb a batch
+    #[arg(long, value_name = "TIME", value_parser = parse_ns)]
+    pub telemetry: Option<u64>,
     /// No progress, no plan
     #[arg(short, long)]
     pub quiet: bool,
@@ -283,6 +307,16 @@ pub struct RunArgs {
     /// Another NVML library
     #[arg(long, value_name = "FILE", env = "MIGBENCH_NVML", hide = true)]
     pub nvml: Option<PathBuf>,
+    /// The user's own workload.
+    #[command(flatten)]
+    pub own: own::OwnArgs,
+}
+
+/// Logical processors.
+pub type CpuList = Vec<usize>;
+
+fn cpu_list(text: &str) -> anyhow::Result<CpuList> {
+    host::parse_ranges(text).with_context(|| format!("'{text}' is no list of processors, as 0-7,16"))
 }
 
 /// What one `--workload` names.

@@ -1,9 +1,10 @@
 //! Between the start of a window and its end the harness does not allocate.
 
 use migbench::measure::clock::Monotonic;
-use migbench::measure::recorder::Recorder;
+use migbench::measure::load::{Arrivals, Load};
+use migbench::measure::records::Records;
 use migbench::measure::stopping::Rule;
-use migbench::measure::window::{Control, Window};
+use migbench::measure::window::{Control, Task, Window};
 use migbench::workload::Workload;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -46,14 +47,27 @@ impl Workload for Nothing {
     }
 }
 
-#[test]
-fn a_window_does_not_allocate() {
+fn allocations(task: &Task, batches: u64) -> u64 {
     let control = Control::default();
     let mut workload = Nothing;
-    let mut recorder = Recorder::new();
-    let mut window = Window::new(&Monotonic, &mut workload, 1, &control);
+    let mut records = Records::new(&task.load, task.batch, task.lanes);
+    let mut window = Window::new(&Monotonic, &mut workload, task, &control);
     let before = ALLOCATIONS.get();
-    window.measure(Rule::given(None, Some(100_000)), &mut recorder).unwrap();
-    assert_eq!(ALLOCATIONS.get() - before, 0);
-    assert_eq!(recorder.count(), 100_000);
+    window.measure(Rule::given(None, Some(batches)), &mut records).unwrap();
+    let after = ALLOCATIONS.get();
+    assert_eq!(records.count(), batches);
+    after - before
+}
+
+#[test]
+fn a_window_does_not_allocate() {
+    assert_eq!(allocations(&Task::closed(1), 100_000), 0);
+    assert_eq!(allocations(&Task { lanes: 4, ..Task::closed(1) }, 100_000), 0);
+    let arrivals = Arrivals::Poisson(1e6);
+    let open = Task { load: Load::Open { arrivals: arrivals.clone() }, ..Task::closed(1) };
+    let server = Task { load: Load::Server { arrivals, max_delay_ns: 1000 }, ..Task::closed(8) };
+    // The queue is allocated when the window opens, whatever its length.
+    for task in [open, server] {
+        assert_eq!(allocations(&task, 10), allocations(&task, 10_000), "{:?}", task.load);
+    }
 }

@@ -66,7 +66,7 @@ fn a_co_run_set_without_one_of_its_rows_is_incomplete() {
 
 fn golden(name: &str, text: &str) {
     let path = format!("tests/golden/{name}");
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+    if std::env::var_os("MIGBENCH_BLESS").is_some() {
         fs::write(&path, text).unwrap();
     }
     assert_eq!(text, fs::read_to_string(&path).unwrap(), "{name}\n{text}");

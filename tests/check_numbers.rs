@@ -20,14 +20,14 @@ fn complete() -> Row {
     let response = measured(template(8, 0), &late);
     row.response.mean = response.latency.mean;
     row.response.p50 = response.latency.p50;
+    row.response.p90 = response.latency.p90;
+    row.response.p999 = response.latency.p999;
     row.response.p99 = response.latency.p99;
     row.response.max = response.latency.max;
     row.histograms.response = response.histograms.latency;
     row.window.batches_common = row.window.batches;
     row.stages.compute_p50 = Some(8.0);
     row.stages.enqueue_p50 = Some(1.0);
-    row.point.load = "open(100/s)".into();
-    row.seal();
     row
 }
 

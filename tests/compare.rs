@@ -73,10 +73,10 @@ fn rounds(run: &str, n: u32, batch: u64, ms: f64) -> Vec<Row> {
     (1..=n).map(|i| row(run, i, batch, ms * (1.0 + 0.001 * f64::from(i % 5)))).collect()
 }
 
-/// What the program writes, compared with the saved text. `UPDATE_GOLDEN=1 cargo test` saves it anew.
+/// What the program writes, compared with the saved text. `MIGBENCH_BLESS=1 cargo test` saves it anew.
 fn golden(name: &str, text: &str) {
     let path = format!("tests/golden/{name}");
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+    if std::env::var_os("MIGBENCH_BLESS").is_some() {
         fs::write(&path, text).unwrap();
     }
     assert_eq!(text, fs::read_to_string(&path).unwrap(), "{name}\n{text}");

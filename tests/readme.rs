@@ -1,6 +1,7 @@
 //! What the documents say is what the program does.
 
-use migbench::render::table;
+use migbench::analysis::rounds::fold;
+use migbench::render::{names::Names, table};
 use migbench::results::csv_file;
 use migbench::workload::Spec;
 use std::fs;
@@ -71,7 +72,8 @@ fn the_table_in_the_readme_is_that_of_the_saved_rows() {
     let mut rows = csv_file::read(Path::new("results/2026-11-22-h200/measurements.csv")).unwrap().rows;
     rows.sort_by_key(|row| row.point.batch);
     let mut text = Vec::new();
-    table::write(&mut text, &rows).unwrap();
+    let rows: Vec<_> = rows.iter().collect();
+    table::write(&mut text, &fold(&rows), &Names::of(&rows)).unwrap();
     let text = String::from_utf8(text).unwrap();
     assert!(document("README.md").contains(&text), "README.md should show:\n{text}");
 }

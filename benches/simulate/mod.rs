@@ -57,7 +57,7 @@ pub fn template(batch: u64, instance: u32) -> Row {
     row.subject.cuda_version = Some("13.0".into());
     let point = &mut row.point;
     (point.device, point.backend) = (Device::Cuda, "builtin".into());
-    (point.workload, point.precision) = ("bert-base(seq_len=128)".into(), Precision::Fp16);
+    (point.workload, point.precision) = ("bert-base(seq_len=128)".into(), Some(Precision::Fp16));
     (point.batch, point.mode, point.load, point.inflight) = (batch, Mode::Isolated, "closed".into(), 1);
     (point.sync, point.graph, point.transfers) = (Some(Sync::Spin), Some(true), Some(true));
     row
@@ -86,14 +86,14 @@ pub fn measured(mut row: Row, latencies: &[u64]) -> Row {
         now += latency + 1_000;
     }
     let recording = recorder.finish();
-    let (latency, histograms) = summary::latency(&recording).unwrap();
+    let (latency, histogram) = summary::latency(&recording, 1).unwrap();
     let network = row.point.workload.parse::<Spec>().unwrap().network();
     let batch = row.point.batch as usize;
     row.window = summary::window(&recording, 100);
     row.window.drift = recording.drift.map(|drift| drift.clamp(-0.009, 0.009));
-    let bytes = network.compulsory_bytes(batch, row.point.precision);
-    row.rates = summary::rates(&latency, &row.window, batch as u64, network.flops(batch), bytes);
-    (row.latency, row.histograms) = (latency, histograms);
+    let bytes = network.compulsory_bytes(batch, Precision::Fp16);
+    row.rates = summary::rates(&latency, &row.window, &row.point, network.flops(batch), bytes);
+    (row.latency, row.histograms.latency) = (latency, histogram);
     row.seal();
     row
 }

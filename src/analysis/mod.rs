@@ -4,4 +4,6 @@
 
 pub mod check;
 pub mod compare;
+pub mod rounds;
+pub mod slowdown;
 pub mod stats;

@@ -4,6 +4,8 @@ pub mod check;
 pub mod compare;
 pub mod doctor;
 pub mod list;
+pub mod load;
+mod own;
 pub mod probe;
 pub mod run;
 

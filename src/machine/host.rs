@@ -1,7 +1,9 @@
 //! The host: its name, processors and memory.
 
+use rustix::process::Pid;
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 /// The machine's name.
 pub fn name() -> String {
@@ -113,13 +115,55 @@ fn parse_cpu_max(text: &str) -> Option<f64> {
     Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
 }
 
-/// The NUMA node of a PCI device, NVML's spelling of whose address (`00000000:07:00.0`) has a wider
-/// domain than the kernel's. None where the machine has no such nodes.
-pub fn numa_node(root: &std::path::Path, bus_id: &str) -> Option<u32> {
+/// All processes below one, as far as /proc shows them.
+pub fn descendants(of: Pid) -> Vec<Pid> {
+    let mut found = BTreeSet::new();
+    let mut todo = vec![of.as_raw_nonzero().get()];
+    while let Some(parent) = todo.pop() {
+        let Ok(tasks) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
+        for task in tasks.flatten() {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            let children = children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
+            todo.extend(children.filter(|&pid| found.insert(pid)));
+        }
+    }
+    found.into_iter().filter_map(Pid::from_raw).collect()
+}
+
+/// The inverse of [`ranges`]; none if it is no such text.
+pub fn parse_ranges(text: &str) -> Option<Vec<usize>> {
+    let mut numbers = Vec::new();
+    for part in text.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        // No machine has more processors; a slip of the finger must not fill the memory.
+        if last < first || last > 1 << 16 {
+            return None;
+        }
+        numbers.extend(first..=last);
+    }
+    numbers.sort_unstable();
+    numbers.dedup();
+    Some(numbers)
+}
+
+/// The kernel's folder of a PCI device, NVML's spelling of whose address (`00000000:07:00.0`) has a
+/// wider domain than the kernel's.
+fn pci_folder(root: &Path, bus_id: &str) -> Option<PathBuf> {
     let (domain, rest) = bus_id.split_once(':')?;
     let domain = u32::from_str_radix(domain, 16).ok()?;
     let device = format!("{domain:04x}:{}", rest.to_ascii_lowercase());
-    let text = fs::read_to_string(root.join(format!("sys/bus/pci/devices/{device}/numa_node"))).ok()?;
+    Some(root.join(format!("sys/bus/pci/devices/{device}")))
+}
+
+/// The logical processors near a PCI device; none where the kernel does not say.
+pub fn cpus_near(root: &Path, bus_id: &str) -> Option<Vec<usize>> {
+    parse_ranges(&fs::read_to_string(pci_folder(root, bus_id)?.join("local_cpulist")).ok()?)
+}
+
+/// The NUMA node of a PCI device; none where the machine has no such nodes.
+pub fn numa_node(root: &Path, bus_id: &str) -> Option<u32> {
+    let text = fs::read_to_string(pci_folder(root, bus_id)?.join("numa_node")).ok()?;
     text.trim().parse().ok()
 }
 
@@ -138,6 +182,10 @@ mod tests {
     fn processors_are_ranges() {
         assert_eq!(ranges(&[0, 1, 2, 3, 8, 10, 11]), "0-3,8,10-11");
         assert_eq!(ranges(&[]), "");
+        assert_eq!(parse_ranges(" 0-3,8,10-11\n"), Some(vec![0, 1, 2, 3, 8, 10, 11]));
+        for wrong in ["", "a", "3-1", "-1", "0-99999999"] {
+            assert_eq!(parse_ranges(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

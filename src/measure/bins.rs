@@ -88,6 +88,11 @@ pub struct LoadLog {
 }
 
 impl LoadLog {
+    /// The process was there, and what it did is not known: a program that reports no batches.
+    pub fn is_unknown(&self) -> bool {
+        self.completions.is_empty()
+    }
+
     /// Completions between two moments; a bin that lies across one of them counts in proportion.
     pub fn between(&self, from_ns: u64, to_ns: u64) -> f64 {
         let share = |(i, &count): (usize, &u32)| {

@@ -5,8 +5,11 @@
 pub mod bins;
 pub mod clock;
 pub mod fault;
+pub mod load;
+pub mod program;
 pub mod protocol;
 pub mod recorder;
+pub mod records;
 pub mod stopping;
 pub mod window;
 pub mod worker;

@@ -2,9 +2,11 @@
 //! docs/protocol.md shows a whole conversation.
 
 use super::bins::LoadLog;
+use super::load::Load;
 use super::recorder::Recording;
+use super::records::Extras;
 use super::stopping::Rule;
-use crate::workload::{DeviceIdentity, Settings, Stages};
+use crate::workload::{DeviceIdentity, Own, Settings, Stages};
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -39,6 +41,15 @@ pub struct Job {
     pub cpus: Vec<usize>,
     /// Until when.
     pub rule: Rule,
+    /// How batches arrive.
+    pub load: Load,
+    /// Batches in flight: lanes.
+    pub inflight: usize,
+    /// Seed of the arrivals.
+    pub arrival_seed: u64,
+    /// In place of a workload of migbench's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<Own>,
 }
 
 /// Parent to worker.
@@ -84,8 +95,10 @@ pub enum FromWorker {
     },
     /// The window is over; the load goes on.
     WindowDone {
-        /// One recording a lane.
-        lanes: Vec<Recording>,
+        /// The service times.
+        latency: Recording,
+        /// What a window may record beside them.
+        extras: Extras,
         /// Every batch since it was ready.
         load: LoadLog,
         /// It was cut.
@@ -107,8 +120,11 @@ pub enum FromWorker {
         /// Why the output is wrong, if it is.
         output_failure: Option<String>,
         /// Not all of it was checked.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         output_partial: bool,
+        /// The user's program did not end when it was told to, and was ended.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        forced: bool,
     },
     /// The last message of a worker that could not.
     Failed {
@@ -188,7 +204,12 @@ mod tests {
             for message in [
                 FromWorker::Progress { unmeasured: 1, batches },
                 FromWorker::Failed { phase: "window".into(), error: format!("{error}\n{error}") },
-                FromWorker::Done { output_error: Some(value).filter(|v| v.is_finite()), output_failure: None, output_partial: false },
+                FromWorker::Done {
+                    output_error: Some(value).filter(|v| v.is_finite()),
+                    output_failure: None,
+                    output_partial: batches % 3 == 0,
+                    forced: batches % 2 == 0,
+                },
             ] {
                 let line = encode(&message);
                 prop_assert_eq!(line.iter().filter(|&&b| b == b'\n').count(), 1);

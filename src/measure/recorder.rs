@@ -27,7 +27,7 @@ pub struct Recorder {
 }
 
 /// What a window recorded, exactly as measured; the wire form between worker and parent.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Recording {
     /// Start of the first batch, CLOCK_MONOTONIC ns.
     pub start_ns: u64,
@@ -73,6 +73,11 @@ impl Recorder {
     /// The window opens now; nothing may have been recorded yet.
     pub fn open(&mut self, start: u64) {
         (self.start, self.end) = (start, start);
+    }
+
+    /// When the window opened.
+    pub fn started(&self) -> u64 {
+        self.start
     }
 
     /// One batch from `issued` to `done`, both ns on the window's clock.

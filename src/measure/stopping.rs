@@ -1,6 +1,7 @@
 //! When a window ends. Pure: a function of elapsed time and batches.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// A window ends at the first batch after which both minimums are met, or the cap is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,9 +46,28 @@ impl Rule {
     }
 }
 
+impl fmt::Display for Rule {
+    /// As `10s & 700 batches <= 60s`: both minimums, and the cap.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let seconds = |ns: u64| format!("{}s", ns as f64 / 1e9);
+        let time = (self.min_ns > 0).then(|| seconds(self.min_ns));
+        let batches = (self.min_batches > 0).then(|| format!("{} batches", self.min_batches));
+        let both: Vec<String> = time.into_iter().chain(batches).collect();
+        f.write_str(&both.join(" & "))?;
+        if self.max_ns < u64::MAX { write!(f, " <= {}", seconds(self.max_ns)) } else { Ok(()) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rule_is_spelt_as_it_is_meant() {
+        assert_eq!(Rule::DEFAULT.to_string(), "10s & 700 batches <= 60s");
+        assert_eq!(Rule::given(Some(500_000_000), None).to_string(), "0.5s");
+        assert_eq!(Rule::given(None, Some(50)).to_string(), "50 batches");
+    }
 
     #[test]
     fn the_default_needs_both_minimums_or_the_cap() {

@@ -1,11 +1,13 @@
-//! The loop that is timed.
+//! The loop that is timed: batches issued on lanes as the load wants them.
 
 use super::bins::{Bins, LoadLog};
 use super::clock::Clock;
-use super::recorder::Recorder;
+use super::load::{Load, Next, Queue};
+use super::records::{Batch, Records};
 use super::stopping::Rule;
 use crate::workload::{Stages, Workload};
 use anyhow::Result;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// What the parent wants, as the reader thread heard it, and what the progress thread may tell.
@@ -28,52 +30,98 @@ pub struct Control {
 /// How a window ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// By its rule.
+    /// By its rule, or with the last arrival of a trace.
     Rule,
     /// Because it was cut.
     Cut,
+    /// Because more arrived than the lanes can ever do.
+    Saturated,
 }
 
 /// Least batches and time of the warm-up: clocks rise, caches fill, lazily loaded code is loaded.
-const WARM_UP_BATCHES: u64 = 10;
-const WARM_UP_NS: u64 = 1_000_000_000;
+pub(super) const WARM_UP_BATCHES: u64 = 10;
+pub(super) const WARM_UP_NS: u64 = 1_000_000_000;
 /// The stage split takes at least and at most so many batches, and no longer than a second.
 const STAGE_BATCHES: std::ops::RangeInclusive<usize> = 10..=200;
 const STAGE_NS: u64 = 1_000_000_000;
+/// A wait for the next arrival is interrupted this often, to look at what the parent wants.
+const SLICE_NS: u64 = 1_000_000;
 
-/// One workload, on one lane, with one batch size, on one clock.
-pub struct Window<'a, C: Clock> {
-    /// The clock of all times here.
-    pub clock: &'a C,
-    /// What runs.
-    pub workload: &'a mut dyn Workload,
-    /// Samples in a batch.
+/// What a window puts on its lanes.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// How batches arrive.
+    pub load: Load,
+    /// Samples in a batch; the most in one, under a server load.
     pub batch: usize,
-    /// Shared with the threads that listen and report.
-    pub control: &'a Control,
-    load: Load,
+    /// Batches in flight.
+    pub lanes: usize,
+    /// Of the arrivals.
+    pub seed: u64,
+    /// Poll for completions, where several lanes are looked after; else sleep in between.
+    pub spin: bool,
+}
+
+impl Task {
+    /// One batch after the other.
+    pub fn closed(batch: usize) -> Task {
+        Task { load: Load::Closed, batch, lanes: 1, seed: 0, spin: true }
+    }
+}
+
+/// One workload under one load on one clock.
+pub struct Window<'a, C: Clock> {
+    clock: &'a C,
+    workload: &'a mut dyn Workload,
+    control: &'a Control,
+    task: &'a Task,
+    lanes: Vec<Lane>,
+    /// The lanes that are busy, in the order of issue.
+    busy: VecDeque<usize>,
+    log: Log,
+}
+
+/// A batch in flight, or the one that was.
+struct Lane {
+    intended: Vec<u64>,
+    due: u64,
+    issued: u64,
+    /// When it became free.
+    free: u64,
+    busy: bool,
 }
 
 /// Every batch since the worker was ready, measured or not.
-struct Load {
+struct Log {
     start: u64,
     end: u64,
     bins: Bins,
 }
 
 impl<'a, C: Clock> Window<'a, C> {
-    /// Nothing has run yet.
-    pub fn new(clock: &'a C, workload: &'a mut dyn Workload, batch: usize, control: &'a Control) -> Self {
+    /// Nothing has run yet; the workload is prepared for the task's batch sizes and lanes.
+    pub fn new(clock: &'a C, workload: &'a mut dyn Workload, task: &'a Task, control: &'a Control) -> Self {
         let now = clock.now();
-        Window { clock, workload, batch, control, load: Load { start: now, end: now, bins: Bins::new() } }
+        let most = if task.load.is_server() { task.batch } else { 1 };
+        let lane =
+            || Lane { intended: Vec::with_capacity(most), due: now, issued: now, free: now, busy: false };
+        Window {
+            clock,
+            workload,
+            control,
+            task,
+            lanes: (0..task.lanes).map(|_| lane()).collect(),
+            busy: VecDeque::with_capacity(task.lanes),
+            log: Log { start: now, end: now, bins: Bins::new() },
+        }
     }
 
-    /// One batch, unmeasured.
+    /// One whole batch on the first lane, unmeasured.
     pub fn load_once(&mut self) -> Result<()> {
         let issued = self.clock.now();
-        self.workload.issue(0, self.batch)?;
+        self.workload.issue(0, self.task.batch)?;
         self.workload.wait(0)?;
-        self.load.add(issued, self.clock.now());
+        self.log.add(issued, self.clock.now());
         self.control.unmeasured.fetch_add(1, Relaxed);
         Ok(())
     }
@@ -81,56 +129,204 @@ impl<'a, C: Clock> Window<'a, C> {
     /// From now on the load counts: the worker is ready.
     pub fn start_log(&mut self) {
         let now = self.clock.now();
-        self.load = Load { start: now, end: now, bins: Bins::new() };
+        self.log = Log { start: now, end: now, bins: Bins::new() };
     }
 
     /// The load since [`start_log`](Window::start_log).
     pub fn log(&self) -> LoadLog {
-        self.load.bins.log(self.load.start, self.load.end)
+        self.log.bins.log(self.log.start, self.log.end)
     }
 
-    /// At least 10 batches and 1 s, or until told to stop; returns the number of batches.
+    /// At least 10 batches and 1 s, one after the other and each size and lane in turn, or until told
+    /// to stop; returns the number of batches.
     pub fn warm_up(&mut self) -> Result<u64> {
         let start = self.clock.now();
+        let sizes = self.task.load.batch_sizes(self.task.batch);
+        let each = (sizes.len() * self.task.lanes) as u64;
         let mut batches = 0;
-        while batches < WARM_UP_BATCHES || self.clock.now() - start < WARM_UP_NS {
+        while batches < WARM_UP_BATCHES.max(each) || self.clock.now() - start < WARM_UP_NS {
             if self.control.stop.load(Relaxed) {
                 break;
             }
-            self.load_once()?;
+            let (lane, size) = (batches as usize % self.task.lanes, batches as usize / self.task.lanes);
+            self.workload.issue(lane, sizes[size % sizes.len()])?;
+            self.workload.wait(lane)?;
+            self.control.unmeasured.fetch_add(1, Relaxed);
             batches += 1;
         }
         Ok(batches)
     }
 
-    /// Loads the device, unmeasured, until `until` holds.
+    /// Loads the device as the task says, unmeasured, while it is wanted. A trace is begun again when
+    /// it is over.
     pub fn load_while(&mut self, mut wanted: impl FnMut(&C, &Control) -> bool) -> Result<()> {
+        let one_by_one = self.task.load == Load::Closed && self.task.lanes == 1;
+        let mut pass = 0;
         while wanted(self.clock, self.control) {
-            self.load_once()?;
+            if one_by_one {
+                self.load_once()?;
+                continue;
+            }
+            // Other arrivals than the window's.
+            let seed = !self.task.seed ^ pass;
+            let control = self.control;
+            let start = self.clock.now();
+            self.serve(start, seed, &mut wanted, |_| {
+                control.unmeasured.fetch_add(1, Relaxed);
+                None
+            })?;
+            pass += 1;
         }
         Ok(())
     }
 
     /// Measures: from the first batch issued now to the one that ends the window. The latency of a
-    /// batch runs from before its issue to its output on the host.
-    pub fn measure(&mut self, rule: Rule, recorder: &mut Recorder) -> Result<Ended> {
+    /// batch runs from before its issue to its output on the host, its response from its intended
+    /// start.
+    pub fn measure(&mut self, rule: Rule, records: &mut Records) -> Result<Ended> {
         let start = self.clock.now();
-        recorder.open(start);
+        records.open(start);
+        if self.task.load == Load::Closed && self.task.lanes == 1 {
+            return self.measure_one_by_one(start, rule, records);
+        }
+        let control = self.control;
+        let wanted = |_: &C, control: &Control| !control.cut.load(Relaxed);
+        let ended = self.serve(start, self.task.seed, wanted, |batch| {
+            let hopeless = records.add(&batch);
+            control.batches.store(records.count(), Relaxed);
+            if rule.is_over(batch.done - start, records.count()) {
+                Some(Ended::Rule)
+            } else {
+                hopeless.then_some(Ended::Saturated)
+            }
+        })?;
+        Ok(ended)
+    }
+
+    /// The shortest way from one batch to the next.
+    fn measure_one_by_one(&mut self, start: u64, rule: Rule, records: &mut Records) -> Result<Ended> {
         loop {
             let issued = self.clock.now();
-            self.workload.issue(0, self.batch)?;
+            self.workload.issue(0, self.task.batch)?;
             self.workload.wait(0)?;
             let done = self.clock.now();
-            recorder.record(issued, done);
-            self.load.add(issued, done);
-            self.control.batches.store(recorder.count(), Relaxed);
-            if rule.is_over(done - start, recorder.count()) {
+            records.closed(issued, done);
+            self.log.add(issued, done);
+            self.control.batches.store(records.count(), Relaxed);
+            if rule.is_over(done - start, records.count()) {
                 return Ok(Ended::Rule);
             }
             if self.control.cut.load(Relaxed) {
                 return Ok(Ended::Cut);
             }
         }
+    }
+
+    /// Issues batches on free lanes as they arrive, and hands each that is done to `on_done`, until
+    /// that says how it ends, nothing more arrives, or it is no longer wanted. No batch is in flight
+    /// before or after.
+    fn serve(
+        &mut self,
+        start: u64,
+        seed: u64,
+        mut wanted: impl FnMut(&C, &Control) -> bool,
+        mut on_done: impl FnMut(Batch) -> Option<Ended>,
+    ) -> Result<Ended> {
+        let task = self.task;
+        let mut queue = Queue::new(&task.load, task.batch, seed);
+        self.lanes.iter_mut().for_each(|lane| lane.free = start);
+        let mut ended = None;
+        while ended.is_none() {
+            if !wanted(self.clock, self.control) {
+                ended = Some(Ended::Cut);
+                break;
+            }
+            let mut next = None;
+            if let Some(lane) = self.free_lane() {
+                match self.decide(queue.as_mut(), start) {
+                    Next::Now { due, count } => {
+                        self.issue(lane, queue.as_mut(), start, due, count)?;
+                        continue;
+                    }
+                    Next::At(at) => next = Some(start.saturating_add(at)),
+                    Next::Never if self.busy.is_empty() => return Ok(Ended::Rule),
+                    Next::Never => {}
+                }
+            }
+            if self.busy.is_empty() {
+                let slice = self.clock.now() + SLICE_NS;
+                self.clock.wait_until(next.map_or(slice, |next| next.min(slice)));
+            } else if let Some(lane) = self.finished(next)? {
+                ended = self.finish(lane, &mut on_done);
+            }
+        }
+        while let Some(lane) = self.busy.pop_front() {
+            self.workload.wait(lane)?;
+            self.lanes[lane].busy = false;
+            self.log.add(self.lanes[lane].issued, self.clock.now());
+        }
+        Ok(ended.unwrap_or(Ended::Rule))
+    }
+
+    /// The lane that has been free for longest.
+    fn free_lane(&self) -> Option<usize> {
+        let free = self.lanes.iter().enumerate().filter(|(_, lane)| !lane.busy);
+        free.min_by_key(|(_, lane)| lane.free).map(|(index, _)| index)
+    }
+
+    fn decide(&self, queue: Option<&mut Queue>, start: u64) -> Next {
+        match queue {
+            Some(queue) => queue.next(self.clock.now() - start),
+            None => Next::Now { due: 0, count: 0 },
+        }
+    }
+
+    fn issue(
+        &mut self,
+        lane: usize,
+        queue: Option<&mut Queue>,
+        start: u64,
+        due: u64,
+        count: usize,
+    ) -> Result<()> {
+        let state = &mut self.lanes[lane];
+        if let Some(queue) = queue {
+            queue.take(count, &mut state.intended);
+            state.intended.iter_mut().for_each(|intended| *intended += start);
+        }
+        let size = if self.task.load.is_server() { count } else { self.task.batch };
+        state.due = (start + due).max(state.free);
+        state.busy = true;
+        state.issued = self.clock.now();
+        self.workload.issue(lane, size)?;
+        self.busy.push_back(lane);
+        Ok(())
+    }
+
+    /// A lane whose batch is done, the oldest first; none before the next arrival.
+    fn finished(&mut self, next: Option<u64>) -> Result<Option<usize>> {
+        if self.lanes.len() == 1 {
+            self.workload.wait(0)?;
+            self.busy.clear();
+            return Ok(Some(0));
+        }
+        for place in 0..self.busy.len() {
+            let lane = self.busy[place];
+            if self.workload.is_done(lane)? {
+                self.busy.remove(place);
+                return Ok(Some(lane));
+            }
+        }
+        self.clock.idle(next, self.task.spin);
+        Ok(None)
+    }
+
+    fn finish(&mut self, lane: usize, on_done: &mut impl FnMut(Batch) -> Option<Ended>) -> Option<Ended> {
+        let done = self.clock.now();
+        let state = &mut self.lanes[lane];
+        (state.busy, state.free) = (false, done);
+        self.log.add(state.issued, done);
+        on_done(Batch { intended: &state.intended, due: state.due, issued: state.issued, done })
     }
 
     /// The stage split, in a pass of its own because event records cost time; empty where the device
@@ -143,17 +339,17 @@ impl<'a, C: Clock> Window<'a, C> {
                 break;
             }
             let issued = self.clock.now();
-            match self.workload.staged(0, self.batch)? {
+            match self.workload.staged(0, self.task.batch)? {
                 Some(split) => stages.push(split),
                 None => break,
             }
-            self.load.add(issued, self.clock.now());
+            self.log.add(issued, self.clock.now());
         }
         Ok(stages)
     }
 }
 
-impl Load {
+impl Log {
     #[inline]
     fn add(&mut self, issued: u64, done: u64) {
         self.end = done;
@@ -162,59 +358,4 @@ impl Load {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::measure::clock::Virtual;
-    use crate::workload::scripted::Scripted;
-
-    fn run(script: &str, rule: Rule) -> (Recorder, u64) {
-        let clock = Virtual::default();
-        let advance = clock.clone();
-        let mut workload = Scripted::new(script, move |ns| advance.advance(ns)).unwrap();
-        let control = Control::default();
-        let mut window = Window::new(&clock, &mut workload, 4, &control);
-        let warm_up = window.warm_up().unwrap();
-        let mut recorder = Recorder::new();
-        assert_eq!(window.measure(rule, &mut recorder).unwrap(), Ended::Rule);
-        (recorder, warm_up)
-    }
-
-    #[test]
-    fn scripted_times_are_recorded_to_the_nanosecond() {
-        let (recorder, warm_up) = run("times=1ms:3ms", Rule::given(None, Some(1001)));
-        let recording = recorder.finish();
-        // 1 s of pairs of 4 ms; the window then begins with a 1 ms batch.
-        assert_eq!(warm_up, 500);
-        assert_eq!(recording.batches, 1001);
-        assert_eq!(recording.sum_ns, 501 * 1_000_000 + 500 * 3_000_000);
-        assert_eq!(recording.end_ns - recording.start_ns, recording.sum_ns);
-    }
-
-    #[test]
-    fn a_slow_batch_still_warms_up_ten_times() {
-        assert_eq!(run("times=2s", Rule::given(None, Some(1))).1, 10);
-    }
-
-    #[test]
-    fn the_default_window_ends_by_time_and_batches() {
-        let (recorder, _) = run("times=1ms", Rule::DEFAULT);
-        assert_eq!(recorder.count(), 10_000);
-        let (recorder, _) = run("times=20ms", Rule::DEFAULT);
-        assert_eq!(recorder.count(), 700);
-        let (recorder, _) = run("times=7s", Rule::DEFAULT);
-        assert_eq!(recorder.count(), 9); // 63 s: the batch that crosses the cap is the last
-    }
-
-    #[test]
-    fn a_cut_window_keeps_what_it_measured() {
-        let clock = Virtual::default();
-        let advance = clock.clone();
-        let mut workload = Scripted::new("times=1ms", move |ns| advance.advance(ns)).unwrap();
-        let control = Control::default();
-        control.cut.store(true, Relaxed);
-        let mut window = Window::new(&clock, &mut workload, 1, &control);
-        let mut recorder = Recorder::new();
-        assert_eq!(window.measure(Rule::DEFAULT, &mut recorder).unwrap(), Ended::Cut);
-        assert_eq!(recorder.count(), 1);
-    }
-}
+mod tests;

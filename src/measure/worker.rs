@@ -2,14 +2,15 @@
 
 use super::clock::{Clock, Monotonic, Virtual};
 use super::fault::{Fault, Phase};
+use super::program;
 use super::protocol::{self, Device, FromWorker, Job, ToWorker};
-use super::recorder::Recorder;
-use super::window::{Control, Ended, Window};
+use super::records::{Extras, Records};
+use super::window::{Control, Ended, Task, Window};
 use crate::machine::host;
 use crate::workload::scripted::{Script, Scripted};
-use crate::workload::{DeviceIdentity, Kind, Spec, Workload, check, cpu, cuda};
+use crate::workload::{DeviceIdentity, Kind, Own, Spec, Sync, Workload, check, cpu, cuda};
 use anyhow::{Context, Result, bail};
-use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
+use rustix::process::{Signal, kill_current_process_group, set_parent_process_death_signal};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::atomic::Ordering::Relaxed;
@@ -54,7 +55,7 @@ pub fn run() -> Result<()> {
 /// The protocol's stream: a private copy of standard output, while descriptor 1 points at standard
 /// error, so that nothing a library prints can get between two messages.
 #[derive(Clone)]
-struct Out(Arc<Mutex<File>>);
+pub(super) struct Out(Arc<Mutex<File>>);
 
 impl Out {
     fn take_stdout() -> Result<Out> {
@@ -63,7 +64,7 @@ impl Out {
         Ok(Out(Arc::new(Mutex::new(File::from(private)))))
     }
 
-    fn send(&self, message: &FromWorker) -> Result<()> {
+    pub(super) fn send(&self, message: &FromWorker) -> Result<()> {
         let mut file = self.0.lock().expect("no thread panics while it writes");
         file.write_all(&protocol::encode(message)).context("the parent is gone")
     }
@@ -86,7 +87,8 @@ fn read_message(stdin: &mut impl BufRead) -> Result<Option<ToWorker>> {
 }
 
 /// The reader thread. The end of the stream means that the parent is gone: so is the worker, then, at
-/// once and without tidying up under the feet of the thread that measures.
+/// once and without tidying up under the feet of the thread that measures. A program that it supervises
+/// is of its process group and ends with it.
 fn listen(mut stdin: impl BufRead, control: &Control) {
     loop {
         match read_message(&mut stdin) {
@@ -95,7 +97,7 @@ fn listen(mut stdin: impl BufRead, control: &Control) {
             Ok(Some(ToWorker::Cut)) => control.cut.store(true, Relaxed),
             Ok(Some(ToWorker::Stop)) => control.stop.store(true, Relaxed),
             Ok(Some(ToWorker::Job(_)) | None) | Err(_) => {
-                let _ = kill_process(getpid(), Signal::KILL);
+                let _ = kill_current_process_group(Signal::KILL);
             }
         }
     }
@@ -103,6 +105,9 @@ fn listen(mut stdin: impl BufRead, control: &Control) {
 
 /// Opens the device, says hello, and hands workload and clock to [`work`].
 fn dispatch(job: &Job, control: &Arc<Control>, out: &Out, phase: &mut Phase) -> Result<()> {
+    if let Some(Own::Program(program)) = &job.own {
+        return program::supervise(job, program, control, out, phase);
+    }
     let spec: Spec = job.workload.parse()?;
     if let Kind::Scripted(text) = &spec.kind {
         let script = Script::parse(text)?;
@@ -110,11 +115,11 @@ fn dispatch(job: &Job, control: &Arc<Control>, out: &Out, phase: &mut Phase) -> 
         let mut session = Session { job, spec: &spec, control, out, phase, fault, computes: true };
         session.hello(cpu_identity())?;
         if script.real_clock {
-            let mut workload = Scripted::new(text, |ns| Monotonic.sleep_until(Monotonic.now() + ns))?;
+            let mut workload = Scripted::new(text, Monotonic)?;
             return session.work(&Monotonic, &mut workload);
         }
         let clock = Virtual::starting_at(Monotonic.now());
-        let mut workload = Scripted::new(text, |ns| clock.advance(ns))?;
+        let mut workload = Scripted::new(text, clock.clone())?;
         return session.work(&clock, &mut workload);
     }
     let mut session = Session { job, spec: &spec, control, out, phase, fault: None, computes: true };
@@ -173,10 +178,17 @@ impl Session<'_> {
     fn work<C: Clock>(&mut self, clock: &C, workload: &mut dyn Workload) -> Result<()> {
         let batch = self.job.batch;
         self.enter(Phase::Prepare)?;
-        workload.prepare(&[batch], 1)?;
+        let task = Task {
+            load: self.job.load.clone(),
+            batch,
+            lanes: self.job.inflight,
+            seed: self.job.arrival_seed,
+            spin: self.job.settings.sync == Sync::Spin,
+        };
+        workload.prepare(&task.load.batch_sizes(batch), task.lanes)?;
         let before = workload.checked_output(batch)?;
-        let mut recorder = Recorder::new();
-        let mut window = Window::new(clock, workload, batch, self.control);
+        let mut records = Records::new(&task.load, batch, task.lanes);
+        let mut window = Window::new(clock, workload, &task, self.control);
         let warmup_batches = window.warm_up()?;
         self.enter(Phase::Ready)?;
         window.start_log();
@@ -185,15 +197,21 @@ impl Session<'_> {
         window.load_while(|_, c| c.start_at.load(Relaxed) == 0 && !c.stop.load(Relaxed))?;
         window.load_while(|clock, c| clock.now() < c.start_at.load(Relaxed) && !c.stop.load(Relaxed))?;
         if self.control.stop.load(Relaxed) {
-            return self.out.send(&FromWorker::Done { output_error: None, output_failure: None, output_partial: false });
+            return self.out.send(&FromWorker::Done {
+                output_error: None,
+                output_failure: None,
+                output_partial: false,
+                forced: false,
+            });
         }
         self.enter(Phase::Window)?;
         let throttled_before = host::cgroup_throttled_us();
-        let ended = window.measure(self.job.rule, &mut recorder)?;
+        let ended = window.measure(self.job.rule, &mut records)?;
         let throttled_after = host::cgroup_throttled_us();
         self.enter(Phase::WindowDone)?;
         self.out.send(&FromWorker::WindowDone {
-            lanes: vec![recorder.finish()],
+            latency: records.latency(),
+            extras: Extras { arrived: records.arrived(), saturated: ended == Ended::Saturated },
             load: window.log(),
             cut: ended == Ended::Cut,
             cpu_throttled_us: throttled_after.zip(throttled_before).map(|(after, before)| after - before),
@@ -210,7 +228,7 @@ impl Session<'_> {
         window.load_while(|_, c| !c.stop.load(Relaxed))?;
         self.enter(Phase::Done)?;
         let (output_error, output_failure, output_partial) = match (before, ended) {
-            (Some(before), Ended::Rule) if self.computes => {
+            (Some(before), Ended::Rule | Ended::Saturated) if self.computes => {
                 let after = workload.checked_output(batch)?.unwrap_or_default();
                 let network = self.spec.network();
                 let verdict = check::check(workload, &network, &self.job.settings, batch, &before, &after)?;
@@ -218,7 +236,7 @@ impl Session<'_> {
             }
             _ => (None, None, false),
         };
-        self.out.send(&FromWorker::Done { output_error, output_failure, output_partial })
+        self.out.send(&FromWorker::Done { output_error, output_failure, output_partial, forced: false })
     }
 }
 

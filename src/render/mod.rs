@@ -6,6 +6,8 @@ pub mod compare;
 pub mod doctor;
 pub mod list;
 mod markdown;
+pub mod names;
 pub mod progress;
 pub mod runs;
+pub mod slowdown;
 pub mod table;

@@ -1,5 +1,7 @@
 //! The result table on standard output.
 
+use super::names::Names;
+use crate::analysis::rounds::Folded;
 use crate::results::Row;
 use crate::results::row::Status;
 use crate::results::summary::batches_needed;
@@ -7,44 +9,112 @@ use comfy_table::{CellAlignment, Table};
 use std::io::{self, Write};
 
 /// Column titles. Latencies are in ms, throughputs in samples/s.
-const TITLES: [&str; 10] =
-    ["instance", "batch", "p50 ms", "p90", "p99", "max", "compute ms", "samples/s", "wall", "identity"];
+const TITLES: [&str; 18] = [
+    "GPU",
+    "instance",
+    "workload",
+    "mode",
+    "load",
+    "in flight",
+    "batch",
+    "rounds",
+    "p50 ms",
+    "p90",
+    "p99",
+    "max",
+    "response p50",
+    "response p99",
+    "compute ms",
+    "samples/s",
+    "wall",
+    "identity",
+];
+/// Titles of columns of text.
+const TEXT: [&str; 6] = ["GPU", "instance", "workload", "mode", "load", "identity"];
 
-/// One line a row, in the order given, and a line of reading below it for each that is not plain.
+/// One line a point and instance, in the order given, and a line of reading below it for each that is
+/// not plain. Numbers of several rounds are their medians.
 ///
 /// # Errors
 /// The stream does not take it.
-pub fn write(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
-    let Some(first) = rows.first() else { return Ok(()) };
-    let lines: Vec<Vec<String>> = rows.iter().map(cells).collect();
-    // A column in which nobody has a value only takes room.
-    let used: Vec<usize> =
-        (0..TITLES.len()).filter(|&i| lines.iter().any(|cells| !cells[i].is_empty())).collect();
-    let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING).set_header(used.iter().map(|&i| TITLES[i]));
-    for cells in &lines {
-        table.add_row(used.iter().map(|&i| &cells[i]));
+pub fn write(out: &mut dyn Write, rows: &[Folded], names: &Names) -> io::Result<()> {
+    let Some(first) = rows.first().map(|folded| &folded.row) else { return Ok(()) };
+    let varies = Varies {
+        workload: rows.iter().any(|f| f.row.point.workload != first.point.workload),
+        mode: rows.iter().any(|f| f.row.point.mode != first.point.mode),
+        load: rows.iter().any(|f| f.row.point.load != first.point.load),
+        rounds: rows.iter().any(|f| f.rounds > 1),
+    };
+    let mut gpu = None;
+    let mut lines: Vec<Vec<String>> = Vec::new();
+    for folded in rows {
+        let index = folded.row.subject.instance.gpu_index;
+        let head = if names.several_gpus && gpu != Some(index) {
+            index.map_or(String::new(), |index| index.to_string())
+        } else {
+            String::new()
+        };
+        gpu = Some(index);
+        lines.push(cells(head, folded, names, &varies));
     }
-    for (column, &i) in table.column_iter_mut().zip(&used) {
-        let text = i == 0 || i == TITLES.len() - 1;
-        column.set_cell_alignment(if text { CellAlignment::Left } else { CellAlignment::Right });
-        column.set_padding((0, 2));
+    writeln!(out, "{}", conditions(first, &varies))?;
+    grid(out, &TITLES, &TEXT, &lines)?;
+    if rows.iter().any(|folded| folded.row.point.inflight > 1) {
+        writeln!(
+            out,
+            "with several in flight, and where batches arrive by a schedule, wall is the throughput"
+        )?;
     }
-    writeln!(out, "{}, {}, {}", first.point.workload, first.point.precision, conditions(first))?;
-    for line in table.lines() {
-        writeln!(out, "{}", line.trim_end())?;
-    }
-    for row in rows {
+    for row in rows.iter().map(|folded| &folded.row) {
         for note in notes(row) {
-            writeln!(out, "{}, batch {}: {note}", row.subject.instance.label(), row.point.batch)?;
+            writeln!(out, "{}, batch {}: {note}", names.of_row(row), row.point.batch)?;
         }
     }
     Ok(())
 }
 
-fn conditions(row: &Row) -> String {
+/// A table without lines; a column in which nobody has a value only takes room.
+pub(super) fn grid(
+    out: &mut dyn Write,
+    titles: &[&str],
+    text: &[&str],
+    lines: &[Vec<String>],
+) -> io::Result<()> {
+    let used: Vec<usize> =
+        (0..titles.len()).filter(|&i| lines.iter().any(|cells| !cells[i].is_empty())).collect();
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_header(used.iter().map(|&i| titles[i]));
+    for cells in lines {
+        table.add_row(used.iter().map(|&i| &cells[i]));
+    }
+    for (column, &i) in table.column_iter_mut().zip(&used) {
+        let left = text.contains(&titles[i]);
+        column.set_cell_alignment(if left { CellAlignment::Left } else { CellAlignment::Right });
+        column.set_padding((0, 2));
+    }
+    for line in table.lines() {
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+/// Which columns tell rows apart.
+struct Varies {
+    workload: bool,
+    mode: bool,
+    load: bool,
+    rounds: bool,
+}
+
+/// What all rows have in common.
+fn conditions(row: &Row, varies: &Varies) -> String {
+    let workload = Some(row.point.workload.clone()).filter(|_| !varies.workload);
     let point = &row.point;
-    let mut words = vec![format!("{} load", point.load)];
+    let mut words: Vec<String> = workload.into_iter().collect();
+    words.extend(point.precision.iter().map(ToString::to_string));
+    if !varies.load {
+        words.push(format!("{} load", point.load));
+    }
     match (point.threads, point.sync) {
         (Some(1), _) => words.push("1 thread".into()),
         (Some(threads), _) => words.push(format!("{threads} threads")),
@@ -60,22 +130,32 @@ fn conditions(row: &Row) -> String {
     words.join(", ")
 }
 
-fn cells(row: &Row) -> Vec<String> {
+fn cells(gpu: String, folded: &Folded, names: &Names, varies: &Varies) -> Vec<String> {
+    let row = &folded.row;
     let latency = &row.latency;
     let measured = latency.mean.is_some();
     let percentile = |value: Option<f64>, q| match value {
         Some(value) => milliseconds(value),
-        None if measured => format!("needs {}", batches_needed(q)),
+        None if measured && !is_once(row) => format!("needs {}", batches_needed(q)),
         None => String::new(),
     };
     let identity = row.subject.identity.map_or(String::new(), |i| format!("{i:?}").to_lowercase());
+    let shown = |shown: bool, text: String| if shown { text } else { String::new() };
     vec![
-        row.subject.instance.label().to_owned(),
+        gpu,
+        names.of_row(row),
+        shown(varies.workload, row.point.workload.clone()),
+        shown(varies.mode, format!("{:?}", row.point.mode).to_lowercase()),
+        shown(varies.load, row.point.load.clone()),
+        shown(row.point.inflight > 1, row.point.inflight.to_string()),
         row.point.batch.to_string(),
+        shown(varies.rounds, folded.rounds.to_string()),
         percentile(latency.p50, 0.5),
         percentile(latency.p90, 0.9),
         percentile(latency.p99, 0.99),
         latency.max.map_or(String::new(), milliseconds),
+        row.response.p50.map_or(String::new(), milliseconds),
+        row.response.p99.map_or(String::new(), milliseconds),
         row.stages.compute_p50.map_or(String::new(), milliseconds),
         row.rates.throughput.map_or(String::new(), rate),
         row.rates.throughput_wall.map_or(String::new(), rate),
@@ -86,13 +166,20 @@ fn cells(row: &Row) -> Vec<String> {
     ]
 }
 
+/// The user's program reported nothing: its whole run is the only batch.
+fn is_once(row: &Row) -> bool {
+    row.point.load == "once"
+}
+
 /// What a reader must know about a row before using it.
 fn notes(row: &Row) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(error) = &row.outcome.error {
         notes.push(error.clone());
     }
-    if let (Some(batches), None) = (row.window.batches, row.latency.p99) {
+    if let Some(seconds) = row.window.elapsed_s.filter(|_| is_once(row)) {
+        notes.push(format!("the program ran for {} s", milliseconds(seconds)));
+    } else if let (Some(batches), None) = (row.window.batches, row.latency.p99) {
         notes.push(format!("p99 needs {} batches, had {batches}", batches_needed(0.99)));
     }
     if !row.outcome.warnings.0.is_empty() {
@@ -108,18 +195,21 @@ fn milliseconds(value: f64) -> String {
 }
 
 /// Four significant digits at least.
-fn rate(value: f64) -> String {
+pub(super) fn rate(value: f64) -> String {
     if value < 1000.0 { milliseconds(value) } else { format!("{value:.0}") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::row::{Identity, Latency};
+    use crate::analysis::rounds::fold;
+    use crate::machine::InstanceKind;
+    use crate::results::row::{Identity, Latency, Mode};
 
     fn text(rows: &[Row]) -> String {
         let mut out = Vec::new();
-        write(&mut out, rows).unwrap();
+        let rows: Vec<&Row> = rows.iter().collect();
+        write(&mut out, &fold(&rows), &Names::of(&rows)).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -154,6 +244,37 @@ STAND-IN, batch 8: p99 needs 662 batches, had 61
         let text = text(&[failed]);
         assert!(text.contains("FAILED") && text.ends_with("batch 8: the worker exited\n"), "{text}");
         assert!(!text.contains("needs") && !text.contains("p50"), "{text}");
+    }
+
+    #[test]
+    fn instances_of_one_profile_are_told_apart_and_grouped_by_gpu() {
+        let place = |gpu: u32, gi: u32, mode| {
+            let mut row = row();
+            let instance = &mut row.subject.instance;
+            instance.kind = InstanceKind::Mig;
+            (instance.gpu_index, instance.gi_id, instance.ci_id) = (Some(gpu), Some(gi), Some(0));
+            instance.mig_uuid = Some(format!("MIG-{gpu}-{gi}"));
+            instance.profile = Some(if gi > 6 { "1g.18gb" } else { "3g.71gb" }.into());
+            row.latency = Latency { p50: Some(1.5), ..Latency::default() };
+            (row.point.mode, row.rates, row.window) = (mode, Default::default(), Default::default());
+            row.seal();
+            row
+        };
+        let rows = [
+            place(1, 9, Mode::Isolated),
+            place(0, 7, Mode::Concurrent),
+            place(0, 7, Mode::Isolated),
+            place(0, 2, Mode::Isolated),
+        ];
+        let expected = "\
+mlp, fp32, closed load, 2 threads
+GPU  instance     mode        batch  p50 ms  identity
+0    3g.71gb      isolated        8   1.500  proven
+     1g.18gb 7/0  isolated        8   1.500  proven
+     1g.18gb 7/0  concurrent      8   1.500  proven
+1    1g.18gb 9/0  isolated        8   1.500  proven
+";
+        assert_eq!(text(&rows), expected);
     }
 
     #[test]

@@ -70,17 +70,40 @@ impl Output {
         }
     }
 
-    /// Appends one row by one write under a lock. A write that the disk takes only in part is taken
-    /// back, so that the file ends with a whole line.
+    /// Opens `path` to go on with it: what it holds already, and itself, without the torn line that a
+    /// kill may have left at its end.
+    ///
+    /// # Errors
+    /// The file isn't there, has other columns or a damaged line, or can't be written.
+    pub fn resume(path: &Path) -> Result<(Output, Rows)> {
+        let shown = path.display();
+        lines::open(path)?;
+        let opened = OpenOptions::new().read(true).write(true).open(path);
+        let mut file = opened.with_context(|| format!("cannot write {shown}"))?;
+        let whole = whole_lines(&mut file).with_context(|| format!("cannot read {shown}"))?;
+        let mut rows = Rows::default();
+        if whole > 0 {
+            rows = read(path)?;
+            check_columns(&mut file).with_context(|| format!("cannot add to {shown}"))?;
+        }
+        file.set_len(whole).with_context(|| format!("cannot write {shown}"))?;
+        if whole == 0 {
+            append_bytes(&mut file, &csv_header()).with_context(|| format!("cannot write {shown}"))?;
+        }
+        Ok((Output::File(file, path.to_owned()), rows))
+    }
+
+    /// Appends the rows of one run by one write under a lock. A write that the disk takes only in part
+    /// is taken back, so that the file ends with a whole line.
     ///
     /// # Errors
     /// The disk is full, or standard output closed.
-    pub fn append(&mut self, row: &Row) -> Result<()> {
-        let line = wire::line(row);
+    pub fn append(&mut self, rows: &[Row]) -> Result<()> {
+        let lines: Vec<u8> = rows.iter().flat_map(wire::line).collect();
         match self {
-            Output::Stdout => io::stdout().write_all(&line).context("cannot write to standard output"),
+            Output::Stdout => io::stdout().write_all(&lines).context("cannot write to standard output"),
             Output::File(file, path) => {
-                append_bytes(file, &line).with_context(|| format!("cannot write to {}", path.display()))
+                append_bytes(file, &lines).with_context(|| format!("cannot write to {}", path.display()))
             }
         }
     }
@@ -112,18 +135,35 @@ fn append_bytes(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     result
 }
 
-/// The same columns, and a last line that is whole.
-fn check_appendable(file: &mut File) -> Result<()> {
+/// The length of a file up to its last line end.
+fn whole_lines(file: &mut File) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    let from = length.saturating_sub(lines::LONGEST_LINE as u64 + 1);
+    file.seek(SeekFrom::Start(from))?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail)?;
+    Ok(tail.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| from + at as u64 + 1))
+}
+
+/// Exactly the columns that are written.
+fn check_columns(file: &mut File) -> Result<()> {
+    file.rewind()?;
     let expected = csv_header();
     let mut found = vec![0; expected.len()];
     if file.read_exact(&mut found).is_err() || found != expected {
-        bail!("its columns are not those of schema {}", super::row::SCHEMA_VERSION);
+        bail!("its columns are not those of this migbench (schema {})", super::row::SCHEMA_VERSION);
     }
+    Ok(())
+}
+
+/// The same columns, and a last line that is whole.
+fn check_appendable(file: &mut File) -> Result<()> {
+    check_columns(file)?;
     file.seek(SeekFrom::End(-1))?;
     let mut last = [0];
     file.read_exact(&mut last)?;
     if last != *b"\n" {
-        bail!("its last line is torn (a write was cut off): remove that line first");
+        bail!("its last line is torn (a write was cut off): --resume removes it, --append does not");
     }
     Ok(())
 }
@@ -162,28 +202,28 @@ pub fn scan(path: &Path, each: &mut dyn FnMut(Row)) -> Result<Option<u64>> {
 /// As [`scan`].
 pub fn scan_from(source: impl Read, shown: &str, each: &mut dyn FnMut(Row)) -> Result<Option<u64>> {
     let mut lines = Lines::new(source);
-    let names = wire::header();
-    let mut known = false;
+    let mut places: Option<Vec<Option<usize>>> = None;
+    let mut width = 0;
     while let Some(chunk) = lines.next_chunk(usize::MAX).with_context(|| Damaged(shown.to_owned()))? {
-        let mut cells = Vec::with_capacity(names.len());
+        let mut cells = Vec::new();
         for (number, line) in (chunk.first..).zip(&chunk.lines) {
             let place = || Damaged(format!("{shown}, line {number}"));
             let text = str::from_utf8(line).with_context(place)?;
             if let Err(cell) = lines::split(text, &mut cells) {
                 return Err(anyhow!("the quotes of cell {cell} do not match").context(place()));
             }
-            if !known {
-                if !cells.iter().eq(names.iter()) {
-                    return Err(OtherColumns(shown.to_owned()).into());
-                }
-                known = true;
+            let Some(places) = &places else {
+                let found = wire::places(&cells);
+                places = Some(found.ok_or_else(|| OtherColumns(shown.to_owned()))?);
+                width = cells.len();
                 continue;
-            }
-            if cells.len() != names.len() {
-                let text = format!("{} cells where the header has {}", cells.len(), names.len());
+            };
+            if cells.len() != width {
+                let text = format!("{} cells where the header has {width}", cells.len());
                 return Err(anyhow!(text).context(place()));
             }
-            let record: csv::StringRecord = cells.iter().map(AsRef::as_ref).collect();
+            let cell = |at: &Option<usize>| at.map_or("", |at| cells[at].as_ref());
+            let record: csv::StringRecord = places.iter().map(cell).collect();
             each(wire::from_record(&record, None).with_context(place)?);
         }
     }
@@ -228,11 +268,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.csv");
         let mut output = Output::open(&path, IfExists::Refuse).unwrap();
-        output.append(&row(1)).unwrap();
+        output.append(&[row(1)]).unwrap();
         drop(output);
         let error = Output::open(&path, IfExists::Refuse).err().unwrap().to_string();
         assert!(error.ends_with("a.csv exists: --append adds rows to it, --force overwrites it"), "{error}");
-        Output::open(&path, IfExists::Append).unwrap().append(&row(2)).unwrap();
+        Output::open(&path, IfExists::Append).unwrap().append(&[row(2)]).unwrap();
         let rows = read(&path).unwrap();
         assert_eq!((rows.rows, rows.torn), (vec![row(1), row(2)], false));
         Output::open(&path, IfExists::Overwrite).unwrap();
@@ -244,8 +284,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.csv");
         let mut output = Output::open(&path, IfExists::Refuse).unwrap();
-        output.append(&row(1)).unwrap();
-        output.append(&row(2)).unwrap();
+        output.append(&[row(1)]).unwrap();
+        output.append(&[row(2)]).unwrap();
         let bytes = fs::read(&path).unwrap();
         let header = csv_header().len();
         for cut in header..=bytes.len() {
@@ -258,12 +298,36 @@ mod tests {
     }
 
     #[test]
+    fn a_file_cut_anywhere_is_resumed_after_its_last_whole_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.csv");
+        let mut output = Output::open(&path, IfExists::Refuse).unwrap();
+        output.append(&[row(1), row(2)]).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let header = csv_header().len();
+        for cut in 0..=bytes.len() {
+            fs::write(&path, &bytes[..cut]).unwrap();
+            let (mut output, rows) = Output::resume(&path).unwrap();
+            let whole = bytes[header.min(cut)..cut].iter().filter(|&&b| b == b'\n').count();
+            assert_eq!(rows.rows.len(), whole, "cut at {cut}");
+            output.append(&[row(3)]).unwrap();
+            let rows = read(&path).unwrap();
+            assert_eq!((rows.rows.len(), rows.torn), (whole + 1, false), "cut at {cut}");
+        }
+        let missing = Output::resume(&folder.path().join("b.csv")).err().unwrap().to_string();
+        assert!(missing.starts_with("cannot read "), "{missing}");
+        fs::write(&path, "batch,latency\n1,2\n").unwrap();
+        assert!(Output::resume(&path).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "batch,latency\n1,2\n", "nothing is cut off");
+    }
+
+    #[test]
     fn another_schema_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.csv");
         fs::write(&path, "batch,latency\n1,2\n").unwrap();
         let error = format!("{:#}", Output::open(&path, IfExists::Append).err().unwrap());
-        assert!(error.contains("its columns are not those of schema 1"), "{error}");
+        assert!(error.contains("its columns are not those of this migbench (schema 1)"), "{error}");
         assert!(read(&path).unwrap_err().to_string().contains("its columns are not those of schema 1"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "batch,latency\n1,2\n");
     }
@@ -273,7 +337,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.csv");
         let mut output = Output::open(&path, IfExists::Refuse).unwrap();
-        output.append(&row(1)).unwrap();
+        output.append(&[row(1)]).unwrap();
         let text = fs::read_to_string(&path).unwrap().replace("cpu,,bert", "x").replacen("fp32", "fp31", 1);
         fs::write(&path, text).unwrap();
         let error = format!("{:#}", read(&path).unwrap_err());

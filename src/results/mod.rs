@@ -12,4 +12,4 @@ pub mod summary;
 mod wire;
 
 pub use row::Row;
-pub use wire::{COLUMNS, Column, from_record, header, line};
+pub use wire::{COLUMNS, Column, from_record, header, line, places};

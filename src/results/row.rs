@@ -119,6 +119,8 @@ pub struct Subject {
     pub identity: Option<Identity>,
     /// Who shares it.
     pub sharing: Option<Sharing>,
+    /// From 1: which of several workers on the instance; empty where there is one.
+    pub worker: Option<u32>,
     /// Who is next to it.
     pub neighbours: Option<Neighbours>,
     /// Driver version.
@@ -147,8 +149,8 @@ pub struct Point {
     pub backend: String,
     /// Canonical, as `bert-base(seq_len=128)`.
     pub workload: String,
-    /// Number format.
-    pub precision: Precision,
+    /// Number format; empty where the user's own workload has not said it.
+    pub precision: Option<Precision>,
     /// Samples in a batch.
     pub batch: u64,
     /// Alone or not.
@@ -177,7 +179,7 @@ impl Default for Point {
             device: Device::Cpu,
             backend: String::new(),
             workload: String::new(),
-            precision: Precision::Fp32,
+            precision: Some(Precision::Fp32),
             batch: 0,
             mode: Mode::Isolated,
             corunners: String::new(),
@@ -195,6 +197,8 @@ impl Default for Point {
 /// The window.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Window {
+    /// When it was to end, as [`crate::measure::stopping::Rule`] is spelt.
+    pub rule: String,
     /// Batches before it, unmeasured.
     pub warmup_batches: Option<u64>,
     /// Batches in it.
@@ -209,6 +213,12 @@ pub struct Window {
     pub end_ns: Option<u64>,
     /// Mean latency of the last third over that of the first third, minus 1.
     pub drift: Option<f64>,
+    /// Samples, where batches have different sizes: under a server load.
+    pub inferences: Option<u64>,
+    /// Batches of each size, under a server load.
+    pub batch_sizes: Option<String>,
+    /// Batches that migbench itself issued late, where they arrive by a schedule.
+    pub late_batches: Option<u64>,
 }
 
 /// Milliseconds. A percentile is empty where there are too few batches for it.
@@ -234,7 +244,9 @@ pub struct Latency {
 pub struct Response {
     pub mean: Option<f64>,
     pub p50: Option<f64>,
+    pub p90: Option<f64>,
     pub p99: Option<f64>,
+    pub p999: Option<f64>,
     pub max: Option<f64>,
 }
 
@@ -275,12 +287,16 @@ pub struct Health {
     pub overlap: Option<f64>,
     /// Relative L2 error of the output against the fp32 reference.
     pub output_error: Option<f64>,
-    /// SM clock at the end of the window.
+    /// SM clock when the last window of the run ended; with periodic telemetry, its mean over the window.
     pub gpu_sm_clock_mhz: Option<f64>,
     /// Mean power over the window.
     pub gpu_power_w: Option<f64>,
+    /// Energy of the whole GPU for one sample, over the window that all workers on it have in common.
+    pub gpu_energy_per_sample_j: Option<f64>,
     /// Time in the window with the clock held down by power or heat.
     pub gpu_throttled_ms: Option<f64>,
+    /// Time between two readings of NVML during the window; empty where there were none.
+    pub telemetry_s: Option<f64>,
     /// Time in the window in which the cgroup kept the worker off the processors.
     pub cpu_throttled_ms: Option<f64>,
 }
@@ -324,6 +340,14 @@ pub enum Warning {
     GpuThrottled,
     /// The worker is a client of an MPS server.
     Mps,
+    /// More arrived than the instance can do; the window ended early.
+    Saturated,
+    /// The program reported no batches: nothing shows that its neighbours were there.
+    Unproven,
+    /// The program did not end when it was told to, and was ended.
+    EndedByForce,
+    /// The GPU met memory errors in the window that it could not correct.
+    EccErrors,
     /// The output was not compared: a stand-in for a driver computes nothing.
     UncheckedOutput,
     /// Some operations, or rows of their results, were not compared: it would have taken too long.
@@ -393,12 +417,24 @@ pub fn point_id(row: &Row) -> String {
                 &subject.profile,
                 subject.sm_count
             ),
-            (point.device, &point.backend, &point.workload, point.precision, point.batch),
+            (point.device, &point.backend, &point.workload, Plain(point.precision), point.batch),
             (point.mode, &point.corunners, &point.load, point.inflight),
-            (point.sync, point.graph, point.transfers, point.threads),
+            (point.sync, point.graph, point.transfers, point.threads, &row.subject.sharing),
         )
     );
     hex(&Sha256::digest(text)[..8])
+}
+
+/// A value that every row had when the hash was made.
+struct Plain<T>(Option<T>);
+
+impl<T: std::fmt::Debug> std::fmt::Debug for Plain<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str("None"),
+        }
+    }
 }
 
 /// Bytes as lower-case hexadecimal digits.

@@ -1,10 +1,12 @@
 //! From what a worker recorded to the numbers of a row. Pure.
 
-use super::row::{Histograms, Latency, Rates, StageSummary, Window};
-use crate::measure::recorder::{Recording, decode};
+use super::Row;
+use super::histogram::{Reader, Slots};
+use super::row::{Latency, Point, Rates, Response, StageSummary, Window};
+use crate::measure::recorder::Recording;
+use crate::measure::records::Arrived;
 use crate::workload::Stages;
-use anyhow::{Result, ensure};
-use hdrhistogram::Histogram;
+use anyhow::{Context, Result, ensure};
 
 /// A row warns when latency drifts by more than this over its window.
 pub const DRIFT: f64 = 0.01;
@@ -12,6 +14,9 @@ pub const DRIFT: f64 = 0.01;
 pub const THROUGHPUT_GAP: f64 = 0.05;
 /// A row warns when issuing a batch takes more than this share of the device's time.
 pub const HOST_BOUND: f64 = 0.8;
+
+/// A row is invalid when the harness was late for more than this share of its batches.
+pub const LATE_SHARE: f64 = 0.01;
 
 /// One minus the confidence of a percentile's bound.
 const RISK: f64 = 0.01;
@@ -81,55 +86,102 @@ fn terms(start: f64, end: f64, step: impl Fn(f64) -> (f64, f64)) -> Vec<f64> {
     terms
 }
 
-/// Latencies in ms. Mean, deviation, minimum and maximum are exact; percentiles are HDR's ceil rank,
-/// to three digits, and empty below [`batches_needed`].
+/// Latencies in ms, and their histogram. Mean, deviation, minimum and maximum are exact; percentiles
+/// are HDR's ceil rank, to three digits, and empty below [`batches_needed`]. `lanes` batches may be in
+/// flight at once.
 ///
 /// # Errors
 /// The recording contradicts itself.
-pub fn latency(recording: &Recording) -> Result<(Latency, Histograms)> {
-    let histogram = decode(&recording.histogram)?;
-    let n = recording.batches;
-    ensure!(n == histogram.len(), "the histogram holds {} batches, the window {n}", histogram.len());
-    ensure!(recording.end_ns >= recording.start_ns, "the window ends before it starts");
-    let elapsed = recording.end_ns - recording.start_ns;
-    ensure!(recording.sum_ns <= elapsed, "batches took {} ns in a window of {elapsed} ns", recording.sum_ns);
-    let spread = u128::from(n) * u128::from(recording.min_ns)..=u128::from(n) * u128::from(recording.max_ns);
-    ensure!(spread.contains(&u128::from(recording.sum_ns)), "the mean is not between minimum and maximum");
-    if n == 0 {
-        return Ok(Default::default());
-    }
-    let ms = |ns: u64| Some(ns as f64 / 1e6);
-    let within = |ns: u64| ns.clamp(recording.min_ns, recording.max_ns);
-    let quantile = |q: f64| (n >= batches_needed(q)).then(|| within(value_at(&histogram, q)) as f64 / 1e6);
-    let upper = upper_bound_rank(n, 0.99).and_then(|rank| ms(within(value_at_rank(&histogram, rank))));
+pub fn latency(recording: &Recording, lanes: u64) -> Result<(Latency, Option<String>)> {
+    let elapsed =
+        recording.end_ns.checked_sub(recording.start_ns).context("the window ends before it starts")?;
+    let possible = u128::from(elapsed) * u128::from(lanes);
+    ensure!(
+        u128::from(recording.sum_ns) <= possible,
+        "batches took {} ns in a window of {elapsed} ns",
+        recording.sum_ns
+    );
+    let Some(slots) = slots(recording)? else { return Ok(Default::default()) };
+    let [p50, p90, p95, p99, p999] = quantiles(recording, &slots, [0.5, 0.9, 0.95, 0.99, 0.999]);
+    let n = recording.batches as f64;
     let latency = Latency {
-        mean: Some(recording.sum_ns as f64 / n as f64 / 1e6),
+        mean: Some(recording.sum_ns as f64 / n / 1e6),
         stddev: Some(recording.variance_ns2.sqrt() / 1e6),
         min: ms(recording.min_ns),
-        p50: quantile(0.5),
-        p90: quantile(0.9),
-        p95: quantile(0.95),
-        p99: quantile(0.99),
-        p999: quantile(0.999),
+        p50,
+        p90,
+        p95,
+        p99,
+        p999,
         max: ms(recording.max_ns),
-        p99_upper: upper,
+        p99_upper: upper_bound_rank(recording.batches, 0.99)
+            .and_then(|rank| at_rank(recording, &slots, rank)),
     };
-    Ok((latency, Histograms { latency: Some(recording.histogram.clone()), response: None }))
+    Ok((latency, Some(recording.histogram.clone())))
 }
 
-fn value_at(histogram: &Histogram<u64>, q: f64) -> u64 {
-    histogram.value_at_quantile(q)
-}
-
-fn value_at_rank(histogram: &Histogram<u64>, rank: u64) -> u64 {
-    let mut seen = 0;
-    for value in histogram.iter_recorded() {
-        seen += value.count_at_value();
-        if seen >= rank {
-            return histogram.highest_equivalent(value.value_iterated_to());
-        }
+/// The columns of what arrived.
+///
+/// # Errors
+/// The recording contradicts itself.
+pub fn arrived(row: &mut Row, arrived: &Arrived) -> Result<()> {
+    let response = &arrived.response;
+    let Some(slots) = slots(response)? else { return Ok(()) };
+    let [p50, p90, p99, p999] = quantiles(response, &slots, [0.5, 0.9, 0.99, 0.999]);
+    let mean = Some(response.sum_ns as f64 / response.batches as f64 / 1e6);
+    row.response = Response { mean, p50, p90, p99, p999, max: ms(response.max_ns) };
+    row.histograms.response = Some(response.histogram.clone());
+    row.window.late_batches = Some(arrived.late_batches);
+    let sizes = &arrived.batch_sizes;
+    if sizes.is_empty() {
+        ensure!(Some(response.batches) == row.window.batches, "not as many responses as batches");
+        return Ok(());
     }
-    histogram.max()
+    let (batches, samples) = sizes.iter().fold((0, 0), |(n, sum), &(size, of)| (n + of, sum + size * of));
+    ensure!(Some(batches) == row.window.batches, "the batch sizes are of {batches} batches");
+    ensure!(samples == response.batches, "the batch sizes are of {samples} samples");
+    row.window.inferences = Some(samples);
+    let texts: Vec<String> = sizes.iter().map(|(size, of)| format!("{size}:{of}")).collect();
+    row.window.batch_sizes = Some(texts.join(";"));
+    Ok(())
+}
+
+/// Do batches arrive by a schedule under this load of a row?
+pub fn arrives(load: &str) -> bool {
+    load.starts_with("open(") || load.starts_with("server(")
+}
+
+/// Was the harness late for more than 1 % of the batches?
+pub fn too_late(window: &Window) -> bool {
+    let late = window.late_batches.zip(window.batches);
+    late.is_some_and(|(late, batches)| late as f64 > LATE_SHARE * batches as f64)
+}
+
+/// The histogram of a recording that holds anything.
+fn slots(recording: &Recording) -> Result<Option<Slots>> {
+    let mut slots = Slots::default();
+    Reader::default().read(&recording.histogram, &mut slots).context("its histogram")?;
+    let n = recording.batches;
+    ensure!(n == slots.count, "the histogram holds {} values, the window {n}", slots.count);
+    let spread = u128::from(n) * u128::from(recording.min_ns)..=u128::from(n) * u128::from(recording.max_ns);
+    ensure!(spread.contains(&u128::from(recording.sum_ns)), "the mean is not between minimum and maximum");
+    Ok(Some(slots).filter(|_| n > 0))
+}
+
+fn ms(ns: u64) -> Option<f64> {
+    Some(ns as f64 / 1e6)
+}
+
+/// Quantiles in ms; empty where there are too few values.
+fn quantiles<const N: usize>(recording: &Recording, slots: &Slots, qs: [f64; N]) -> [Option<f64>; N] {
+    let enough = |q: f64| recording.batches >= batches_needed(q);
+    qs.map(|q| at_rank(recording, slots, slots.rank(q)).filter(|_| enough(q)))
+}
+
+/// The value of a rank in ms, within the exact extremes.
+fn at_rank(recording: &Recording, slots: &Slots, rank: u64) -> Option<f64> {
+    let [value] = slots.at_ranks([rank]);
+    value.and_then(|ns| ms(ns.clamp(recording.min_ns, recording.max_ns)))
 }
 
 /// The window's columns.
@@ -142,18 +194,24 @@ pub fn window(recording: &Recording, warmup_batches: u64) -> Window {
         start_ns: Some(recording.start_ns),
         end_ns: Some(recording.end_ns),
         drift: recording.drift,
+        ..Window::default()
     }
 }
 
-/// `throughput` = (1000 / mean latency in ms) x batch; `throughput_wall` = batches x batch / length
-/// of the window; operations and bytes by the network's counts for one batch.
-pub fn rates(latency: &Latency, window: &Window, batch: u64, flops: f64, bytes: f64) -> Rates {
+/// `throughput` = (1000 / mean latency in ms) x batch, for one batch after the other only: with several
+/// in flight a latency holds the work of others, and where batches arrive by themselves it says nothing
+/// of how many there are. `throughput_wall` = samples / length of the window; operations and bytes by
+/// the network's counts for one batch, where batches have one size and the device to themselves.
+pub fn rates(latency: &Latency, window: &Window, point: &Point, flops: f64, bytes: f64) -> Rates {
     let mean = latency.mean.filter(|&mean| mean > 0.0);
-    let per_second = |amount: f64| mean.filter(|_| amount > 0.0).map(|mean| amount / (mean / 1e3));
-    let wall = window.batches.zip(window.elapsed_s).filter(|&(_, elapsed)| elapsed > 0.0);
+    let alone = point.inflight == 1 && window.inferences.is_none();
+    let per_second = |amount: f64| mean.filter(|_| amount > 0.0 && alone).map(|mean| amount / (mean / 1e3));
+    let samples = window.inferences.or(window.batches.map(|batches| batches * point.batch));
+    let wall = samples.zip(window.elapsed_s).filter(|&(_, elapsed)| elapsed > 0.0);
+    let formula = alone && !arrives(&point.load);
     Rates {
-        throughput: mean.map(|mean| 1000.0 / mean * batch as f64),
-        throughput_wall: wall.map(|(batches, elapsed)| (batches * batch) as f64 / elapsed),
+        throughput: mean.filter(|_| formula).map(|mean| 1000.0 / mean * point.batch as f64),
+        throughput_wall: wall.map(|(samples, elapsed)| samples as f64 / elapsed),
         tflops: per_second(flops / 1e12),
         gbytes_per_s: per_second(bytes / 1e9),
     }
@@ -233,9 +291,10 @@ mod tests {
     #[test]
     fn the_mission_formula_holds_exactly() {
         let recording = recorded((0..1000).map(|i| if i % 20 == 0 { 9_000_000 } else { 1_000_000 }));
-        let (latency, _) = latency(&recording).unwrap();
+        let (latency, _) = latency(&recording, 1).unwrap();
         let window = window(&recording, 3);
-        let rates = rates(&latency, &window, 32, 1e9, 0.0);
+        let mut point = Point { batch: 32, inflight: 1, load: "closed".into(), ..Point::default() };
+        let rates = super::rates(&latency, &window, &point, 1e9, 0.0);
         assert_eq!(latency.mean, Some(1.4));
         assert_eq!(rates.throughput, Some(1000.0 / 1.4 * 32.0));
         assert_eq!(rates.throughput_wall, Some(32.0 * 1000.0 / 1.4));
@@ -243,13 +302,17 @@ mod tests {
         assert_eq!(rates.gbytes_per_s, None);
         assert_eq!((latency.min, latency.max), (Some(1.0), Some(9.0)));
         assert_eq!(latency.p99, Some(9.0), "clamped to the exact maximum");
+        point.inflight = 2;
+        let rates = super::rates(&latency, &window, &point, 1e9, 0.0);
+        assert_eq!((rates.throughput, rates.tflops), (None, None), "claimed for one in flight only");
+        assert_eq!(rates.throughput_wall, Some(32.0 * 1000.0 / 1.4));
     }
 
     #[test]
     fn too_few_batches_leave_a_percentile_empty() {
-        let (latency, _) = latency(&recorded((0..661).map(|i| 1_000_000 + i))).unwrap();
+        let (latency, _) = latency(&recorded((0..661).map(|i| 1_000_000 + i)), 1).unwrap();
         assert!(latency.p95.is_some() && latency.p99.is_none() && latency.p99_upper.is_none());
-        let (latency, _) = super::latency(&recorded(std::iter::empty())).unwrap();
+        let (latency, _) = super::latency(&recorded(std::iter::empty()), 1).unwrap();
         assert_eq!(latency, Latency::default());
     }
 
@@ -266,7 +329,7 @@ mod tests {
         ] {
             let mut bad = good.clone();
             spoil(&mut bad);
-            assert!(latency(&bad).is_err(), "{bad:?}");
+            assert!(latency(&bad, 1).is_err(), "{bad:?}");
         }
     }
 

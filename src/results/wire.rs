@@ -91,13 +91,14 @@ columns! {
     memory_mib: subject.instance.memory_mib as Option<u64>;
     identity: subject.identity as Option<super::row::Identity>;
     sharing: subject.sharing as Option<super::row::Sharing>;
+    worker: subject.worker as Option<u32>;
     neighbours: subject.neighbours as Option<super::row::Neighbours>;
     driver_version: subject.driver_version as Option<String>;
     cuda_version: subject.cuda_version as Option<String>;
     device: point.device as crate::measure::protocol::Device;
     backend: point.backend as String;
     workload: point.workload as String;
-    precision: point.precision as crate::workload::Precision;
+    precision: point.precision as Option<crate::workload::Precision>;
     batch: point.batch as u64;
     mode: point.mode as super::row::Mode;
     corunners: point.corunners as String;
@@ -108,6 +109,7 @@ columns! {
     transfers: point.transfers as Option<bool>;
     threads: point.threads as Option<u32>;
     cpus: point.cpus as String;
+    window_rule: window.rule as String;
     warmup_batches: window.warmup_batches as Option<u64>;
     batches: window.batches as Option<u64>;
     batches_common: window.batches_common as Option<u64>;
@@ -115,6 +117,9 @@ columns! {
     window_start_ns: window.start_ns as Option<u64>;
     window_end_ns: window.end_ns as Option<u64>;
     drift: window.drift as Option<f64>;
+    inferences: window.inferences as Option<u64>;
+    batch_sizes: window.batch_sizes as Option<String>;
+    late_batches: window.late_batches as Option<u64>;
     latency_mean_ms: latency.mean as Option<f64>;
     latency_stddev_ms: latency.stddev as Option<f64>;
     latency_min_ms: latency.min as Option<f64>;
@@ -127,7 +132,9 @@ columns! {
     latency_p99_upper_ms: latency.p99_upper as Option<f64>;
     response_mean_ms: response.mean as Option<f64>;
     response_p50_ms: response.p50 as Option<f64>;
+    response_p90_ms: response.p90 as Option<f64>;
     response_p99_ms: response.p99 as Option<f64>;
+    response_p999_ms: response.p999 as Option<f64>;
     response_max_ms: response.max as Option<f64>;
     throughput: rates.throughput as Option<f64>;
     throughput_wall: rates.throughput_wall as Option<f64>;
@@ -143,13 +150,28 @@ columns! {
     output_error: health.output_error as Option<f64>;
     gpu_sm_clock_mhz: health.gpu_sm_clock_mhz as Option<f64>;
     gpu_power_w: health.gpu_power_w as Option<f64>;
+    gpu_energy_per_sample_j: health.gpu_energy_per_sample_j as Option<f64>;
     gpu_throttled_ms: health.gpu_throttled_ms as Option<f64>;
+    telemetry_s: health.telemetry_s as Option<f64>;
     cpu_throttled_ms: health.cpu_throttled_ms as Option<f64>;
     warnings: outcome.warnings as Warnings;
     status: outcome.status as super::row::Status;
     error: outcome.error as Option<String>;
     latency_histogram: histograms.latency as Option<String>;
     response_histogram: histograms.response as Option<String>;
+}
+
+/// Where a file with this header has each column. A file of an older migbench lacks columns that came
+/// later; its cells of those are absent. None where the header is not one of this schema.
+pub fn places<T: AsRef<str>>(header: &[T]) -> Option<Vec<Option<usize>>> {
+    let mut names = header.iter().map(AsRef::as_ref).enumerate().peekable();
+    let places = COLUMNS.iter().map(|column| {
+        let here = names.next_if(|(_, name)| *name == column.name).map(|(at, _)| at);
+        (here.is_some() || (column.accepts)("")).then_some(here)
+    });
+    let places = places.collect::<Option<Vec<_>>>()?;
+    let known = 2 * places.iter().flatten().count() > COLUMNS.len();
+    (known && names.next().is_none()).then_some(places)
 }
 
 /// A row as one line of the file, newline included.
@@ -225,7 +247,7 @@ mod tests {
         row.subject.identity = Some(Identity::Proven);
         row.subject.sharing = Some(Sharing::TimeSliced);
         row.subject.neighbours = Some(Neighbours::NoneSeen);
-        row.point.precision = Precision::Bf16;
+        row.point.precision = Some(Precision::Bf16);
         row.point.sync = Some(crate::workload::Sync::Spin);
         row.outcome.warnings.0.extend([Warning::HostBound, Warning::CapReached]);
         let text = String::from_utf8(line(&row)).unwrap();
@@ -233,6 +255,19 @@ mod tests {
             assert!(text.contains(&format!(",{word},")), "{word}: {text}");
         }
         assert_eq!(round_trip(&row), row);
+    }
+
+    #[test]
+    fn a_file_of_an_older_migbench_lacks_columns_and_no_others() {
+        let all = header();
+        assert_eq!(places(&all), Some((0..all.len()).map(Some).collect()));
+        let without = |name: &str| all.iter().copied().filter(|n| *n != name).collect::<Vec<_>>();
+        let places_of = places(&without("overlap")).unwrap();
+        let at = all.iter().position(|name| *name == "overlap").unwrap();
+        assert_eq!((places_of[at - 1], places_of[at], places_of[at + 1]), (Some(at - 1), None, Some(at)));
+        assert_eq!(places(&without("batch")), None, "a row has a batch");
+        assert_eq!(places(&[&all[..], &["other"]].concat()), None);
+        assert_eq!(places(&["schema_version"]), None);
     }
 
     proptest! {

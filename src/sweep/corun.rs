@@ -35,6 +35,10 @@ pub struct CoRun {
 /// Judges the window of `parts[member]`; `names` are for messages.
 pub fn judge(parts: &[Part], names: &[String], member: usize) -> CoRun {
     let Some(window) = parts[member].recording else { return CoRun::default() };
+    // A program that reports nothing may have loaded its device, or not.
+    if parts.iter().any(|part| part.load.is_some_and(LoadLog::is_unknown)) {
+        return CoRun::default();
+    }
     let (start, end) = (window.start_ns, window.end_ns);
     let mut common = (start, end);
     let mut disturbed = None;

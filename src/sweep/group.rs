@@ -5,13 +5,16 @@
 
 use super::identity;
 use super::launch::{Heard, Launcher, Worker};
+use super::monitor::Monitor;
 use super::patience::Patience;
 use super::plan::{Member, Run};
+use super::telemetry::{Edges, Moment};
 use crate::machine::Instance;
 use crate::measure::bins::LoadLog;
 use crate::measure::clock::{Clock, Monotonic};
 use crate::measure::protocol::{FromWorker, ToWorker};
 use crate::measure::recorder::Recording;
+use crate::measure::records::Extras;
 use crate::results::environment::now_rfc3339;
 use crate::results::row::{Identity, Warning};
 use crate::workload::{DeviceIdentity, Stages};
@@ -28,6 +31,10 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// What the runs of a sweep share.
 pub struct Conductor {
+    /// Reads the GPUs at the edges of a run; none without NVML.
+    pub monitor: Option<Monitor>,
+    /// Measure an instance in which somebody else computes.
+    pub allow_busy: bool,
     /// Starts workers.
     pub launcher: Launcher,
     /// How long a worker may show no sign of life.
@@ -51,10 +58,14 @@ pub struct Outcome {
     pub identity: Option<Identity>,
     /// What was noticed.
     pub warnings: Vec<Warning>,
+    /// Its GPU around the windows.
+    pub edges: Option<Edges>,
     /// Batches of the warm-up.
     pub warmup_batches: u64,
     /// The window.
     pub recording: Option<Recording>,
+    /// What it recorded beside latencies.
+    pub extras: Extras,
     /// Its load from readiness until it last told.
     pub load: Option<LoadLog>,
     /// The window was cut.
@@ -110,15 +121,23 @@ struct Player {
 /// Plays a run to its end; one outcome a member, in their order.
 pub fn play(run: &Run, conductor: &Conductor, observer: &mut Observer) -> Vec<Outcome> {
     let (sender, receiver) = channel();
-    let players = run.members.iter().enumerate();
-    let players = players.map(|(i, member)| start(i, member, conductor, &sender)).collect();
+    // All are looked at before the first worker of ours is there.
+    let busy: Vec<_> = run.members.iter().map(|member| conductor.busy(&member.instance)).collect();
+    let members = run.members.iter().enumerate().zip(busy);
+    let players = members.map(|((i, member), busy)| start(i, member, busy, conductor, &sender)).collect();
     drop(sender);
-    let mut group = Group { run, conductor, players, interrupts_seen: 0 };
+    let mut group = Group { run, conductor, players, interrupts_seen: 0, before: Vec::new() };
     group.converse(&receiver, observer);
     group.players.into_iter().map(|player| player.outcome).collect()
 }
 
-fn start(index: usize, member: &Member, conductor: &Conductor, sender: &Sender<(usize, Heard)>) -> Player {
+fn start(
+    index: usize,
+    member: &Member,
+    busy: Option<String>,
+    conductor: &Conductor,
+    sender: &Sender<(usize, Heard)>,
+) -> Player {
     let mut player = Player {
         worker: None,
         stage: Stage::Starting,
@@ -126,6 +145,11 @@ fn start(index: usize, member: &Member, conductor: &Conductor, sender: &Sender<(
         batches: 0,
         outcome: Outcome { started_at: now_rfc3339(), ..Outcome::default() },
     };
+    if let Some(who) = busy {
+        let reason = format!("busy: {who} computes there; --allow-busy measures all the same");
+        player.fail(reason, Duration::ZERO);
+        return player;
+    }
     match conductor.launcher.start(&member.instance, index, sender.clone()) {
         Ok(mut worker) => {
             worker.send(&ToWorker::Job(member.job.clone()));
@@ -169,6 +193,8 @@ struct Group<'a> {
     conductor: &'a Conductor,
     players: Vec<Player>,
     interrupts_seen: usize,
+    /// The GPUs before the common start.
+    before: Vec<(String, Moment)>,
 }
 
 impl Group<'_> {
@@ -197,7 +223,7 @@ impl Group<'_> {
         }
         player.patience.renew();
         let message = match heard {
-            Heard::Message(message) => message,
+            Heard::Message(message) => *message,
             Heard::Rubbish(why) => {
                 return player.fail(format!("the worker broke the protocol: {why}"), GRACE);
             }
@@ -221,10 +247,9 @@ impl Group<'_> {
                 player.outcome.warmup_batches = warmup_batches;
                 player.stage = Stage::Ready;
             }
-            (Stage::Measuring, FromWorker::WindowDone { mut lanes, load, cut, cpu_throttled_us })
-                if lanes.len() == 1 =>
-            {
-                player.outcome.recording = lanes.pop();
+            (Stage::Measuring, FromWorker::WindowDone { latency, extras, load, cut, cpu_throttled_us }) => {
+                player.outcome.recording = Some(latency);
+                player.outcome.extras = extras;
                 player.outcome.load = Some(load);
                 player.outcome.cut = cut;
                 player.outcome.cpu_throttled_us = cpu_throttled_us;
@@ -235,8 +260,9 @@ impl Group<'_> {
                 player.outcome.load = Some(load);
                 player.stage = Stage::Split;
             }
-            (Stage::Stopping, FromWorker::Done { output_error, output_failure, output_partial }) => {
+            (Stage::Stopping, FromWorker::Done { output_error, output_failure, output_partial, forced }) => {
                 player.outcome.output_partial = output_partial;
+                player.outcome.warnings.extend(forced.then_some(Warning::EndedByForce));
                 player.outcome.output_error = output_error;
                 player.outcome.output_failure = output_failure;
                 player.finish();
@@ -251,8 +277,14 @@ impl Group<'_> {
 
     /// What all have reached, all leave together.
     fn move_on(&mut self) {
-        let alive = || self.players.iter().map(|p| p.stage).filter(|&stage| stage != Stage::Over);
-        let (message, next) = match alive().min() {
+        let reached = self.players.iter().map(|p| p.stage).filter(|&stage| stage != Stage::Over).min();
+        // Readings make latency spikes: these two are outside of every window.
+        match reached {
+            Some(Stage::Ready) => self.before = self.look(),
+            Some(Stage::Measured) => self.note_edges(),
+            _ => {}
+        }
+        let (message, next) = match reached {
             Some(Stage::Ready) => {
                 (ToWorker::Start { at_ns: Monotonic.now() + START_IN_NS }, Stage::Measuring)
             }
@@ -266,6 +298,19 @@ impl Group<'_> {
         for player in self.players.iter_mut().filter(|p| p.stage != Stage::Over) {
             player.say(&message);
             player.stage = next;
+        }
+    }
+
+    fn look(&self) -> Vec<(String, Moment)> {
+        self.conductor.monitor.as_ref().map_or_else(Vec::new, |monitor| monitor.look(self.run))
+    }
+
+    /// The last window is done, and everyone still loads.
+    fn note_edges(&mut self) {
+        let Some(monitor) = &self.conductor.monitor else { return };
+        let after = monitor.look(self.run);
+        for (player, member) in self.players.iter_mut().zip(&self.run.members) {
+            player.outcome.edges = monitor.edges(&member.instance, &self.before, &after);
         }
     }
 
@@ -306,6 +351,11 @@ impl Group<'_> {
 }
 
 impl Conductor {
+    /// Who keeps an instance from being measured.
+    fn busy(&self, instance: &Instance) -> Option<String> {
+        self.monitor.as_ref().filter(|_| !self.allow_busy)?.busy(instance)
+    }
+
     /// Notes the verdict on a worker's device; a reason if it must not be measured.
     fn judge(&self, asked: &Instance, found: &DeviceIdentity, outcome: &mut Outcome) -> Option<String> {
         let judgement = identity::judge(asked, found);

@@ -48,7 +48,9 @@ pub fn judge(asked: &Instance, found: &DeviceIdentity) -> Judgement {
     if comparable.is_none() {
         warnings.push(Warning::IdentityUnproven);
     }
-    if !found.name.starts_with(&asked.gpu_name) || memory_differs(asked, found) {
+    // A program of the user's does not say its device's name.
+    let named = found.name.is_empty() || found.name.starts_with(&asked.gpu_name);
+    if !named || memory_differs(asked, found) {
         warnings.push(Warning::IdentityDiffers);
     }
     let identity = if comparable.is_some() { Identity::Proven } else { Identity::Consistent };

@@ -1,9 +1,9 @@
 //! One worker process: pinned, spoken with, ended.
 
-use crate::machine::Instance;
+use crate::machine::{Instance, host};
 use crate::measure::protocol::{self, FromWorker, ToWorker};
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -24,7 +24,7 @@ const STDERR_LINE_BYTES: u64 = 4096;
 #[derive(Debug)]
 pub enum Heard {
     /// A message.
-    Message(FromWorker),
+    Message(Box<FromWorker>),
     /// Not a message, and why.
     Rubbish(String),
     /// The end of its stream.
@@ -111,7 +111,7 @@ fn listen(mut stdout: impl BufRead, member: usize, heard: &Sender<(usize, Heard)
         let what = match read {
             Err(_) | Ok(0) => Heard::Closed,
             Ok(_) if line.ends_with(b"\n") => match protocol::decode(&line) {
-                Ok(message) => Heard::Message(message),
+                Ok(message) => Heard::Message(Box::new(message)),
                 Err(error) => Heard::Rubbish(format!("{error}")),
             },
             Ok(n) if n as u64 == protocol::MAX_LINE => {
@@ -155,7 +155,12 @@ impl Worker {
             return;
         }
         if let Some(group) = Pid::from_raw(self.child.id() as i32) {
+            // What has left the group would keep the worker's standard error open.
+            let started = host::descendants(group);
             let _ = kill_process_group(group, Signal::KILL);
+            for pid in started {
+                let _ = kill_process(pid, Signal::KILL);
+            }
         }
     }
 

@@ -11,6 +11,25 @@ pub fn assign(cpus: &[usize], workers: usize) -> Vec<Vec<usize>> {
     (0..workers).map(|worker| cpus[edge(worker)..edge(worker + 1)].to_vec()).collect()
 }
 
+/// Processors for each worker of one run: its own, near its GPU where that is known (`near`, a set for
+/// each worker) and allowed. Workers near the same processors divide them; as many as `widest` where
+/// all are, so that a narrow run gives a worker no more than the widest does.
+pub fn place(cpus: &[usize], near: &[Option<&[usize]>], widest: usize) -> Vec<Vec<usize>> {
+    let pool = |near: Option<&[usize]>| -> Vec<usize> {
+        let both: Vec<usize> =
+            near.unwrap_or_default().iter().copied().filter(|cpu| cpus.contains(cpu)).collect();
+        if both.is_empty() { cpus.to_vec() } else { both }
+    };
+    let pools: Vec<Vec<usize>> = near.iter().map(|near| pool(*near)).collect();
+    let all_alike = pools.windows(2).all(|pair| pair[0] == pair[1]);
+    let share = |worker: usize| {
+        let alike = |range: &[Vec<usize>]| range.iter().filter(|pool| **pool == pools[worker]).count();
+        let workers = if all_alike { widest.max(pools.len()) } else { alike(&pools) };
+        assign(&pools[worker], workers).swap_remove(alike(&pools[..worker]))
+    };
+    (0..pools.len()).map(share).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -26,6 +45,17 @@ mod tests {
             let sizes = || parts.iter().map(Vec::len);
             assert!(sizes().max().unwrap() - sizes().min().unwrap() <= 1);
         }
+    }
+
+    #[test]
+    fn each_worker_is_near_its_gpu() {
+        let (left, right) = ([0, 1, 2, 3], [4, 5, 6, 7]);
+        let cpus: Vec<usize> = (0..7).collect();
+        let near = [Some(&left[..]), Some(&right), Some(&left)];
+        assert_eq!(place(&cpus, &near, 3), [vec![0, 1], vec![4, 5, 6], vec![2, 3]]);
+        assert_eq!(place(&cpus, &near[..1], 2), [vec![0, 1]], "no more than in the widest run");
+        assert_eq!(place(&cpus, &[None, None], 2), [vec![0, 1, 2], vec![3, 4, 5, 6]]);
+        assert_eq!(place(&[9], &near[..1], 1), [vec![9]], "the near ones are not allowed");
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 use super::placement;
 use crate::machine::Instance;
+use crate::measure::load::Load;
 use crate::measure::protocol::{Device, Job};
 use crate::measure::stopping::Rule;
 use crate::results::row::Mode;
-use crate::workload::{Precision, Settings, Spec, Sync};
+use crate::workload::{Kind, Own, Precision, Settings, Spec, Sync, command};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Which runs there are.
@@ -41,6 +43,8 @@ pub struct Options {
     pub span: Span,
     /// Logical processors that workers may be given.
     pub cpus: Vec<usize>,
+    /// Those of them near a GPU, by its UUID, where that is known.
+    pub near: BTreeMap<String, Vec<usize>>,
     /// How the host waits; none lets the plan choose.
     pub sync: Option<Sync>,
     /// CPU or CUDA.
@@ -51,14 +55,32 @@ pub struct Options {
     pub aggressors: Vec<Aggressor>,
     /// What runs, one point each.
     pub workloads: Vec<Spec>,
+    /// What a [`Kind::Command`] among them starts.
+    pub own: Option<command::Template>,
     /// How.
     pub settings: Settings,
     /// Batch sizes, one point each.
     pub batches: Vec<u64>,
+    /// How batches arrive, one point each.
+    pub paces: Vec<Pace>,
     /// Rounds.
     pub repeat: u32,
     /// When a window ends.
     pub rule: Rule,
+}
+
+/// How batches arrive, and on how many lanes they are served.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pace {
+    /// How they arrive.
+    pub load: Load,
+    /// Batches in flight.
+    pub inflight: usize,
+}
+
+impl Pace {
+    /// One batch after the other.
+    pub const CLOSED: Pace = Pace { load: Load::Closed, inflight: 1 };
 }
 
 /// An instance that is loaded with something of its own while others are measured.
@@ -77,6 +99,8 @@ pub struct Aggressor {
 pub struct Run {
     /// The round, from 1.
     pub repetition: u32,
+    /// From 1: higher where an interrupted sweep is resumed.
+    pub attempt: u32,
     /// One member, or several at once.
     pub mode: Mode,
     /// At least one.
@@ -104,16 +128,20 @@ const WARM_UP: Duration = Duration::from_secs(1);
 pub fn plan(options: &Options) -> Vec<Run> {
     let groups = groups(options);
     let hands = Hands::of(options, &groups);
-    let points: Vec<(&Spec, u64)> =
-        options.workloads.iter().flat_map(|w| options.batches.iter().map(move |&b| (w, b))).collect();
+    let mut points = Vec::new();
+    for (workload, pace) in options.workloads.iter().flat_map(|w| options.paces.iter().map(move |p| (w, p))) {
+        points.extend(options.batches.iter().map(|&batch| Work { workload, batch, pace }));
+    }
     let mut random = fastrand::Rng::with_seed(options.settings.seed);
     let mut runs = Vec::new();
     for repetition in 1..=options.repeat {
         let mut round = Vec::new();
-        for (group, &(workload, batch)) in groups.iter().flat_map(|g| points.iter().map(move |p| (g, p))) {
+        for (group, &work) in groups.iter().flat_map(|g| points.iter().map(move |p| (g, p))) {
+            let places = hands.places(options, group);
             let mut members: Vec<Member> = Vec::new();
-            for instance in group {
-                members.push(hands.member(options, members.len(), instance, workload, batch));
+            for (instance, cpus) in group.iter().zip(&places) {
+                let place = Place { round: repetition, number: members.len(), cpus };
+                members.push(hands.member(options, place, instance, work));
             }
             let concurrent = options.modes != Modes::Isolated && members.len() + options.aggressors.len() > 1;
             if !concurrent || options.modes == Modes::Both {
@@ -123,16 +151,22 @@ pub fn plan(options: &Options) -> Vec<Run> {
                         alone.push(member);
                     }
                 }
-                let run = |m: &&Member| Run { repetition, mode: Mode::Isolated, members: vec![(*m).clone()] };
+                let run = |m: &&Member| Run {
+                    repetition,
+                    attempt: 1,
+                    mode: Mode::Isolated,
+                    members: vec![(*m).clone()],
+                };
                 round.extend(alone.iter().map(run));
             }
             if concurrent {
-                for aggressor in &options.aggressors {
-                    let (place, batch) = (members.len(), aggressor.batch.unwrap_or(batch));
-                    let Aggressor { instance, workload, .. } = aggressor;
-                    members.push(hands.member(options, place, instance, workload, batch));
+                for (aggressor, cpus) in options.aggressors.iter().zip(&places[group.len()..]) {
+                    let (workload, batch) = (&aggressor.workload, aggressor.batch.unwrap_or(work.batch));
+                    let work = Work { workload, batch, pace: &Pace::CLOSED };
+                    let place = Place { round: repetition, number: members.len(), cpus };
+                    members.push(hands.member(options, place, &aggressor.instance, work));
                 }
-                round.push(Run { repetition, mode: Mode::Concurrent, members });
+                round.push(Run { repetition, attempt: 1, mode: Mode::Concurrent, members });
             }
         }
         random.shuffle(&mut round);
@@ -141,10 +175,34 @@ pub fn plan(options: &Options) -> Vec<Run> {
     runs
 }
 
+/// What a worker is to do.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    workload: &'a Spec,
+    batch: u64,
+    pace: &'a Pace,
+}
+
+/// Where a worker stands.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    round: u32,
+    /// Of its run's members.
+    number: usize,
+    cpus: &'a [usize],
+}
+
+impl Place<'_> {
+    /// Each has arrivals of its own, the same alone and in company.
+    fn arrival_seed(&self, seed: u64) -> u64 {
+        seed ^ (u64::from(self.round) << 40) ^ ((self.number as u64) << 20)
+    }
+}
+
 /// What workers are given, fixed by the widest run.
 struct Hands {
     settings: Settings,
-    cpus: Vec<Vec<usize>>,
+    widest: usize,
 }
 
 impl Hands {
@@ -153,29 +211,43 @@ impl Hands {
         let mut settings = options.settings.clone();
         settings.sync =
             options.sync.unwrap_or(if widest <= options.cpus.len() { Sync::Spin } else { Sync::Blocking });
-        let alone = options.device == Device::Cpu || widest == 1;
-        let cpus = if alone { vec![options.cpus.clone()] } else { placement::assign(&options.cpus, widest) };
-        Hands { settings, cpus }
+        Hands { settings, widest }
     }
 
-    fn member(
-        &self,
-        options: &Options,
-        place: usize,
-        instance: &Instance,
-        workload: &Spec,
-        batch: u64,
-    ) -> Member {
+    /// The processors of each worker of a group, aggressors last.
+    fn places(&self, options: &Options, group: &[Instance]) -> Vec<Vec<usize>> {
+        if options.device == Device::Cpu {
+            return vec![options.cpus.clone(); group.len()];
+        }
+        let workers = group.iter().chain(options.aggressors.iter().map(|a| &a.instance));
+        let near: Vec<Option<&[usize]>> = workers
+            .map(|instance| options.near.get(instance.gpu_uuid.as_deref()?).map(Vec::as_slice))
+            .collect();
+        placement::place(&options.cpus, &near, self.widest)
+    }
+
+    fn member(&self, options: &Options, place: Place, instance: &Instance, work: Work) -> Member {
         let job = Job {
             device: options.device,
-            workload: workload.to_string(),
-            batch: batch as usize,
+            workload: work.workload.to_string(),
+            batch: work.batch as usize,
             settings: self.settings.clone(),
-            cpus: self.cpus[place % self.cpus.len()].clone(),
+            cpus: place.cpus.to_vec(),
             rule: options.rule,
+            load: work.pace.load.clone(),
+            inflight: work.pace.inflight,
+            arrival_seed: place.arrival_seed(options.settings.seed),
+            own: own(options, instance, work.workload, work.batch),
         };
         Member { instance: instance.clone(), job }
     }
+}
+
+/// What is started in place of a workload of migbench's.
+fn own(options: &Options, instance: &Instance, workload: &Spec, batch: u64) -> Option<Own> {
+    let template = options.own.as_ref().filter(|_| matches!(workload.kind, Kind::Command(_)))?;
+    let index = options.instances.iter().position(|other| other == instance).unwrap_or(0);
+    Some(Own::Program(template.on(instance, index, batch)))
 }
 
 /// The instances that measure together when runs are concurrent.
@@ -207,6 +279,9 @@ pub fn estimate(runs: &[Run]) -> Duration {
 /// # Errors
 /// A precision that the device lacks, or a batch that can't fit into the memory of an instance.
 pub fn refuse_impossible(options: &Options) -> Result<()> {
+    if options.own.is_some() {
+        return Ok(());
+    }
     let precision = options.settings.precision;
     match (options.device, precision) {
         (Device::Cpu, Precision::Fp16 | Precision::Bf16) => {
@@ -220,17 +295,26 @@ pub fn refuse_impossible(options: &Options) -> Result<()> {
         }
         _ => {}
     }
-    if let Some(workload) = options.workloads.iter().find(|w| w.is_transfer() && !options.settings.transfers) {
+    if let Some(workload) = options.workloads.iter().find(|w| w.is_transfer() && !options.settings.transfers)
+    {
         bail!("{workload} measures the copies that --no-transfers leaves out: leave one of the two out");
     }
+    for pace in options.paces.iter().filter(|pace| pace.inflight > 1) {
+        if options.device == Device::Cpu && pace.load != Load::Closed {
+            bail!("the CPU device computes one batch at a time: leave --inflight out with arrivals");
+        }
+    }
     let largest = options.batches.iter().copied().max().unwrap_or(0);
+    let lanes = options.paces.iter().map(|pace| pace.inflight as u64).max().unwrap_or(1);
     let measured =
         options.instances.iter().flat_map(|i| options.workloads.iter().map(move |w| (i, w, largest)));
     let loaded = options.aggressors.iter().map(|a| (&a.instance, &a.workload, a.batch.unwrap_or(largest)));
     for (instance, workload, batch) in measured.chain(loaded) {
         let Some(memory) = instance.memory_mib.map(|mib| mib << 20) else { continue };
         let network = workload.network();
-        let needed = network.weight_bytes(precision).saturating_add(network.buffer_bytes(batch, precision));
+        let needed = network
+            .weight_bytes(precision)
+            .saturating_add(network.buffer_bytes(batch, precision).saturating_mul(lanes));
         if needed > memory {
             bail!(
                 "{workload} at batch {batch} needs {:.1} GB, {} has {:.1} GB: choose a smaller --batch",
@@ -247,20 +331,25 @@ pub fn refuse_impossible(options: &Options) -> Result<()> {
 mod tests {
     use super::*;
     use crate::machine::topology::tests::mixed;
+    use crate::measure::load::Arrivals;
+    use std::collections::BTreeSet;
 
     fn options() -> Options {
         Options {
             device: Device::Cuda,
             instances: mixed().instances(),
             workloads: vec!["bert-base".parse().unwrap()],
+            own: None,
             aggressors: vec![],
             settings: Settings { precision: Precision::Fp16, ..Settings::default() },
             batches: vec![1, 8, 32],
+            paces: vec![Pace::CLOSED],
             repeat: 3,
             rule: Rule::DEFAULT,
             modes: Modes::Isolated,
             span: Span::Gpu,
             cpus: vec![0, 1],
+            near: BTreeMap::new(),
             sync: None,
         }
     }
@@ -370,6 +459,24 @@ mod tests {
     fn the_estimate_adds_up() {
         let runs = plan(&options());
         assert_eq!(estimate(&runs), Duration::from_secs(27 * 13));
+    }
+
+    #[test]
+    fn loads_are_points_and_their_arrivals_differ_by_round_and_member() {
+        let open = Load::Open { arrivals: Arrivals::Poisson(10.0) };
+        let paces = vec![Pace::CLOSED, Pace { load: open.clone(), inflight: 2 }];
+        let options = Options { paces, batches: vec![1], repeat: 2, modes: Modes::Both, ..options() };
+        let runs = plan(&options);
+        let jobs = || runs.iter().flat_map(|run| &run.members).map(|member| &member.job);
+        assert_eq!(jobs().filter(|job| job.load == open && job.inflight == 2).count() * 2, jobs().count());
+        let seeds = |label: &str| {
+            let of = runs.iter().flat_map(|run| run.members.iter().map(move |m| (run.repetition, m)));
+            of.filter(|(_, m)| m.instance.label() == label)
+                .map(|(round, m)| (round, m.job.arrival_seed))
+                .collect::<BTreeSet<_>>()
+        };
+        let (big, small) = (seeds("3g.40gb"), seeds("1g.10gb"));
+        assert!(big.len() == 2 && small.len() == 2 && big.is_disjoint(&small), "{big:?} {small:?}");
     }
 
     #[test]

@@ -3,12 +3,18 @@
 use super::corun;
 use super::group::Outcome;
 use super::plan::{Member, Run};
+use super::telemetry::Edges;
 use crate::machine::{Instance, InstanceKind, Topology, host};
+use crate::measure::bins::LoadLog;
 use crate::measure::protocol::{Device, Job};
+use crate::measure::recorder::Recording;
 use crate::results::Row;
-use crate::results::row::{Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning};
+use crate::results::row::{
+    Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning, Window,
+};
 use crate::results::summary;
 use crate::workload::{DeviceIdentity, Spec};
+use anyhow::Result;
 
 use crate::results::summary::{DRIFT, HOST_BOUND, THROUGHPUT_GAP};
 
@@ -20,6 +26,11 @@ pub struct Context {
     pub topology: Topology,
 }
 
+/// What is known of a member's row before it runs.
+pub fn planned(context: &Context, run: &Run, member: &Member) -> Row {
+    row(context, run, member, &Outcome::default())
+}
+
 /// One row a member, in their order. Every outcome becomes one.
 pub fn rows(context: &Context, run: &Run, outcomes: &[Outcome]) -> Vec<Row> {
     let parts: Vec<_> = outcomes
@@ -27,9 +38,16 @@ pub fn rows(context: &Context, run: &Run, outcomes: &[Outcome]) -> Vec<Row> {
         .map(|outcome| corun::Part { recording: outcome.recording.as_ref(), load: outcome.load.as_ref() })
         .collect();
     let names: Vec<_> = run.members.iter().map(|member| name(&member.instance)).collect();
+    let once = outcomes.iter().any(without_a_word);
     let mut rows = Vec::new();
     for (i, (member, outcome)) in run.members.iter().zip(outcomes).enumerate() {
         let mut row = row(context, run, member, outcome);
+        if once && member.job.own.is_some() {
+            row.point.load = ONCE.into();
+            row.point.corunners = corunners(run, member, ONCE);
+            row.seal();
+        }
+        row.health.gpu_energy_per_sample_j = energy_per_sample(run, outcomes, &parts, i);
         if run.mode == Mode::Concurrent {
             let found = corun::judge(&parts, &names, i);
             row.health.overlap = found.overlap;
@@ -55,29 +73,31 @@ fn name(instance: &Instance) -> String {
 fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row {
     let mut row = Row {
         provenance: provenance(context, run, outcome),
-        subject: subject(context, member, outcome),
+        subject: subject(context, run, member, outcome),
         point: point(run, member),
+        window: Window { rule: member.job.rule.to_string(), ..Window::default() },
         ..Row::default()
     };
     row.seal();
     row.outcome.warnings.0.extend(&outcome.warnings);
     if let Some(recording) = &outcome.recording {
-        match summary::latency(recording) {
-            Ok((latency, histograms)) => {
-                let batch = member.job.batch;
-                let (flops, bytes) = counts(&member.job);
-                row.window = summary::window(recording, outcome.warmup_batches);
-                row.rates = summary::rates(&latency, &row.window, batch as u64, flops, bytes);
-                (row.latency, row.histograms) = (latency, histograms);
-            }
-            Err(error) => return row.failed(&format!("the worker's recording is impossible: {error:#}")),
+        if let Err(error) = numbers(&mut row, &member.job, recording, outcome) {
+            return row.failed(&format!("the worker's recording is impossible: {error:#}"));
         }
         if recording.out_of_range > 0 {
             row.outcome.warnings.0.insert(Warning::OutOfRange);
         }
-        if member.job.rule.hit_cap(recording.end_ns - recording.start_ns, recording.batches) {
+        if !without_a_word(outcome)
+            && member.job.rule.hit_cap(recording.end_ns - recording.start_ns, recording.batches)
+        {
             row.outcome.warnings.0.insert(Warning::CapReached);
         }
+    }
+    if without_a_word(outcome) {
+        row.outcome.warnings.0.insert(Warning::Unproven);
+    }
+    if outcome.edges.as_ref().is_some_and(|edges| edges.ecc_errors() > 0) {
+        row.outcome.warnings.0.insert(Warning::EccErrors);
     }
     if outcome.device.as_ref().is_some_and(DeviceIdentity::is_stand_in) {
         row.outcome.warnings.0.insert(Warning::UncheckedOutput);
@@ -86,13 +106,72 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
         row.outcome.warnings.0.insert(Warning::PartlyChecked);
     }
     row.stages = summary::stages(&outcome.stages);
-    row.health = Health {
-        output_error: outcome.output_error,
-        cpu_throttled_ms: outcome.cpu_throttled_us.map(|us| us as f64 / 1e3),
-        ..Health::default()
-    };
+    row.health = health(&row.window, outcome);
     warn(&mut row);
     conclude(row, outcome)
+}
+
+/// A server forms batches of different sizes.
+fn samples_per_batch(member: &Member, outcome: &Outcome) -> f64 {
+    let sizes = outcome.extras.arrived.as_ref().map(|arrived| arrived.batch_sizes.as_slice());
+    match sizes.unwrap_or_default() {
+        [] => member.job.batch as f64,
+        sizes => {
+            let (samples, batches) = sizes.iter().fold((0, 0), |(s, n), (size, of)| (s + size * of, n + of));
+            samples as f64 / batches as f64
+        }
+    }
+}
+
+/// Everything that is counted and timed in the window.
+fn numbers(row: &mut Row, job: &Job, recording: &Recording, outcome: &Outcome) -> Result<()> {
+    (row.latency, row.histograms.latency) = summary::latency(recording, job.inflight as u64)?;
+    let rule = std::mem::take(&mut row.window.rule);
+    row.window = Window { rule, ..summary::window(recording, outcome.warmup_batches) };
+    if let Some(arrived) = &outcome.extras.arrived {
+        summary::arrived(row, arrived)?;
+    }
+    let (flops, bytes) = counts(job);
+    row.rates = summary::rates(&row.latency, &row.window, &row.point, flops, bytes);
+    if outcome.extras.saturated {
+        row.outcome.warnings.0.insert(Warning::Saturated);
+    }
+    Ok(())
+}
+
+/// The user's program reported nothing: all of it is one batch.
+fn without_a_word(outcome: &Outcome) -> bool {
+    outcome.load.as_ref().is_some_and(LoadLog::is_unknown)
+}
+
+/// What the host and the GPU went through during the window.
+fn health(window: &Window, outcome: &Outcome) -> Health {
+    // A program that reports nothing is over before the parent reads its first edge.
+    let edges = outcome.edges.as_ref().filter(|_| !without_a_word(outcome));
+    let clock = |edges: &Edges| edges.sm_clock_mhz(window.start_ns?, window.end_ns?);
+    Health {
+        output_error: outcome.output_error,
+        cpu_throttled_ms: outcome.cpu_throttled_us.map(|us| us as f64 / 1e3),
+        gpu_sm_clock_mhz: edges.and_then(clock),
+        gpu_power_w: edges.and_then(Edges::power_w),
+        gpu_throttled_ms: edges.and_then(Edges::throttled_ms),
+        telemetry_s: edges.and_then(|edges| edges.interval_ns).map(|ns| ns as f64 / 1e9),
+        ..Health::default()
+    }
+}
+
+/// Energy of a GPU over the samples that its workers delivered while all of them measured, in J.
+fn energy_per_sample(run: &Run, outcomes: &[Outcome], parts: &[corun::Part], member: usize) -> Option<f64> {
+    let power = outcomes[member].edges.as_ref()?.power_w()?;
+    let (from, to) = corun::common_window(parts)?;
+    let gpu = &run.members[member].instance.gpu_uuid;
+    let members = run.members.iter().zip(parts).zip(outcomes);
+    let here = members.filter(|((other, _), _)| other.instance.gpu_uuid == *gpu);
+    let mut samples = 0.0;
+    for ((other, part), outcome) in here {
+        samples += part.load?.between(from, to) * samples_per_batch(other, outcome);
+    }
+    (samples > 0.0).then(|| power * (to - from) as f64 / 1e9 / samples)
 }
 
 /// Matrix operations and compulsory bytes of a batch, by the network's own count.
@@ -105,13 +184,15 @@ fn counts(job: &Job) -> (f64, f64) {
 fn provenance(context: &Context, run: &Run, outcome: &Outcome) -> Provenance {
     Provenance {
         repetition: run.repetition,
+        attempt: run.attempt,
         started_at: outcome.started_at.clone(),
         kernels: outcome.device.as_ref().map(|device| device.kernels.clone()).unwrap_or_default(),
         ..context.provenance.clone()
     }
 }
 
-fn subject(context: &Context, member: &Member, outcome: &Outcome) -> Subject {
+fn subject(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Subject {
+    let worker = worker(run, member);
     let mut instance = member.instance.clone();
     let device = outcome.device.as_ref();
     // NVML does not know a whole GPU's multiprocessors; CUDA does.
@@ -121,30 +202,53 @@ fn subject(context: &Context, member: &Member, outcome: &Outcome) -> Subject {
         identity: outcome.identity,
         sharing: match instance.kind {
             _ if mps => Some(Sharing::Mps),
+            _ if worker.is_some() => Some(Sharing::TimeSliced),
             InstanceKind::Mig => Some(Sharing::Mig),
             InstanceKind::Gpu => Some(Sharing::Exclusive),
             InstanceKind::Cpu => None,
         },
-        neighbours: (instance.kind != InstanceKind::Cpu).then_some(Neighbours::Unknown),
+        worker,
+        neighbours: (instance.kind != InstanceKind::Cpu).then(|| {
+            let here = workers_on(run, |other| other.gpu_uuid == member.instance.gpu_uuid);
+            outcome.edges.as_ref().map_or(Neighbours::Unknown, |edges| edges.neighbours(here))
+        }),
         driver_version: context.topology.driver_version.clone(),
         cuda_version: context.topology.cuda_version.clone(),
         instance,
     }
 }
 
+/// From 1: which of several workers on its instance a member is; none if it is the only one.
+fn worker(run: &Run, member: &Member) -> Option<u32> {
+    let same = |other: &&Member| other.instance.uuid() == member.instance.uuid();
+    if run.members.iter().filter(same).count() < 2 {
+        return None;
+    }
+    let before = run.members.iter().take_while(|other| !std::ptr::eq(*other, member));
+    Some(before.filter(same).count() as u32 + 1)
+}
+
+/// Members of a run whose instance is so.
+fn workers_on(run: &Run, is: impl Fn(&Instance) -> bool) -> usize {
+    run.members.iter().filter(|member| is(&member.instance)).count()
+}
+
 fn point(run: &Run, member: &Member) -> Point {
     let (job, settings) = (&member.job, &member.job.settings);
+    if job.own.is_some() {
+        return own_point(run, member);
+    }
     let cuda = job.device == Device::Cuda;
     Point {
         device: job.device,
         backend: "builtin".into(),
         workload: job.workload.clone(),
-        precision: settings.precision,
+        precision: Some(settings.precision),
         batch: job.batch as u64,
         mode: run.mode,
-        corunners: corunners(run, member),
-        load: "closed".into(),
-        inflight: 1,
+        corunners: corunners(run, member, CLOSED),
+        load: job.load.to_string(),
+        inflight: job.inflight as u32,
         sync: cuda.then_some(settings.sync),
         graph: cuda.then_some(settings.graph),
         transfers: cuda.then_some(settings.transfers),
@@ -153,11 +257,36 @@ fn point(run: &Run, member: &Member) -> Point {
     }
 }
 
-/// Who measures beside a member: the sorted multiset of profile/workload/batch/load.
-fn corunners(run: &Run, member: &Member) -> String {
+/// The conditions of the user's own program, as far as migbench sets them.
+fn own_point(run: &Run, member: &Member) -> Point {
+    let job = &member.job;
+    Point {
+        device: job.device,
+        backend: "command".into(),
+        workload: job.workload.clone(),
+        batch: job.batch as u64,
+        mode: run.mode,
+        corunners: corunners(run, member, CLOSED),
+        load: CLOSED.into(),
+        inflight: 1,
+        cpus: host::ranges(&job.cpus),
+        precision: None,
+        ..Point::default()
+    }
+}
+
+/// The next batch is issued when one is done.
+const CLOSED: &str = "closed";
+/// The user's program is one batch.
+const ONCE: &str = "once";
+
+/// Who measures beside a member: the sorted multiset of profile/workload/batch/load, of the user's own
+/// programs with `own_load`.
+fn corunners(run: &Run, member: &Member, own_load: &str) -> String {
     let others = run.members.iter().filter(|other| !std::ptr::eq(*other, member));
     let text = |other: &Member| {
-        format!("{}/{}/{}/closed", other.instance.label(), other.job.workload, other.job.batch)
+        let load = if other.job.own.is_some() { own_load.into() } else { other.job.load.to_string() };
+        format!("{}/{}/{}/{load}", other.instance.label(), other.job.workload, other.job.batch)
     };
     let mut all: Vec<String> = others.map(text).collect();
     all.sort();
@@ -173,6 +302,7 @@ fn warn(row: &mut Row) {
         (Warning::Drift, row.window.drift.is_some_and(|drift| drift.abs() > DRIFT)),
         (Warning::ThroughputGap, gap.is_some_and(|gap| gap.abs() > THROUGHPUT_GAP)),
         (Warning::HostBound, enqueue.is_some_and(|share| share > HOST_BOUND)),
+        (Warning::GpuThrottled, row.health.gpu_throttled_ms.is_some_and(|ms| ms > 0.0)),
         (Warning::CpuThrottled, row.health.cpu_throttled_ms.is_some_and(|ms| ms > 0.0)),
     ];
     row.outcome.warnings.0.extend(found.into_iter().filter(|(_, is)| *is).map(|(warning, _)| warning));
@@ -189,6 +319,12 @@ fn conclude(mut row: Row, outcome: &Outcome) -> Row {
         (Some(reason), _) => row = row.failed(reason),
         (None, Some(reason)) => row.invalid(&format!("wrong output: {reason}")),
         (None, None) if outcome.cut => row.outcome.status = Status::Interrupted,
+        (None, None) if summary::too_late(&row.window) => {
+            let (late, all) = (row.window.late_batches.unwrap_or(0), row.window.batches.unwrap_or(0));
+            row.invalid(&format!(
+                "{late} of {all} batches were issued late by migbench itself: give it idle processors"
+            ));
+        }
         (None, None) => {}
     }
     row
@@ -197,6 +333,7 @@ fn conclude(mut row: Row, outcome: &Outcome) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::load::Load;
     use crate::measure::recorder::Recorder;
     use crate::measure::stopping::Rule;
     use crate::workload::{DeviceIdentity, Precision, Settings, Stages};
@@ -210,6 +347,10 @@ mod tests {
             settings,
             cpus: vec![0],
             rule: Rule::DEFAULT,
+            load: Load::Closed,
+            inflight: 1,
+            arrival_seed: 1,
+            own: None,
         };
         let instance = Instance { kind: InstanceKind::Gpu, ..Instance::default() };
         let mut recorder = Recorder::new();
@@ -228,7 +369,7 @@ mod tests {
         let context = Context { provenance: Provenance::default(), topology: Topology::default() };
         (
             context,
-            Run { repetition: 2, mode: Mode::Isolated, members: vec![Member { instance, job }] },
+            Run { repetition: 2, attempt: 1, mode: Mode::Isolated, members: vec![Member { instance, job }] },
             outcome,
         )
     }

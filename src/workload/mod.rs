@@ -4,6 +4,7 @@
 //! to wait for it, and [`crate::measure`] holds the clock.
 
 pub mod check;
+pub mod command;
 pub mod cpu;
 pub mod cuda;
 pub mod model;
@@ -74,6 +75,14 @@ impl fmt::Display for Sync {
             Sync::Blocking => "blocking",
         })
     }
+}
+
+/// The user's own workload, in place of one of migbench's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Own {
+    /// A program.
+    Program(command::Program),
 }
 
 /// How a network is executed.
@@ -172,6 +181,11 @@ pub trait Workload {
 
     /// Returns when the lane's batch is done and its output is on the host.
     fn wait(&mut self, lane: usize) -> Result<()>;
+
+    /// Is the lane's batch done? Where a batch is computed by waiting for it, it is now.
+    fn is_done(&mut self, lane: usize) -> Result<bool> {
+        self.wait(lane).map(|()| true)
+    }
 
     /// One whole batch with device events around its stages; `None` where a device has no stages.
     fn staged(&mut self, lane: usize, batch: usize) -> Result<Option<Stages>> {

@@ -1,17 +1,30 @@
 //! A workload whose batches take given times: `scripted(times=1ms:3ms)` alternates between two.
 //!
-//! Hidden from users. On a virtual clock its rows are exact to the nanosecond; with `clock=real` it
-//! sleeps, so that a test can interrupt it. `fault=ACTION@PHASE` makes its worker go wrong
+//! Hidden from users. Its lanes work side by side. On a virtual clock its rows are exact to the
+//! nanosecond; with `clock=real` it sleeps, so that a test can interrupt it. `per_sample=10us` is added
+//! for each sample of a batch. `fault=ACTION@PHASE` makes its worker go wrong
 //! ([`crate::measure::fault`]).
 
 use super::Workload;
 use anyhow::{Context, Result, bail};
 
+/// How time passes for a script.
+pub trait Passing {
+    /// Now, in ns.
+    fn time(&self) -> u64;
+    /// Returns at `at`, or at once when that has passed.
+    fn pass_until(&self, at: u64);
+    /// Something will happen then.
+    fn expect(&self, at: u64);
+}
+
 /// Service times, one after another, from the start again at the end.
-pub struct Scripted<F> {
-    times: Vec<u64>,
+pub struct Scripted<T> {
+    script: Script,
     next: usize,
-    pass: F,
+    time: T,
+    /// When the batch of each lane is done.
+    done_at: Vec<u64>,
 }
 
 /// What a script says.
@@ -19,6 +32,8 @@ pub struct Scripted<F> {
 pub struct Script {
     /// Service times in ns; at least one.
     pub times: Vec<u64>,
+    /// Added for each sample of a batch, in ns.
+    pub per_sample: u64,
     /// Time is the machine's.
     pub real_clock: bool,
     /// `ACTION@PHASE`, if any.
@@ -31,12 +46,13 @@ impl Script {
     /// # Errors
     /// An unknown key, or a time that is none.
     pub fn parse(text: &str) -> Result<Script> {
-        let mut script = Script { times: vec![1_000_000], real_clock: false, fault: None };
+        let mut script = Script { times: vec![1_000_000], per_sample: 0, real_clock: false, fault: None };
         for part in text.split(',').filter(|p| !p.is_empty()) {
             match part.split_once('=') {
                 Some(("times", times)) => {
                     script.times = times.split(':').map(parse_ns).collect::<Result<_>>()?
                 }
+                Some(("per_sample", time)) => script.per_sample = parse_ns(time)?,
                 Some(("clock", "real")) => script.real_clock = true,
                 Some(("fault", fault)) => script.fault = Some(fault.to_owned()),
                 _ => bail!("scripted workload: '{part}' is not understood"),
@@ -72,28 +88,36 @@ pub fn parse_ns(text: &str) -> Result<u64> {
     Ok(ns.round() as u64)
 }
 
-impl<F: FnMut(u64)> Scripted<F> {
-    /// `pass` lets so many ns go by.
+impl<T: Passing> Scripted<T> {
+    /// On this time.
     ///
     /// # Errors
     /// As [`Script::parse`].
-    pub fn new(script: &str, pass: F) -> Result<Self> {
-        Ok(Scripted { times: Script::parse(script)?.times, next: 0, pass })
+    pub fn new(script: &str, time: T) -> Result<Self> {
+        Ok(Scripted { script: Script::parse(script)?, next: 0, time, done_at: vec![0] })
     }
 }
 
-impl<F: FnMut(u64)> Workload for Scripted<F> {
-    fn prepare(&mut self, _: &[usize], _: usize) -> Result<()> {
+impl<T: Passing> Workload for Scripted<T> {
+    fn prepare(&mut self, _: &[usize], lanes: usize) -> Result<()> {
+        self.done_at = vec![0; lanes];
         Ok(())
     }
 
-    fn issue(&mut self, _: usize, _: usize) -> Result<()> {
+    fn issue(&mut self, lane: usize, batch: usize) -> Result<()> {
+        let service = self.script.times[self.next] + self.script.per_sample * batch as u64;
+        self.next = (self.next + 1) % self.script.times.len();
+        self.done_at[lane] = self.time.time() + service;
+        self.time.expect(self.done_at[lane]);
         Ok(())
     }
 
-    fn wait(&mut self, _: usize) -> Result<()> {
-        (self.pass)(self.times[self.next]);
-        self.next = (self.next + 1) % self.times.len();
+    fn wait(&mut self, lane: usize) -> Result<()> {
+        self.time.pass_until(self.done_at[lane]);
         Ok(())
+    }
+
+    fn is_done(&mut self, lane: usize) -> Result<bool> {
+        Ok(self.time.time() >= self.done_at[lane])
     }
 }

@@ -55,6 +55,9 @@ pub enum Kind {
     /// Given service times on a virtual clock; hidden, for exact tests. The text is
     /// [`super::scripted`]'s.
     Scripted(String),
+    /// The user's own program: its command line, with placeholders. Not parsed from a row; what is started
+    /// is the job's.
+    Command(String),
 }
 
 /// The sizes of the decoder.
@@ -196,10 +199,18 @@ impl Spec {
 
     /// Why a GPU can't run it in this precision; none if it can.
     pub fn refusal(&self, precision: Precision) -> Option<String> {
-        let in_16_bits = matches!(self.kind, Kind::Resnet50 | Kind::LlamaDecode { .. } | Kind::LlamaPrefill(_));
+        let in_16_bits =
+            matches!(self.kind, Kind::Resnet50 | Kind::LlamaDecode { .. } | Kind::LlamaPrefill(_));
         (in_16_bits && precision == Precision::Fp32).then(|| {
-            format!("{self} is computed by tensor cores, in fp16 or bf16 only: fp32 is for gemm, bert-* and mlp")
+            format!(
+                "{self} is computed by tensor cores, in fp16 or bf16 only: fp32 is for gemm, bert-* and mlp"
+            )
         })
+    }
+
+    /// Is it a probe, whose size is a parameter?
+    pub fn is_probe(&self) -> bool {
+        matches!(self.kind, Kind::Gemm { .. } | Kind::Stream(_) | Kind::Transfer(..) | Kind::Launch(_))
     }
 
     /// Is it the copies between host and device that it measures?
@@ -222,7 +233,7 @@ impl Spec {
             Kind::Stream(mib) => model::stream(mib),
             Kind::Transfer(direction, mib) => model::transfer(direction, mib),
             Kind::Launch(kernels) => model::launch(kernels),
-            Kind::Null | Kind::Scripted(_) => Network::default(),
+            Kind::Null | Kind::Scripted(_) | Kind::Command(_) => Network::default(),
         }
     }
 
@@ -270,7 +281,8 @@ impl Spec {
             (Kind::Launch(kernels), "kernels") => *kernels = number("kernels", value, KERNELS)?,
             (Kind::Transfer(direction, _), "direction") => {
                 let found = DIRECTIONS.iter().find(|(name, _)| *name == value);
-                *direction = found.with_context(|| format!("direction '{value}' is none of h2d, d2h, both"))?.1;
+                *direction =
+                    found.with_context(|| format!("direction '{value}' is none of h2d, d2h, both"))?.1;
             }
             _ => return Ok(false),
         }
@@ -303,6 +315,7 @@ impl fmt::Display for Spec {
             Kind::Launch(kernels) => write!(f, "launch(kernels={kernels})"),
             Kind::Null => f.write_str("null"),
             Kind::Scripted(script) => write!(f, "scripted({script})"),
+            Kind::Command(text) => write!(f, "command({text})"),
         }
     }
 }

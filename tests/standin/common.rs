@@ -120,7 +120,6 @@ pub fn lie(call: &str, gpu: Option<u32>) -> Option<&'static str> {
 }
 
 /// A setting of the whole library, as `mps = on`.
-#[allow(dead_code, reason = "one of the two has settings")]
 pub fn setting(name: &str) -> Option<&'static str> {
     faults().iter().find(|fault| fault.call == name).map(|fault| fault.action.as_str())
 }

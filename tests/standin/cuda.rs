@@ -6,6 +6,8 @@
 //! output means nothing. Settings in the fault file:
 //!
 //! - `kernel_ns = N`, `copy_ns = N`: time of one kernel, one copy
+//! - `corun_clock = FACTOR`, `corun_copies = FACTOR`: while two or more contexts are on the GPU, a
+//!   kernel takes 1 / FACTOR as long, a copy FACTOR times as long
 //! - `taken_bytes = N`: memory that somebody else has
 //! - `mps = always | default`: a client of MPS whatever the worker does, or only where
 //!   CUDA_MPS_PIPE_DIRECTORY is not set
@@ -14,6 +16,7 @@
 #![allow(non_snake_case, reason = "NVIDIA's names")]
 
 mod common;
+mod contexts;
 
 use common::{case, lie, setting, stand_in, topology, write_text};
 use migbench::machine::doctor::evidence::CudaDevice;
@@ -59,9 +62,9 @@ struct State {
     host: HashMap<usize, Layout>,
     modules: HashMap<u64, String>,
     streams: HashMap<u64, Stream>,
-    /// Duration of the captured work.
-    graphs: HashMap<u64, u64>,
-    executables: HashMap<u64, u64>,
+    /// The captured work.
+    graphs: HashMap<u64, Work>,
+    executables: HashMap<u64, Work>,
     /// When the device got there, on the clock below.
     events: HashMap<u64, u64>,
 }
@@ -70,7 +73,50 @@ struct State {
 struct Stream {
     busy_until: u64,
     /// Work captured so far, while capturing.
-    captured: Option<u64>,
+    captured: Option<Work>,
+}
+
+/// What the device has to do: time for an undisturbed device.
+#[derive(Clone, Copy, Default)]
+struct Work {
+    kernels_ns: u64,
+    copies_ns: u64,
+}
+
+impl Work {
+    fn kernel() -> Work {
+        Work { kernels_ns: time_of("kernel_ns", 1000), copies_ns: 0 }
+    }
+
+    fn copy() -> Work {
+        Work { kernels_ns: 0, copies_ns: time_of("copy_ns", 2000) }
+    }
+
+    /// How long it takes now, next to those who are on the same GPU.
+    fn duration(self) -> u64 {
+        let factor = |name: &str| setting(name).map_or(1.0, |text| text.parse::<f64>().expect("a factor"));
+        if (setting("corun_clock").is_none() && setting("corun_copies").is_none()) || !has_company() {
+            return self.kernels_ns + self.copies_ns;
+        }
+        let kernels = self.kernels_ns as f64 / factor("corun_clock");
+        (kernels + self.copies_ns as f64 * factor("corun_copies")) as u64
+    }
+}
+
+/// Is another context on this process's GPU? Looked up every few milliseconds.
+fn has_company() -> bool {
+    static LOOKED: Mutex<Option<(u64, bool)>> = Mutex::new(None);
+    let mut looked = LOOKED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Some((at, answer)) = *looked
+        && now() - at < 5_000_000
+    {
+        return answer;
+    }
+    let uuid = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+    let own = topology().find(&uuid).ok().and_then(|instance| instance.gpu_uuid);
+    let answer = own.is_some_and(|gpu| contexts::on(&gpu) > 1);
+    *looked = Some((now(), answer));
+    answer
 }
 
 /// CUlaunchConfig.
@@ -125,11 +171,14 @@ impl State {
     }
 
     /// Queues work, or notes it where the stream captures.
-    fn work(&mut self, stream: u64, ns: u64) -> u32 {
+    fn work(&mut self, stream: u64, work: Work) -> u32 {
         let Some(stream) = self.streams.get_mut(&stream) else { return INVALID_HANDLE };
         match &mut stream.captured {
-            Some(captured) => *captured += ns,
-            None => stream.busy_until = stream.busy_until.max(now()) + ns,
+            Some(captured) => {
+                captured.kernels_ns += work.kernels_ns;
+                captured.copies_ns += work.copies_ns;
+            }
+            None => stream.busy_until = stream.busy_until.max(now()) + work.duration(),
         }
         OK
     }
@@ -288,6 +337,7 @@ export! {
     fn cuDevicePrimaryCtxSetFlags_v2(device: i32, _flags: u32) => at(device).map(|_| ());
     fn cuDevicePrimaryCtxRetain(to: *mut u64, device: i32) => {
         at(device)?;
+        contexts::register();
         *to = 0x4000_0000;
         Ok(())
     };
@@ -335,13 +385,13 @@ export! {
         Ok(())
     };
     fn cuMemsetD8Async(_to: u64, _value: u8, _bytes: usize, stream: u64) => {
-        code(state().work(stream, time_of("copy_ns", 2000)))
+        code(state().work(stream, Work::copy()))
     };
     fn cuMemcpyHtoDAsync_v2(_to: u64, _from: *const c_void, _bytes: usize, stream: u64) => {
-        code(state().work(stream, time_of("copy_ns", 2000)))
+        code(state().work(stream, Work::copy()))
     };
     fn cuMemcpyDtoHAsync_v2(_to: *mut c_void, _from: u64, _bytes: usize, stream: u64) => {
-        code(state().work(stream, time_of("copy_ns", 2000)))
+        code(state().work(stream, Work::copy()))
     };
     fn cuModuleLoadDataEx(to: *mut u64, image: *const c_char, _options: u32, _names: *mut u32, _values: *mut *mut c_void) => {
         let text = CStr::from_ptr(image).to_string_lossy().into_owned();
@@ -369,7 +419,7 @@ export! {
         if function == 0 {
             return Err(INVALID_HANDLE);
         }
-        code(state().work(stream, time_of("kernel_ns", 1000)))
+        code(state().work(stream, Work::kernel()))
     };
     fn cuLaunchKernelEx(config: *const LaunchConfig, function: u64, _arguments: *mut *mut c_void,
         _extra: *mut *mut c_void) => {
@@ -386,7 +436,7 @@ export! {
         if function == 0 || config.shared_bytes as i32 > at(0)?.shared_bytes {
             return Err(INVALID_VALUE);
         }
-        code(state().work(config.stream, time_of("kernel_ns", 1000)))
+        code(state().work(config.stream, Work::kernel()))
     };
     fn cuTensorMapEncodeTiled(map: *mut c_void, _format: u32, rank: u32, address: *mut c_void, sizes: *const u64,
         strides: *const u64, boxes: *const u32, _steps: *const u32, _interleave: u32, swizzle: u32,
@@ -427,8 +477,13 @@ export! {
         }
         Ok(())
     };
+    fn cuStreamQuery(stream: u64) => {
+        const NOT_READY: u32 = 600;
+        let until = state().streams.get(&stream).ok_or(INVALID_HANDLE)?.busy_until;
+        if until > now() { Err(NOT_READY) } else { Ok(()) }
+    };
     fn cuStreamBeginCapture_v2(stream: u64, _mode: u32) => {
-        state().streams.get_mut(&stream).ok_or(INVALID_HANDLE)?.captured = Some(0);
+        state().streams.get_mut(&stream).ok_or(INVALID_HANDLE)?.captured = Some(Work::default());
         Ok(())
     };
     fn cuStreamEndCapture(stream: u64, to: *mut u64) => {
@@ -441,9 +496,9 @@ export! {
     };
     fn cuGraphInstantiateWithFlags(to: *mut u64, graph: u64, _flags: u64) => {
         let mut state = state();
-        let ns = *state.graphs.get(&graph).ok_or(INVALID_HANDLE)?;
+        let work = *state.graphs.get(&graph).ok_or(INVALID_HANDLE)?;
         let handle = state.handle();
-        state.executables.insert(handle, ns);
+        state.executables.insert(handle, work);
         *to = handle;
         Ok(())
     };
@@ -455,8 +510,8 @@ export! {
     };
     fn cuGraphLaunch(executable: u64, stream: u64) => {
         let mut state = state();
-        let ns = *state.executables.get(&executable).ok_or(INVALID_HANDLE)?;
-        code(state.work(stream, ns))
+        let work = *state.executables.get(&executable).ok_or(INVALID_HANDLE)?;
+        code(state.work(stream, work))
     };
     fn cuGraphExecDestroy(executable: u64) => {
         state().executables.remove(&executable).map(|_| ()).ok_or(INVALID_HANDLE)
@@ -473,6 +528,13 @@ export! {
         let mut state = state();
         let when = state.streams.get(&stream).ok_or(INVALID_HANDLE)?.busy_until.max(now());
         *state.events.get_mut(&event).ok_or(INVALID_HANDLE)? = when;
+        Ok(())
+    };
+    fn cuStreamWaitEvent(stream: u64, event: u64, _flags: u32) => {
+        let mut state = state();
+        let when = *state.events.get(&event).ok_or(INVALID_HANDLE)?;
+        let stream = state.streams.get_mut(&stream).ok_or(INVALID_HANDLE)?;
+        stream.busy_until = stream.busy_until.max(when);
         Ok(())
     };
     fn cuEventElapsedTime(to: *mut f32, start: u64, end: u64) => {

@@ -5,6 +5,23 @@
 #![allow(non_snake_case, reason = "NVIDIA's names")]
 
 mod common;
+mod contexts;
+
+/// Declares exported functions: name, arguments, the GPU that a fault may mean, and the body.
+macro_rules! export {
+    ($(fn $name:ident($($argument:ident: $kind:ty),*) for $gpu:expr => $body:expr;)*) => {
+        $(#[unsafe(no_mangle)]
+        unsafe extern "C" fn $name($($argument: $kind),*) -> u32 {
+            if let Some(code) = common::fault(stringify!($name), $gpu) {
+                return code;
+            }
+            // SAFETY: the caller keeps NVML's contract: pointers are valid for what NVML writes.
+            unsafe { $body }
+        })*
+    };
+}
+
+mod counters;
 
 use common::{lie, stand_in, topology, write_text};
 use migbench::machine::topology::{Engines, Placement, Profile, Unread};
@@ -114,20 +131,6 @@ extern "C" fn nvmlInit_v2() -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn nvmlShutdown() -> u32 {
     OK
-}
-
-/// Declares exported functions: name, arguments, the GPU that a fault may mean, and the body.
-macro_rules! export {
-    ($(fn $name:ident($($argument:ident: $kind:ty),*) for $gpu:expr => $body:expr;)*) => {
-        $(#[unsafe(no_mangle)]
-        unsafe extern "C" fn $name($($argument: $kind),*) -> u32 {
-            if let Some(code) = common::fault(stringify!($name), $gpu) {
-                return code;
-            }
-            // SAFETY: the caller keeps NVML's contract: pointers are valid for what NVML writes.
-            unsafe { $body }
-        })*
-    };
 }
 
 export! {
@@ -295,7 +298,9 @@ export! {
     fn nvmlDeviceGetClockInfo(device: nvmlDevice_t, kind: c_uint, to: *mut c_uint) for number(device) => {
         answer(to, match kind {
             2 => of_gpu(device, "clocks.memory", |gpu| gpu.clocks.memory),
-            _ => of_gpu(device, "clocks.sm", |gpu| gpu.clocks.sm),
+            _ => of_gpu(device, "clocks.sm", |gpu| {
+                Some((f64::from(gpu.clocks.sm?) * counters::clock_factor(&gpu.uuid)).round() as u32)
+            }),
         })
     };
     fn nvmlDeviceGetMaxClockInfo(device: nvmlDevice_t, kind: c_uint, to: *mut c_uint) for number(device) => {
@@ -502,7 +507,17 @@ fn processes(device: nvmlDevice_t) -> Result<Vec<nvmlProcessInfo_t>, u32> {
         gpuInstanceId: p.gi_id.unwrap_or(u32::MAX),
         computeInstanceId: p.ci_id.unwrap_or(u32::MAX),
     };
-    Ok(here.map(info).collect())
+    let live = contexts::all().into_iter().filter(|(_, instance)| match handle {
+        Handle::Gpu(_) => instance.gpu_uuid.as_deref() == Some(&gpu.uuid),
+        Handle::Mig(_, mig) => instance.mig_uuid.as_deref() == Some(&mig.uuid),
+    });
+    let context = |(pid, instance): (u32, migbench::machine::Instance)| nvmlProcessInfo_t {
+        pid,
+        usedGpuMemory: 500 << 20,
+        gpuInstanceId: instance.gi_id.unwrap_or(u32::MAX),
+        computeInstanceId: instance.ci_id.unwrap_or(u32::MAX),
+    };
+    Ok(here.map(info).chain(live.map(context)).collect())
 }
 
 /// A profile by its number in NVML's enumeration. Numbers are asked upward, with holes.

@@ -52,13 +52,14 @@ impl Across {
             text(Field::PointId),
             round,
             text(Field::Attempt),
+            text(Field::Worker),
         ];
         self.rows.push((hash(&unique), row.line));
         if !uuid.is_empty() {
             self.instance(row, hash(&[text(Field::Host), run, uuid]));
         }
         if text(Field::Mode) == "concurrent" {
-            self.corunner(row, hash(&[uuid]));
+            self.corunner(row, hash(&[uuid, text(Field::Worker)]));
         }
     }
 

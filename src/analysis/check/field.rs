@@ -1,6 +1,6 @@
 //! Which cell of a line means what: migbench's own columns by name, another tool's by a mapping.
 
-use crate::results::COLUMNS;
+use crate::results::{self, COLUMNS};
 use anyhow::{Result, bail};
 use std::borrow::Cow;
 
@@ -29,12 +29,13 @@ fields! {
     SmCount = "sm_count"; MemoryMib = "memory_mib"; Batch = "batch"; Inflight = "inflight";
     Threads = "threads"; WarmupBatches = "warmup_batches"; Batches = "batches";
     BatchesCommon = "batches_common"; Elapsed = "elapsed_s"; WindowStart = "window_start_ns";
-    WindowEnd = "window_end_ns"; Drift = "drift";
+    WindowEnd = "window_end_ns"; Drift = "drift"; Inferences = "inferences";
+    LateBatches = "late_batches";
     Mean = "latency_mean_ms"; Stddev = "latency_stddev_ms"; Min = "latency_min_ms";
     P50 = "latency_p50_ms"; P90 = "latency_p90_ms"; P95 = "latency_p95_ms"; P99 = "latency_p99_ms";
     P999 = "latency_p999_ms"; Max = "latency_max_ms"; P99Upper = "latency_p99_upper_ms";
     ResponseMean = "response_mean_ms"; ResponseP50 = "response_p50_ms";
-    ResponseP99 = "response_p99_ms"; ResponseMax = "response_max_ms";
+    ResponseP90 = "response_p90_ms"; ResponseP999 = "response_p999_ms"; ResponseP99 = "response_p99_ms"; ResponseMax = "response_max_ms";
     Throughput = "throughput"; Wall = "throughput_wall"; Tflops = "tflops"; Gbytes = "gbytes_per_s";
     H2d = "h2d_mean_ms"; Compute = "compute_mean_ms"; ComputeP50 = "compute_p50_ms";
     D2h = "d2h_mean_ms"; EnqueueP50 = "enqueue_p50_ms"; StageBatches = "stage_batches";
@@ -44,7 +45,7 @@ fields! {
     RunId = "run_id"; SessionId = "session_id"; PointId = "point_id"; StartedAt = "started_at";
     Host = "host"; GpuIndex = "gpu_index"; GpuName = "gpu_name"; GpuUuid = "gpu_uuid";
     Kind = "instance_kind"; MigUuid = "mig_uuid"; GiId = "gi_id"; CiId = "ci_id"; Profile = "profile";
-    Identity = "identity"; Sharing = "sharing"; Device = "device"; Backend = "backend";
+    Identity = "identity"; Sharing = "sharing"; Worker = "worker"; Device = "device"; Backend = "backend";
     Workload = "workload"; Precision = "precision"; Mode = "mode"; Corunners = "corunners";
     Load = "load"; Sync = "sync"; Graph = "graph"; Transfers = "transfers"; Warnings = "warnings";
     Status = "status"; Error = "error";
@@ -137,8 +138,8 @@ pub struct View {
     pub header: Vec<String>,
     /// Written by migbench: every rule applies.
     pub own: bool,
-    /// The columns are those of this schema, in its order.
-    pub exact: bool,
+    /// Where each column of the schema is, if they are its columns and in its order.
+    pub places: Option<Vec<Option<usize>>>,
     index: Vec<Option<usize>>,
     to_ms: f64,
 }
@@ -163,8 +164,8 @@ impl View {
             for &field in Field::ALL {
                 index[field as usize] = at(field.name());
             }
-            let exact = header.iter().map(String::as_str).eq(COLUMNS.iter().map(|column| column.name));
-            return Ok(View { header, own: true, exact, index, to_ms: 1.0 });
+            let places = results::places(&header);
+            return Ok(View { header, own: true, places, index, to_ms: 1.0 });
         };
         for (field, column) in &mapping.columns {
             let Some(found) = at(column) else {
@@ -172,7 +173,7 @@ impl View {
             };
             index[*field as usize] = Some(found);
         }
-        Ok(View { header, own: false, exact: false, index, to_ms: mapping.unit.to_ms() })
+        Ok(View { header, own: false, places: None, index, to_ms: mapping.unit.to_ms() })
     }
 
     /// What the file calls this field.

@@ -157,7 +157,7 @@ impl Checker {
         }
         let names = cells.iter().map(|cell| cell.trim().to_owned()).collect();
         let view = View::new(names, self.mapping.as_ref()).map_err(|error| error.context("line 1"))?;
-        if view.own && !view.exact {
+        if view.own && view.places.is_none() {
             let has = |name: &str| view.header.iter().any(|column| column == name);
             let missing: Vec<&str> = header().into_iter().filter(|name| !has(name)).collect();
             let known = |name: &str| COLUMNS.iter().any(|column| column.name == name);

@@ -14,7 +14,8 @@ const OTHERS: f64 = 0.01;
 const EXACT: f64 = 1e-9;
 
 /// Where 0 would be a measurement.
-const MAY_BE_ZERO: [Field; 8] = [
+const MAY_BE_ZERO: [Field; 9] = [
+    Field::LateBatches,
     Field::WarmupBatches,
     Field::BatchesCommon,
     Field::WindowStart,
@@ -73,14 +74,22 @@ fn signs(row: &Cells, findings: &mut Findings) {
 /// Quantiles ascend, and the mean lies between the extremes.
 fn order(row: &Cells, findings: &mut Findings) {
     use Field::{Max, Mean, Min, P50, P90, P95, P99, P99Upper, P999};
-    let chains: [&[Field]; 7] = [
+    let chains: [&[Field]; 9] = [
         &[Min, P50, P90, P95, P99, P999, Max],
         &[P99, P99Upper, Max],
         &[Min, Mean, Max],
-        &[Field::ResponseP50, Field::ResponseP99, Field::ResponseMax],
-        // A batch that starts late answers later than it takes.
-        &[Mean, Field::ResponseMean],
+        &[
+            Field::ResponseP50,
+            Field::ResponseP90,
+            Field::ResponseP99,
+            Field::ResponseP999,
+            Field::ResponseMax,
+        ],
+        // A batch that starts late answers later than it takes; a server's samples are not its batches.
+        if row.number(Field::Inferences).is_none() { &[Mean, Field::ResponseMean] } else { &[] },
         &[Max, Field::ResponseMax],
+        &[Field::LateBatches, Field::Batches],
+        &[Field::Batches, Field::Inferences],
         &[Field::BatchesCommon, Field::Batches],
     ];
     // Rounding may put a printed mean just outside.
@@ -111,7 +120,12 @@ fn formulas(row: &Cells, findings: &mut Findings, ratios: &mut Ratios) {
         let shown = || format!("(1000 / {}) x {batch}", short(mean));
         equal(row, Throughput, 1000.0 / mean * batch, &[Mean], &shown, findings, ratios);
     }
-    if let (Some(batches), Some(batch), Some(elapsed)) = (row.number(Batches), batch, row.number(Elapsed)) {
+    if let (Some(samples), Some(elapsed)) = (row.number(Field::Inferences), row.number(Elapsed)) {
+        let shown = || format!("{samples} / {} s", short(elapsed));
+        equal(row, Wall, samples / elapsed, &[Elapsed], &shown, findings, ratios);
+    } else if let (Some(batches), Some(batch), Some(elapsed)) =
+        (row.number(Batches), batch, row.number(Elapsed))
+    {
         let shown = || format!("{batches} x {batch} / {} s", short(elapsed));
         equal(row, Wall, batches * batch / elapsed, &[Elapsed], &shown, findings, ratios);
     }

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 /// Shares of a window from which method.md draws its lines.
 const OVERLAP: f64 = 0.999;
-use crate::results::summary::{DRIFT, HOST_BOUND, THROUGHPUT_GAP};
+use crate::results::summary::{DRIFT, HOST_BOUND, LATE_SHARE, THROUGHPUT_GAP, arrives};
 /// The same counts of operations and bytes over the same mean.
 const SAME: f64 = 1e-6;
 /// More different points than a file has; their memory stays bounded all the same.
@@ -56,12 +56,12 @@ fn add(findings: &mut Findings, row: &Cells, field: Field, rule: &'static str, e
 
 /// Every cell is of its column's type; the schema is this one.
 fn types(row: &Cells, findings: &mut Findings) {
-    if row.view.exact {
-        for (i, column) in COLUMNS.iter().enumerate() {
-            let text = row.at(i);
+    if let Some(places) = &row.view.places {
+        for (column, at) in COLUMNS.iter().zip(places).filter_map(|(c, at)| Some((c, (*at)?))) {
+            let text = row.at(at);
             let fine = text.is_empty() && column.holds.ends_with("or nothing") || column.holds == "text";
             if !fine && !(column.accepts)(text) {
-                findings.push(Finding::new(row.line, column.name, "type", row.at(i), column.holds));
+                findings.push(Finding::new(row.line, column.name, "type", text, column.holds));
             }
         }
     }
@@ -93,6 +93,9 @@ fn status(row: &Cells, findings: &mut Findings) {
     if row.text(Field::Identity) == "refuted" && row.text(Field::Status) != "failed" {
         add(findings, row, Field::Status, "status", "failed: the worker ran on another device");
     }
+    if row.text(Field::Backend) == "builtin" && row.text(Field::Precision).is_empty() {
+        add(findings, row, Field::Precision, "absent", "a number format: the workload is migbench's own");
+    }
     let concurrent = row.text(Field::Mode) == "concurrent";
     if concurrent == row.text(Field::Corunners).is_empty() {
         let expected = if concurrent { "the co-runners" } else { "nothing in an isolated row" };
@@ -110,15 +113,32 @@ fn status(row: &Cells, findings: &mut Findings) {
         Field::Stddev,
         Field::Min,
         Field::Max,
-        Field::Throughput,
         Field::Wall,
         Field::LatencyHistogram,
     ];
     let batches = row.number(Field::Batches).unwrap_or(0.0);
     let percentiles = PERCENTILES.into_iter().chain([(Field::P99Upper, 0.99)]);
     let enough = percentiles.filter(|&(_, q)| batches >= needed(q) as f64).map(|(field, _)| field);
-    let overlap = concurrent.then_some(Field::Overlap);
-    for field in always.into_iter().chain(enough).chain(overlap) {
+    let overlap = (concurrent && !row.warns("unproven")).then_some(Field::Overlap);
+    let arrives = arrives(row.text(Field::Load));
+    let one_by_one = !arrives && row.text(Field::Inflight) == "1";
+    let arrived: &[Field] = match (arrives, one_by_one) {
+        (_, true) => &[Field::Throughput],
+        (false, false) => &[],
+        (true, false) => {
+            &[Field::ResponseMean, Field::ResponseMax, Field::LateBatches, Field::ResponseHistogram]
+        }
+    };
+    if !one_by_one && !row.text(Field::Throughput).is_empty() {
+        add(findings, row, Field::Throughput, "formula", "nothing: claimed of one batch after the other");
+    }
+    if let (Some(late), true) = (row.number(Field::LateBatches), batches > 0.0)
+        && late > LATE_SHARE * batches
+    {
+        let expected = format!("at most {LATE_SHARE} of {batches}, or the status invalid");
+        add(findings, row, Field::LateBatches, "late", expected);
+    }
+    for field in always.into_iter().chain(enough).chain(overlap).chain(arrived.iter().copied()) {
         if row.text(field).is_empty() {
             add(findings, row, field, "absent", "a number: the row is ok");
         }
@@ -295,7 +315,11 @@ impl Memory {
                             .factor(found / expected),
                     );
                 }
-                None if amount > 0.0 && row.text(Field::Status) == "ok" => {
+                None if amount > 0.0
+                    && row.text(Field::Status) == "ok"
+                    && row.text(Field::Inflight) == "1"
+                    && row.text(Field::Inferences).is_empty() =>
+                {
                     add(findings, row, field, "absent", short(expected));
                 }
                 _ => {}
@@ -305,10 +329,8 @@ impl Memory {
 
     /// The hash is that of the conditions in the row.
     fn point(&mut self, row: &Cells, findings: &mut Findings) {
-        if !row.view.exact {
-            return;
-        }
-        const HASHED: [Field; 18] = [
+        let Some(places) = &row.view.places else { return };
+        const HASHED: [Field; 19] = [
             Field::SchemaVersion,
             Field::Kind,
             Field::GpuName,
@@ -327,13 +349,15 @@ impl Memory {
             Field::Graph,
             Field::Transfers,
             Field::Threads,
+            Field::Sharing,
         ];
         let key = HASHED.map(|field| row.text(field)).join("\u{1f}");
         if !self.points.contains_key(&key) {
             if self.points.len() >= MOST_POINTS {
                 self.points.clear();
             }
-            let record: csv::StringRecord = (0..COLUMNS.len()).map(|i| row.at(i)).collect();
+            let cell = |at: &Option<usize>| at.map_or("", |at| row.at(at));
+            let record: csv::StringRecord = places.iter().map(cell).collect();
             // A row with a cell of another type has that finding.
             let Ok(parsed) = from_record(&record, None) else { return };
             self.points.insert(key.clone(), point_id(&parsed));

@@ -40,7 +40,12 @@ const RESPONSE: Recorded = Recorded {
     min: None,
     max: Field::ResponseMax,
     stddev: None,
-    quantiles: &[(Field::ResponseP50, 0.5), (Field::ResponseP99, 0.99)],
+    quantiles: &[
+        (Field::ResponseP50, 0.5),
+        (Field::ResponseP90, 0.9),
+        (Field::ResponseP99, 0.99),
+        (Field::ResponseP999, 0.999),
+    ],
     upper: None,
 };
 
@@ -66,7 +71,10 @@ impl Recorded {
     fn compare(&self, row: &Cells, slots: &Slots, findings: &mut Findings) {
         let mut compare = Compare { row, histogram: self.histogram, findings };
         let count = slots.count as f64;
-        compare.between(self.count, count, count, 1.0);
+        // A server answers samples, and each of them waits for its batch.
+        let samples = self.histogram == Field::ResponseHistogram && row.number(Field::Inferences).is_some();
+        let counted = if samples { Field::Inferences } else { self.count };
+        compare.between(counted, count, count, 1.0);
         let (Some(first), Some(last)) = (slots.slots.first(), slots.slots.last()) else { return };
         let moments = Moments::of(slots, row.number(self.mean).unwrap_or(0.0) * 1e6);
         compare.between(self.mean, moments.mean.0, moments.mean.1, 1e6);

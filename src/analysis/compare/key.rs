@@ -37,7 +37,7 @@ columns! {
     "profile" = |row| text(row.subject.instance.profile.as_ref());
     "sm_count" = |row| text(row.subject.instance.sm_count);
     "workload" = |row| row.point.workload.clone();
-    "precision" = |row| row.point.precision.to_string();
+    "precision" = |row| text(row.point.precision);
     "batch" = |row| row.point.batch.to_string();
     "mode" = |row| word(&row.point.mode);
     "corunners" = |row| row.point.corunners.clone();
@@ -49,6 +49,7 @@ columns! {
     "graph" = |row| text(row.point.graph);
     "transfers" = |row| text(row.point.transfers);
     "threads" = |row| text(row.point.threads);
+    "sharing" = |row| row.subject.sharing.as_ref().map_or(String::new(), word);
     "schema_version" = |row| row.provenance.schema_version.to_string();
 }
 
@@ -63,7 +64,6 @@ columns! {
     "host" = |row| row.provenance.host.clone();
     "gpu_uuid" = |row| text(row.subject.instance.gpu_uuid.as_ref());
     "memory_mib" = |row| text(row.subject.instance.memory_mib);
-    "sharing" = |row| row.subject.sharing.as_ref().map_or(String::new(), word);
     "neighbours" = |row| row.subject.neighbours.as_ref().map_or(String::new(), word);
     "cpus" = |row| row.point.cpus.clone();
     "seed" = |row| row.provenance.seed.to_string();

@@ -50,7 +50,7 @@ pub struct Side<'a> {
 
 /// What makes a row unique among those of its point: host, run, instance, repetition, and the values
 /// of the columns that may differ.
-type Place<'a> = (&'a str, &'a str, Option<&'a str>, Option<u32>, u32, Vec<String>);
+type Place<'a> = (&'a str, &'a str, Option<&'a str>, (Option<u32>, Option<u32>), u32, Vec<String>);
 
 /// Sorts out one side; what is wrong with it goes to `problems`.
 pub fn build<'a>(
@@ -69,7 +69,7 @@ pub fn build<'a>(
             &*provenance.host,
             &*provenance.run_id,
             instance.uuid(),
-            instance.gpu_index,
+            (instance.gpu_index, row.subject.worker),
             provenance.repetition,
             mismatched,
         );

@@ -3,6 +3,7 @@
 pub mod hodges_lehmann;
 pub mod mann_whitney;
 pub mod order;
+pub mod student;
 pub mod variance;
 
 pub use hodges_lehmann::TwoSamples;

@@ -105,7 +105,7 @@ fn remapped_rows(nvml: &Nvml, device: &Device) -> Result<RemappedRows, NvmlError
 
 /// The GPU's processes with their instance ids; where the GPU as a whole may not be asked, each MIG
 /// device is.
-fn processes(device: &Device, gpu: &Gpu, unread: &mut Unread) -> Option<Vec<Process>> {
+pub(super) fn processes(device: &Device, gpu: &Gpu, unread: &mut Unread) -> Option<Vec<Process>> {
     let refused = match device.running_compute_processes() {
         Ok(found) => return Some(found.into_iter().map(process).collect()),
         Err(error) => error,

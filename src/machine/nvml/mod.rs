@@ -6,6 +6,9 @@
 mod gpu;
 mod instances;
 mod profiles;
+mod reading;
+
+pub use reading::Reading;
 
 use super::topology::{Gpu, Topology, Unread};
 use nvml_wrapper::Nvml;

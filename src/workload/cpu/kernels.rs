@@ -300,7 +300,16 @@ pub fn attention(qkv: &[f32], batch: usize, rows: usize, heads: usize, out: &mut
             let scale = 1.0 / (d as f32).sqrt();
             let transposed = (1, 3 * h as isize);
             let dense = (rows as isize, 1);
-            product(q, k, transposed, (scores.as_mut_ptr(), false), dense, (rows, rows, d), scale, Parallelism::None);
+            product(
+                q,
+                k,
+                transposed,
+                (scores.as_mut_ptr(), false),
+                dense,
+                (rows, rows, d),
+                scale,
+                Parallelism::None,
+            );
             pulp::Arch::new().dispatch(
                 #[inline(always)]
                 || scores.chunks_exact_mut(rows).for_each(softmax),

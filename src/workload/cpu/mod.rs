@@ -110,11 +110,13 @@ impl Executor {
         let shape = |id: BufferId| &self.network.buffers[id.0];
         let len = |id: BufferId| shape(id).len(batch);
         match *op {
-            Op::Embed { tokens, word, position, segment, out } => buffers.write(out, |buffers, out_values| {
-                let tokens = &buffers.values[tokens.0][..len(tokens)];
-                let (word, position, segment) = (weight(word), weight(position), weight(segment));
-                kernels::embed(tokens, &word, &position, &segment, &mut out_values[..len(out)]);
-            }),
+            Op::Embed { tokens, word, position, segment, out } => {
+                buffers.write(out, |buffers, out_values| {
+                    let tokens = &buffers.values[tokens.0][..len(tokens)];
+                    let (word, position, segment) = (weight(word), weight(position), weight(segment));
+                    kernels::embed(tokens, &word, &position, &segment, &mut out_values[..len(out)]);
+                })
+            }
             Op::Lookup { tokens, table, out } => buffers.write(out, |buffers, out_values| {
                 let tokens = &buffers.values[tokens.0][..len(tokens)];
                 kernels::lookup(tokens, &weight(table), &mut out_values[..len(out)]);
@@ -338,7 +340,11 @@ impl Workload for Cpu {
         let network = &self.executor.network;
         let lane_bytes = network.buffer_bytes(batch as u64, Precision::Fp32);
         let need = super::Need { weights: 0, lane: lane_bytes, lanes, batch };
-        need.refuse_unless_it_fits(&self.name, crate::machine::host::available_memory_bytes(), "the machine")?;
+        need.refuse_unless_it_fits(
+            &self.name,
+            crate::machine::host::available_memory_bytes(),
+            "the machine",
+        )?;
         self.lanes = (0..lanes).map(|_| self.executor.loaded(0, batch)).collect();
         self.pending = vec![0; lanes];
         if network.ops.is_empty() && network.exchange != Exchange::InOut {
@@ -427,8 +433,7 @@ mod tests {
     }
 
     fn linear(rows: usize, k: usize, n: usize, row_step: usize, activation: Activation) -> Network {
-        let weight =
-            |rows, columns| Weight::new("", rows, columns, Init::spread(1.0 / (rows as f32).sqrt()));
+        let weight = |rows, columns| Weight::new("", rows, columns, Init::spread(1.0 / (rows as f32).sqrt()));
         let buffer = |rows, columns| model::Buffer::new(rows, columns, Element::Value);
         Network {
             weights: vec![weight(k, n), weight(1, n)],

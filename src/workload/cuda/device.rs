@@ -276,6 +276,16 @@ impl Stream {
         unsafe { self.context.api.stream_wait(self.handle, event.handle, 0) }
     }
 
+    /// Is all issued work done?
+    pub(super) fn is_idle(&self) -> Result<bool, CudaError> {
+        // SAFETY: the stream lives.
+        match unsafe { self.context.api.stream_query(self.handle) } {
+            Ok(()) => Ok(true),
+            Err(error) if error.code == CudaError::NOT_READY => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Copies to the start of `to`; returns before it is done.
     pub(super) fn copy_in(
         &self,

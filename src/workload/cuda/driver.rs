@@ -80,6 +80,7 @@ api! {
     stream_create = cuStreamCreate(stream: *mut CUstream, flags: u32);
     stream_destroy = cuStreamDestroy_v2(stream: CUstream);
     stream_synchronize = cuStreamSynchronize(stream: CUstream);
+    stream_query = cuStreamQuery(stream: CUstream);
     stream_begin_capture = cuStreamBeginCapture_v2(stream: CUstream, mode: sys::CUstreamCaptureMode);
     stream_end_capture = cuStreamEndCapture(stream: CUstream, graph: *mut CUgraph);
     graph_instantiate = cuGraphInstantiateWithFlags(executable: *mut CUgraphExec, graph: CUgraph, flags: u64);
@@ -178,6 +179,8 @@ pub struct CudaError {
 impl CudaError {
     /// `CUDA_ERROR_OUT_OF_MEMORY`.
     pub const OUT_OF_MEMORY: u32 = 2;
+    /// `CUDA_ERROR_NOT_READY`: no error, but an answer.
+    pub const NOT_READY: u32 = 600;
 
     /// What to do next about the common ones.
     fn hint(&self) -> Option<String> {

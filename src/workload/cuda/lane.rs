@@ -155,6 +155,11 @@ impl Lane {
         Ok(self.stream.synchronize()?)
     }
 
+    /// Is all that was issued done?
+    pub(super) fn is_done(&self) -> Result<bool> {
+        Ok(self.stream.is_idle()?)
+    }
+
     fn issue_plainly(&self, batch: &Batch) -> Result<()> {
         if let Some(side) = self.side.as_ref().filter(|_| self.transfers) {
             let [fork, join, ..] = &self.events;
@@ -278,7 +283,12 @@ impl Lane {
                 for &sample in shown {
                     self.stream.copy_out(&host, address + (sample * bytes) as u64, bytes)?;
                     self.stream.synchronize().with_context(|| format!("operation {index}: {op:?}"))?;
-                    visit(index, out, sample, &elements(&host.as_slice()[..bytes], buffer.element, self.precision));
+                    visit(
+                        index,
+                        out,
+                        sample,
+                        &elements(&host.as_slice()[..bytes], buffer.element, self.precision),
+                    );
                 }
             }
         }

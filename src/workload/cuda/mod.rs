@@ -152,6 +152,10 @@ impl Workload for Cuda {
         self.lane(lane)?.wait()
     }
 
+    fn is_done(&mut self, lane: usize) -> Result<bool> {
+        self.lane(lane)?.is_done()
+    }
+
     fn staged(&mut self, lane: usize, batch: usize) -> Result<Option<Stages>> {
         self.lane(lane)?.staged(batch).map(Some)
     }

@@ -83,7 +83,10 @@ impl Builder<'_> {
             }
             Op::RmsNorm { x, gamma, epsilon, out } => {
                 let (rows, columns) = self.shape(x, batch)?;
-                ensure!(columns as usize <= MOST_RMS_COLUMNS, "{columns} columns: at most {MOST_RMS_COLUMNS}");
+                ensure!(
+                    columns as usize <= MOST_RMS_COLUMNS,
+                    "{columns} columns: at most {MOST_RMS_COLUMNS}"
+                );
                 let function = self.kernels.number_function("decoder", "rms_norm")?;
                 let arguments = Arguments::default().long(buffers[x.0]).long(self.weights[gamma.0]);
                 let arguments = arguments.long(buffers[out.0]).int(columns).float(epsilon);
@@ -111,7 +114,8 @@ impl Builder<'_> {
         // Name, rows, columns and threads of a tile: the largest that fills the GPU.
         const TILES: [(&str, usize, usize, u32); 3] =
             [("128x128", 128, 128, 256), ("64x64", 64, 64, 256), ("16x64", 16, 64, 256)];
-        let blocks = |(_, rows, columns, _): (&str, usize, usize, u32)| m.div_ceil(rows) * n.div_ceil(columns);
+        let blocks =
+            |(_, rows, columns, _): (&str, usize, usize, u32)| m.div_ceil(rows) * n.div_ceil(columns);
         let full = TILES.into_iter().find(|&tile| blocks(tile) >= self.gpu.multiprocessors);
         let tile = full.unwrap_or(TILES[2]);
         let function = self.kernels.function("plain", &format!("linear32_{}", tile.0))?;
@@ -124,7 +128,10 @@ impl Builder<'_> {
         let (channels, n) = (self.network.buffers[x.0].columns, self.network.buffers[out.0].columns);
         let (shape, positions) = (&self.network.weights[weight.0], window.positions());
         let k = kernel * kernel * channels;
-        ensure!(shape.rows == k && shape.columns == n && activation != Activation::SwiGlu, "shapes do not match");
+        ensure!(
+            shape.rows == k && shape.columns == n && activation != Activation::SwiGlu,
+            "shapes do not match"
+        );
         ensure!(channels.is_multiple_of(8) && n.is_multiple_of(8), "channels come in chunks of 8");
         ensure!(self.network.buffers[x.0].rows == side * side, "the image is not {side} x {side}");
         let (m, _) = (self.shape(out, batch)?.0, self.shape(x, batch)?);
@@ -197,7 +204,10 @@ impl Builder<'_> {
         let (rows, context) = (self.network.buffers[qkv.0].rows, self.network.buffers[cache.0].rows);
         let width = self.network.buffers[cache.0].columns / 2 / kv_heads;
         ensure!(width == 64 || width == 128, "heads are {width} wide: 64 and 128 have kernels");
-        ensure!(heads.is_multiple_of(kv_heads) && heads / kv_heads <= MOST_GROUP, "{heads} heads on {kv_heads}");
+        ensure!(
+            heads.is_multiple_of(kv_heads) && heads / kv_heads <= MOST_GROUP,
+            "{heads} heads on {kv_heads}"
+        );
         ensure!(rows <= context, "{rows} tokens in a cache of {context}");
         let (m, _) = (index(batch, rows)?, index(batch, context)?);
         let shapes = |arguments: Arguments, numbers: &[usize]| {
@@ -268,7 +278,10 @@ mod tests {
             for multiprocessors in [1, 16, 132, 256, 1000] {
                 let parts = pairs * splits(pairs, context, multiprocessors);
                 let needed = pairs.next_multiple_of(4) * 4 + parts * MOST_GROUP * (128 + SHARE_EXTRA) * 4;
-                assert!(needed as u64 <= scratch_bytes(&network, batch), "{batch} {context} {multiprocessors}");
+                assert!(
+                    needed as u64 <= scratch_bytes(&network, batch),
+                    "{batch} {context} {multiprocessors}"
+                );
             }
         }
         assert_eq!(scratch_bytes(&llama_prefill(Llama::ONE, 64), 9), 0);

@@ -102,11 +102,13 @@ impl Verifier<'_> {
                     }],
                     ..Network::default()
                 };
-                let case = format!("convolution {window:?}, {channels} to {n}, residual {}", residual.is_some());
+                let case =
+                    format!("convolution {window:?}, {channels} to {n}, residual {}", residual.is_some());
                 self.compare(&case, &network, &[Init::spread(1.0); 2], precision, batch, &variants)?;
             }
         }
-        for (side, columns, kernel, stride, padding) in [(1, 8, 3, 2, 1), (7, 72, 3, 2, 1), (12, 64, 2, 2, 0)] {
+        for (side, columns, kernel, stride, padding) in [(1, 8, 3, 2, 1), (7, 72, 3, 2, 1), (12, 64, 2, 2, 0)]
+        {
             let window = Window { side, kernel, stride, padding };
             let (x, out) = (BufferId(0), BufferId(1));
             let rows = window.positions() * window.positions();
@@ -137,7 +139,12 @@ impl Verifier<'_> {
             let network = Network {
                 weights: vec![weight(1, columns, Init::around(1.0, 0.1))],
                 buffers: vec![buffer(3, columns), buffer(3, columns)],
-                ops: vec![Op::RmsNorm { x: BufferId(0), gamma: WeightId(0), epsilon: 1e-5, out: BufferId(1) }],
+                ops: vec![Op::RmsNorm {
+                    x: BufferId(0),
+                    gamma: WeightId(0),
+                    epsilon: 1e-5,
+                    out: BufferId(1),
+                }],
                 ..Network::default()
             };
             self.compare(
@@ -149,19 +156,27 @@ impl Verifier<'_> {
                 &self.sets(),
             )?;
             let tokens = model::Buffer::new(1, 1, Element::Token { vocabulary: 1000 });
+            let place = Element::Token { vocabulary: columns as u32 };
             let network = Network {
                 weights: vec![weight(1000, columns, Init::spread(1.0))],
-                buffers: vec![tokens.clone(), buffer(1, columns)],
+                buffers: vec![tokens, buffer(1, columns)],
                 ops: vec![Op::Lookup { tokens: BufferId(0), table: WeightId(0), out: BufferId(1) }],
                 ..Network::default()
             };
             self.compare(&format!("lookup {columns}"), &network, &[], precision, 7, &self.sets())?;
             let network = Network {
-                buffers: vec![buffer(1, columns), tokens],
+                buffers: vec![buffer(1, columns), model::Buffer::new(1, 1, place)],
                 ops: vec![Op::Argmax { x: BufferId(0), out: BufferId(1) }],
                 ..Network::default()
             };
-            self.compare(&format!("argmax {columns}"), &network, &[Init::spread(1.0)], precision, 7, &self.sets())?;
+            self.compare(
+                &format!("argmax {columns}"),
+                &network,
+                &[Init::spread(1.0)],
+                precision,
+                7,
+                &self.sets(),
+            )?;
         }
         for (rows, context, heads, kv_heads, width, batch) in [
             (1, 1, 4, 2, 64, 1),
@@ -182,7 +197,8 @@ impl Verifier<'_> {
             ];
             let mut angles = weight(rows, width, Init::spread(1.0));
             angles.rotary = Some(Rotary { first: context - rows, theta: 500_000.0 });
-            let case = format!("{batch} x {rows} of {context} tokens, {heads} heads on {kv_heads}, {width} wide");
+            let case =
+                format!("{batch} x {rows} of {context} tokens, {heads} heads on {kv_heads}, {width} wide");
             let inits = [
                 Init::spread(std::f32::consts::SQRT_2),
                 Init::spread(1.0).with_wide_columns(kv_heads * width, std::f32::consts::SQRT_2),

@@ -326,9 +326,8 @@ mod tests {
 
     #[test]
     fn a_decode_step_reads_its_cache() {
-        let bytes = |context, batch| {
-            llama_decode(Llama::ONE, context).compulsory_bytes(batch, Precision::Bf16)
-        };
+        let bytes =
+            |context, batch| llama_decode(Llama::ONE, context).compulsory_bytes(batch, Precision::Bf16);
         let token = 16.0 * 2.0 * 8.0 * 64.0 * 2.0;
         assert!((bytes(1024, 3) - bytes(1024, 2) - 1024.0 * token - 8.0).abs() < 1.0);
         // 2.47 GB of weights.

@@ -59,8 +59,10 @@ fn run_one(op: &Op, network: &Network, batch: usize, weights: &[Vec<f32>], buffe
         Op::Linear { x, first_row, row_step, weight, bias, residual, activation, out } => {
             let (k, n) = (network.weights[weight.0].rows, network.weights[weight.0].columns);
             let x: Vec<&[f64]> = buffers[x.0].chunks_exact(k).skip(first_row).step_by(row_step).collect();
-            let rows: Vec<Vec<f64>> =
-                x.par_iter().map(|x| linear(x, &weights[weight.0], bias.map(|b| &weights[b.0][..]), n)).collect();
+            let rows: Vec<Vec<f64>> = x
+                .par_iter()
+                .map(|x| linear(x, &weights[weight.0], bias.map(|b| &weights[b.0][..]), n))
+                .collect();
             finish(rows.concat(), residual, activation, out, buffers);
         }
         Op::AddNorm { x, residual, gamma, beta, epsilon, out } => {
@@ -138,10 +140,8 @@ fn run_one(op: &Op, network: &Network, batch: usize, weights: &[Vec<f32>], buffe
                 .map(|seen| seen.into_iter().map(|p| p.map_or(vec![0.0; shape(x).1], <[f64]>::to_vec)))
                 .map(|seen| seen.collect::<Vec<_>>().concat())
                 .collect();
-            let rows: Vec<Vec<f64>> = pixels
-                .par_iter()
-                .map(|x| linear(x, &weights[weight.0], Some(&weights[bias.0]), n))
-                .collect();
+            let rows: Vec<Vec<f64>> =
+                pixels.par_iter().map(|x| linear(x, &weights[weight.0], Some(&weights[bias.0]), n)).collect();
             finish(rows.concat(), residual, activation, out, buffers);
         }
         Op::MaxPool { x, window, out } => {
@@ -221,9 +221,8 @@ fn weigh<'a>(
     values: impl Iterator<Item = &'a [f64]>,
     out: &mut [f64],
 ) {
-    let dot = |key: &[f64]| {
-        query.iter().zip(key).map(|(a, b)| a * b).sum::<f64>() / (query.len() as f64).sqrt()
-    };
+    let dot =
+        |key: &[f64]| query.iter().zip(key).map(|(a, b)| a * b).sum::<f64>() / (query.len() as f64).sqrt();
     let scores: Vec<f64> = keys.map(dot).collect();
     let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let total: f64 = scores.iter().map(|s| (s - largest).exp()).sum();

@@ -65,8 +65,7 @@ struct Epilogue {
 }
 
 impl Epilogue {
-    const RELU: Epilogue =
-        Epilogue { gain: AFTER_RELU_GAIN, residual: None, activation: Activation::Relu };
+    const RELU: Epilogue = Epilogue { gain: AFTER_RELU_GAIN, residual: None, activation: Activation::Relu };
 }
 
 struct Builder {

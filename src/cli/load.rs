@@ -1,0 +1,63 @@
+//! Options of `run` that say how batches arrive and when a window ends.
+
+use super::one_of;
+use crate::workload::scripted::parse_ns;
+use clap::Args;
+use std::path::PathBuf;
+
+/// How batches arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoadKind {
+    /// The next one when one is done.
+    Closed,
+    /// Whole batches by a schedule.
+    Open,
+    /// Single samples by a schedule, to a batcher.
+    Server,
+}
+
+/// When they arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ArrivalKind {
+    /// Independent of each other.
+    Poisson,
+    /// At equal distances.
+    Constant,
+}
+
+/// How batches arrive, and when a window ends.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Load")]
+pub struct LoadArgs {
+    /// closed: the next batch when one is done; open: batches by a schedule; server: single samples by a
+    /// schedule, to a batcher that forms batches of up to --batch [default: closed, open with --rate or --trace]
+    #[arg(long, value_parser = one_of::<LoadKind>(&["closed", "open", "server"]))]
+    pub load: Option<LoadKind>,
+    /// Arrivals a second: batches of an open load, samples of a server; several, comma-separated
+    #[arg(long, value_name = "R", value_delimiter = ',', value_parser = rate)]
+    pub rate: Vec<f64>,
+    /// When they arrive
+    #[arg(long, default_value = "poisson", value_parser = one_of::<ArrivalKind>(&["poisson", "constant"]))]
+    pub arrivals: ArrivalKind,
+    /// Arrivals from a file: seconds from the start, one a line
+    #[arg(long, value_name = "FILE", conflicts_with = "rate")]
+    pub trace: Option<PathBuf>,
+    /// How long a sample of a server load may wait for others, as 500us or 2ms
+    #[arg(long, value_name = "TIME", value_parser = parse_ns, default_value = "0s")]
+    pub max_delay: u64,
+    /// Batches in flight, each on a lane of its own; several, comma-separated
+    #[arg(long, value_name = "K", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub inflight: Vec<u8>,
+    /// The longest a window may last [default: 60 s, unless --duration or --batches is given]
+    #[arg(long, value_name = "TIME", value_parser = parse_ns)]
+    pub max_duration: Option<u64>,
+}
+
+fn rate(text: &str) -> anyhow::Result<f64> {
+    match text.parse::<f64>() {
+        Ok(rate) if (1e-6..=1e9).contains(&rate) => Ok(rate),
+        _ => anyhow::bail!("'{text}' is no rate: write arrivals a second, as 250 or 0.5"),
+    }
+}

@@ -1,0 +1,210 @@
+//! `migbench run`: choose, plan, open the output, measure, save, show.
+
+use crate::cli::{Exit, PlanFormat, RunArgs};
+mod choose;
+mod saved;
+
+use crate::analysis::{rounds, slowdown as analysis};
+use crate::machine::Topology;
+use crate::machine::nvml::Library;
+use crate::render::{names::Names, progress::Progress, runs, slowdown, table};
+use crate::results::csv_file::Output;
+use crate::results::environment::provenance;
+use crate::results::row::Status;
+use crate::sweep::group::{self, Conductor};
+use crate::sweep::launch::Launcher;
+use crate::sweep::monitor::Monitor;
+use crate::sweep::plan::{self, Options, Run};
+use crate::sweep::rows::{self, Context};
+use crate::workload::Spec;
+use anyhow::{Context as _, Result, bail};
+use choose::{Planned, plan_runs};
+use saved::Saved;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use std::io::{ErrorKind, Write};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+/// How often the user has asked to stop.
+static INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
+
+/// Everything that is decided before anything is measured.
+struct Prepared {
+    context: Context,
+    runs: Vec<Run>,
+    conductor: Conductor,
+    saved: Saved,
+}
+
+/// The verb. Errors go to `err`, the table or CSV to `out`.
+pub fn run(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
+    if args.list_runs {
+        return list_runs(args, out, err);
+    }
+    let prepared = match prepare(args, err) {
+        Ok(prepared) => prepared,
+        Err(error) if is_broken_pipe(&error) => return Exit::Ok,
+        Err(error) => {
+            let _ = writeln!(err, "migbench: {error:#}");
+            return Exit::Usage;
+        }
+    };
+    match measure(prepared, args, out, err) {
+        Ok(exit) => exit,
+        Err(error) if is_broken_pipe(&error) => Exit::Ok,
+        Err(error) => {
+            let _ = writeln!(err, "migbench: {error:#}");
+            Exit::Internal
+        }
+    }
+}
+
+/// `--list-runs`: the plan, and no more.
+fn list_runs(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
+    let planned = plan_runs(args);
+    let written = planned.and_then(|Planned { selection, options, runs, .. }| {
+        if !args.quiet {
+            selection.notes.iter().try_for_each(|note| writeln!(err, "{note}"))?;
+            writeln!(err, "{}", announce(&options, &runs))?;
+        }
+        match args.format {
+            PlanFormat::Table => runs::table(out, &runs)?,
+            PlanFormat::Json => runs::json(out, &runs)?,
+        }
+        Ok(())
+    });
+    match written {
+        Ok(()) => Exit::Ok,
+        Err(error) if is_broken_pipe(&error) => Exit::Ok,
+        Err(error) => {
+            let _ = writeln!(err, "migbench: {error:#}");
+            Exit::Usage
+        }
+    }
+}
+
+/// The eye on the GPUs, where there are any.
+fn monitor(
+    args: &RunArgs,
+    library: Option<Library>,
+    topology: &Topology,
+    output: &Output,
+) -> Result<Option<Monitor>> {
+    let mut monitor = library.map(|library| Monitor::new(library, topology.gpus.clone()));
+    if let Some(interval) = args.telemetry {
+        let Some(path) = output.path() else {
+            bail!("--telemetry writes beside the output file: with --output - there is none")
+        };
+        let Some(monitor) = &mut monitor else { bail!("--telemetry reads GPUs, and there is none here") };
+        monitor.sample_every(Duration::from_nanos(interval), &path.with_extension("telemetry.csv"))?;
+    }
+    Ok(monitor)
+}
+
+/// Chooses and plans, opens the output, and says what will happen.
+fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
+    let Planned { topology, library, selection, options, runs } = plan_runs(args)?;
+    listen_to_signals()?;
+    let saved = Saved::open(args)?;
+    let mut context = Context { provenance: provenance(&saved.run_id, args.seed), topology };
+    context.provenance.session_id.clone_from(&saved.session_id);
+    let there = saved.resumed().len();
+    let runs = saved.left(runs, &context, args.retry_failed)?;
+    if !args.quiet {
+        for note in &selection.notes {
+            writeln!(err, "{note}")?;
+        }
+        if args.resume.is_some() {
+            writeln!(err, "resuming: {there} rows are there")?;
+        }
+        writeln!(err, "{}", announce(&options, &runs))?;
+    }
+    let conductor = Conductor {
+        monitor: monitor(args, library, &context.topology, &saved.output)?,
+        allow_busy: args.allow_busy,
+        launcher: Launcher::new()?,
+        patience: Duration::from_nanos(args.patience),
+        require_proof: args.require_proof,
+        allow_mps: args.allow_mps,
+        interrupts: &INTERRUPTS,
+    };
+    Ok(Prepared { context, runs, conductor, saved })
+}
+
+/// One line: what, how often, how long.
+fn announce(options: &Options, runs: &[Run]) -> String {
+    let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let batches: Vec<String> = options.batches.iter().map(u64::to_string).collect();
+    let workloads: Vec<String> = options.workloads.iter().map(Spec::to_string).collect();
+    let estimate = plan::estimate(runs).as_secs();
+    let time =
+        if estimate < 120 { format!("{estimate} s") } else { format!("{} min", estimate.div_ceil(60)) };
+    format!(
+        "{} in {}: {} on {}, batch {}; about {time} or longer, seed {}",
+        plural(runs.len(), "run"),
+        plural(options.repeat as usize, "round"),
+        workloads.join(", "),
+        plural(options.instances.len(), "instance"),
+        batches.join(", "),
+        options.settings.seed,
+    )
+}
+
+/// Signals are counted, not died of; a file-size limit is an error of the write that meets it.
+fn listen_to_signals() -> Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGXFSZ])?;
+    std::thread::spawn(move || {
+        for signal in signals.forever().filter(|&signal| signal != SIGXFSZ) {
+            let _ = signal;
+            INTERRUPTS.fetch_add(1, Relaxed);
+        }
+    });
+    Ok(())
+}
+
+/// Measures run after run; a row is saved as soon as it is known.
+fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result<Exit> {
+    let mut progress = Progress::new(prepared.runs.len(), args.quiet);
+    for (index, run) in prepared.runs.iter().enumerate() {
+        progress.begin(index + 1, run);
+        let mut observe = |member: usize, stage, batches| progress.show(member, stage, batches);
+        let outcomes = group::play(run, &prepared.conductor, &mut observe);
+        progress.end();
+        prepared.saved.add(rows::rows(&prepared.context, run, &outcomes))?;
+        if INTERRUPTS.load(Relaxed) > 0 {
+            break;
+        }
+    }
+    show(&prepared.saved, out)?;
+    if INTERRUPTS.load(Relaxed) > 0 {
+        let _ = writeln!(err, "interrupted: what was measured is saved");
+        return Ok(Exit::Interrupted);
+    }
+    let latest = rounds::latest(prepared.saved.shown());
+    let all_ok = latest.iter().all(|row| row.outcome.status == Status::Ok);
+    Ok(if all_ok { Exit::Ok } else { Exit::Incomplete })
+}
+
+/// The tables, and where the rows are.
+fn show(saved: &Saved, out: &mut dyn Write) -> Result<()> {
+    let Some(path) = saved.output.path() else { return Ok(()) };
+    let shown = rounds::latest(saved.shown());
+    let all = rounds::latest(&saved.rows);
+    let names = Names::of(&shown);
+    let mut write = || {
+        table::write(out, &rounds::fold(&shown), &names)?;
+        slowdown::write(out, &analysis::slowdowns(&all), &analysis::packed(&all), &names)?;
+        writeln!(out, "saved: {}", path.display())
+    };
+    match write() {
+        // `migbench | head` has seen enough; the file is whole.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
+}

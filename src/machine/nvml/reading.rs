@@ -1,0 +1,49 @@
+//! What NVML counts of a whole GPU, at one moment.
+
+use super::{Library, gpu};
+use crate::machine::topology::{Gpu, Process, Unread};
+use nvml_wrapper::enum_wrappers::device::{
+    Clock, EccCounter, MemoryError, PerformancePolicy, TemperatureSensor,
+};
+
+/// A GPU's counters and state; empty is what the driver or the card does not tell.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reading {
+    /// Since the driver was loaded.
+    pub energy_mj: Option<u64>,
+    /// Now, averaged as the card does it.
+    pub power_mw: Option<u32>,
+    /// Now.
+    pub sm_clock_mhz: Option<u32>,
+    /// Of the die.
+    pub temperature_c: Option<u32>,
+    /// Time for which the power limit held the clock down, since the driver was loaded.
+    pub power_capped_ns: Option<u64>,
+    /// Time for which heat held the clock down, since the driver was loaded.
+    pub heat_capped_ns: Option<u64>,
+    /// Memory errors that were not corrected, since the driver was loaded.
+    pub ecc_uncorrected: Option<u64>,
+}
+
+impl Library {
+    /// Reads counters and state of a GPU.
+    pub fn reading(&self, gpu: &Gpu) -> Reading {
+        let Ok(device) = self.0.device_by_index(gpu.index) else { return Reading::default() };
+        let capped = |policy| device.violation_status(policy).ok().map(|time| time.violation_time);
+        Reading {
+            energy_mj: device.total_energy_consumption().ok(),
+            power_mw: device.power_usage().ok(),
+            sm_clock_mhz: device.clock_info(Clock::SM).ok(),
+            temperature_c: device.temperature(TemperatureSensor::Gpu).ok(),
+            power_capped_ns: capped(PerformancePolicy::Power),
+            heat_capped_ns: capped(PerformancePolicy::Thermal),
+            ecc_uncorrected: device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile).ok(),
+        }
+    }
+
+    /// Who computes on a GPU, MIG devices included; none where that can't be read.
+    pub fn processes(&self, gpu: &Gpu) -> Option<Vec<Process>> {
+        let device = self.0.device_by_index(gpu.index).ok()?;
+        gpu::processes(&device, gpu, &mut Unread::new())
+    }
+}

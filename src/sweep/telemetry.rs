@@ -1,0 +1,156 @@
+//! What two readings of a GPU say of the window between them. Pure.
+//!
+//! Power, energy, clocks and counters belong to the whole GPU: with MIG on, no instance has its own.
+
+use crate::machine::nvml::Reading;
+use crate::results::row::Neighbours;
+
+/// A reading and when it was taken, on CLOCK_MONOTONIC.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Moment {
+    /// When, in ns.
+    pub at_ns: u64,
+    /// What.
+    pub reading: Reading,
+    /// Who computed on the GPU.
+    pub company: Company,
+}
+
+/// Who computes on a GPU, as this process can tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Company {
+    /// The driver named its processes.
+    pub known: bool,
+    /// Workers of ours among them, and what those started.
+    pub ours: usize,
+    /// Processes of others.
+    pub foreign: usize,
+    /// Processes that are not in this PID namespace.
+    pub hidden: usize,
+}
+
+/// A GPU around the windows of one run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Edges {
+    /// Before the common start, everyone loading.
+    pub before: Moment,
+    /// After the last window, everyone still loading.
+    pub after: Moment,
+    /// In between, where periodic telemetry was asked for.
+    pub samples: Vec<Moment>,
+    /// Time between samples.
+    pub interval_ns: Option<u64>,
+}
+
+impl Edges {
+    /// Mean power in W.
+    pub fn power_w(&self) -> Option<f64> {
+        let energy_mj = self.rise(|reading| reading.energy_mj)? as f64;
+        let ns = self.after.at_ns.checked_sub(self.before.at_ns).filter(|&ns| ns > 0)? as f64;
+        Some(energy_mj / 1e3 / (ns / 1e9))
+    }
+
+    /// SM clock in MHz: the mean of the samples between `from` and `to`, else that of the later edge.
+    pub fn sm_clock_mhz(&self, from: u64, to: u64) -> Option<f64> {
+        let inside = self.samples.iter().filter(|sample| (from..=to).contains(&sample.at_ns));
+        let clocks: Vec<f64> = inside.filter_map(|s| s.reading.sm_clock_mhz).map(f64::from).collect();
+        if clocks.is_empty() {
+            return self.after.reading.sm_clock_mhz.map(f64::from);
+        }
+        Some(clocks.iter().sum::<f64>() / clocks.len() as f64)
+    }
+
+    /// Time in ms for which power or heat held the clock down; where both did, the longer of the two.
+    pub fn throttled_ms(&self) -> Option<f64> {
+        let power = self.rise(|reading| reading.power_capped_ns);
+        let heat = self.rise(|reading| reading.heat_capped_ns);
+        power.into_iter().chain(heat).max().map(|ns| ns as f64 / 1e6)
+    }
+
+    /// Memory errors that were not corrected.
+    pub fn ecc_errors(&self) -> u64 {
+        self.rise(|reading| reading.ecc_uncorrected).unwrap_or(0)
+    }
+
+    /// How far a counter rose; none where it is not read, or went back (the driver was reloaded).
+    fn rise(&self, counter: impl Fn(&Reading) -> Option<u64>) -> Option<u64> {
+        counter(&self.after.reading)?.checked_sub(counter(&self.before.reading)?)
+    }
+
+    /// Who else computes on the GPU, of which `here` workers of this run are.
+    pub fn neighbours(&self, here: usize) -> Neighbours {
+        let company = self.before.company;
+        if company.foreign > 0 || self.after.company.foreign > 0 {
+            return Neighbours::Foreign;
+        }
+        // In a container the driver names no process, or numbers that mean nothing here: who does not
+        // see his own workers does not see others' either.
+        if !company.known || company.hidden > 0 || company.ours < here {
+            return Neighbours::Unknown;
+        }
+        if here > 1 { Neighbours::Ours } else { Neighbours::NoneSeen }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moment(at_ns: u64, energy_mj: Option<u64>, clock: u32) -> Moment {
+        let reading = Reading { energy_mj, sm_clock_mhz: Some(clock), ..Reading::default() };
+        Moment { at_ns, reading, company: Company { known: true, ours: 1, ..Company::default() } }
+    }
+
+    fn edges() -> Edges {
+        Edges {
+            before: moment(1_000_000_000, Some(5_000), 1980),
+            after: moment(3_000_000_000, Some(1_005_000), 1900),
+            ..Edges::default()
+        }
+    }
+
+    #[test]
+    fn power_is_energy_over_time() {
+        assert_eq!(edges().power_w(), Some(500.0));
+        let mut unread = edges();
+        unread.before.reading.energy_mj = None;
+        assert_eq!(unread.power_w(), None);
+        let mut reset = edges();
+        reset.after.reading.energy_mj = Some(4);
+        assert_eq!(reset.power_w(), None, "a counter that went back says nothing");
+    }
+
+    #[test]
+    fn the_clock_is_the_later_edge_or_the_mean_of_the_samples_inside() {
+        let mut edges = edges();
+        assert_eq!(edges.sm_clock_mhz(0, 10), Some(1900.0));
+        edges.samples = [(5, 1000), (6, 1100), (20, 10)].map(|(at, clock)| moment(at, None, clock)).to_vec();
+        assert_eq!(edges.sm_clock_mhz(5, 10), Some(1050.0));
+    }
+
+    #[test]
+    fn throttling_is_the_longer_of_its_reasons() {
+        let mut edges = edges();
+        assert_eq!(edges.throttled_ms(), None, "not read is not 0");
+        (edges.before.reading.power_capped_ns, edges.after.reading.power_capped_ns) = (Some(0), Some(0));
+        assert_eq!(edges.throttled_ms(), Some(0.0));
+        (edges.before.reading.heat_capped_ns, edges.after.reading.heat_capped_ns) =
+            (Some(1_000_000), Some(3_500_000));
+        assert_eq!(edges.throttled_ms(), Some(2.5));
+    }
+
+    #[test]
+    fn neighbours_are_claimed_only_where_the_own_worker_is_seen() {
+        let of = |company, here| {
+            let before = Moment { company, ..Moment::default() };
+            Edges { before, ..Edges::default() }.neighbours(here)
+        };
+        let seen = Company { known: true, ours: 2, ..Company::default() };
+        assert_eq!(of(seen, 1), Neighbours::NoneSeen);
+        assert_eq!(of(seen, 2), Neighbours::Ours);
+        assert_eq!(of(seen, 3), Neighbours::Unknown);
+        assert_eq!(of(Company::default(), 1), Neighbours::Unknown);
+        assert_eq!(of(Company { hidden: 1, ..seen }, 1), Neighbours::Unknown);
+        assert_eq!(of(Company { foreign: 1, ..seen }, 1), Neighbours::Foreign);
+    }
+}

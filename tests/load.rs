@@ -1,0 +1,147 @@
+//! Loads as users meet them: open, server, in flight; on scripted time exact, on real time whole.
+
+mod common;
+
+use common::Bench;
+use migbench::measure::load::{Arrivals, lindley};
+use migbench::results::row::Status;
+use std::fs;
+
+/// Response = queueing + service, by Lindley's recursion over the schedule of the row's own seed.
+#[test]
+fn an_open_row_is_exact() {
+    let bench = Bench::new();
+    let ran = bench.run(&[
+        "--workload",
+        "scripted(times=1ms:3ms)",
+        "--batch",
+        "4",
+        "--rate",
+        "400",
+        "--batches",
+        "5000",
+        "-q",
+        "-o",
+        "a.csv",
+    ]);
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    let row = &bench.rows("a.csv")[0];
+    assert_eq!((row.outcome.status, row.window.batches), (Status::Ok, Some(5000)));
+    assert_eq!(row.point.load, "open(rate=400,arrivals=poisson)");
+    assert_eq!((row.latency.mean, row.latency.min, row.latency.max), (Some(2.0), Some(1.0), Some(3.0)));
+    assert_eq!((row.rates.throughput, row.window.late_batches), (None, Some(0)));
+    // The seed of round 1, place 0 under --seed 1. The unmeasured load before the window leaves the
+    // script at either of its two times.
+    let responses = |first: usize| {
+        let arrivals = Arrivals::Poisson(400.0);
+        let services = [1_000_000u64, 3_000_000].into_iter().cycle().skip(first);
+        let jobs: Vec<_> = arrivals.schedule(1 ^ (1 << 40)).zip(services).take(5000).collect();
+        let starts: Vec<_> = lindley(jobs.iter().copied()).collect();
+        let response = |(start, (arrival, service)): (&u64, &(u64, u64))| start + service - arrival;
+        let all: Vec<u64> = starts.iter().zip(&jobs).map(response).collect();
+        (all.iter().sum::<u64>() as f64 / 5000.0 / 1e6, *all.iter().max().unwrap() as f64 / 1e6)
+    };
+    let found = (row.response.mean.unwrap(), row.response.max.unwrap());
+    assert!(found == responses(0) || found == responses(1), "{found:?} {:?}", responses(0));
+    assert_eq!(bench.run(&["check", "a.csv"]).code, Some(0));
+}
+
+#[test]
+fn a_server_row_says_which_batches_were_formed() {
+    let bench = Bench::new();
+    let workload = "scripted(times=1ms,per_sample=100us)";
+    let base = ["--workload", workload, "--load", "server", "--rate", "3000", "--max-delay", "2ms"];
+    let rest = ["--batch", "8", "--duration", "5s", "-q", "-o", "a.csv"];
+    let ran = bench.run(&[&base[..], &rest].concat());
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    let row = &bench.rows("a.csv")[0];
+    assert_eq!(row.point.load, "server(rate=3000,arrivals=poisson,max_delay_ms=2)");
+    let sizes = row.window.batch_sizes.as_deref().unwrap();
+    let pairs: Vec<(u64, u64)> = sizes
+        .split(';')
+        .map(|pair| pair.split_once(':').unwrap())
+        .map(|(size, of)| (size.parse().unwrap(), of.parse().unwrap()))
+        .collect();
+    assert!(pairs.len() > 4 && pairs.last().unwrap().0 == 8, "{sizes}");
+    assert_eq!(Some(pairs.iter().map(|(size, of)| size * of).sum()), row.window.inferences);
+    assert_eq!(Some(pairs.iter().map(|(_, of)| of).sum()), row.window.batches);
+    let busy: f64 = pairs.iter().map(|(size, of)| *of as f64 * (1.0 + 0.1 * *size as f64)).sum();
+    assert!((row.latency.mean.unwrap() * row.window.batches.unwrap() as f64 / busy - 1.0).abs() < 1e-9);
+    assert_eq!((row.rates.throughput, row.rates.tflops), (None, None));
+    let wall = row.window.inferences.unwrap() as f64 / row.window.elapsed_s.unwrap();
+    assert!((row.rates.throughput_wall.unwrap() / wall - 1.0).abs() < 1e-12);
+    assert_eq!(bench.run(&["check", "a.csv"]).code, Some(0));
+}
+
+#[test]
+fn more_than_can_be_done_ends_early_and_is_said() {
+    let bench = Bench::new();
+    let ran = bench.run(&["--workload", "scripted()", "--batch", "1", "--rate", "3000", "-q", "-o", "a.csv"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let row = &bench.rows("a.csv")[0];
+    assert_eq!((row.outcome.status, row.outcome.warnings.codes()), (Status::Ok, "saturated".to_owned()));
+    assert!(row.window.elapsed_s.unwrap() < 2.0 && row.response.max.unwrap() > 1000.0);
+    assert!(ran.stdout.contains("warnings: saturated"), "{}", ran.stdout);
+}
+
+#[test]
+fn in_flight_the_wall_is_the_figure() {
+    let bench = Bench::new();
+    let base = ["--workload", "scripted()", "--batch", "2", "--inflight", "1,4", "--batches", "4000"];
+    let ran = bench.run(&[&base[..], &["-q", "-o", "a.csv"]].concat());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let mut rows = bench.rows("a.csv");
+    rows.sort_by_key(|row| row.point.inflight);
+    let rates = rows.iter().map(|row| (row.rates.throughput, row.rates.throughput_wall));
+    assert_eq!(rates.collect::<Vec<_>>(), [(Some(2000.0), Some(2000.0)), (None, Some(8000.0))]);
+    assert_ne!(rows[0].provenance.point_id, rows[1].provenance.point_id);
+    assert!(ran.stdout.contains("with several in flight"), "{}", ran.stdout);
+    assert_eq!(bench.run(&["check", "a.csv"]).code, Some(0));
+}
+
+#[test]
+fn a_trace_is_played_to_its_end() {
+    let bench = Bench::new();
+    fs::write(bench.path("trace"), "0\n0.0005\n0.02\n").unwrap();
+    let ran =
+        bench.run(&["--workload", "scripted()", "--batch", "1", "--trace", "trace", "-q", "-o", "a.csv"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let row = &bench.rows("a.csv")[0];
+    assert_eq!((row.window.batches, row.response.max), (Some(3), Some(1.5)));
+    assert_eq!(row.window.elapsed_s, Some(0.021));
+}
+
+/// The real clock and the CPU device: nothing exact, but whole.
+#[test]
+fn the_cpu_serves_arrivals() {
+    let bench = Bench::new();
+    let base = ["--workload", "null", "--load", "server", "--rate", "2000", "--max-delay", "1ms"];
+    let ran = bench.run(&[&base[..], &["--batch", "4", "--duration", "300ms", "-q", "-o", "a.csv"]].concat());
+    // A crowded machine may make batches late, which is said.
+    let row = &bench.rows("a.csv")[0];
+    match row.outcome.status {
+        Status::Ok => assert_eq!(ran.code, Some(0), "{}", ran.stderr),
+        _ => assert!(row.outcome.error.as_ref().unwrap().contains("issued late"), "{:?}", row.outcome),
+    }
+    assert!(row.response.mean.unwrap() > row.latency.mean.unwrap());
+    assert_eq!(bench.run(&["check", "a.csv"]).code, Some(0));
+}
+
+#[test]
+fn loads_that_make_no_sense_are_refused() {
+    let bench = Bench::new();
+    fs::write(bench.path("bad"), "1\n0.5\n").unwrap();
+    for (arguments, message) in [
+        (&["--load", "open"][..], "migbench: this load needs --rate R"),
+        (&["--load", "closed", "--rate", "5"], "migbench: a closed load has no schedule"),
+        (&["--rate", "5", "--max-delay", "1ms"], "migbench: --max-delay is the batcher's"),
+        (&["--rate", "0"], "error: invalid value '0' for '--rate <R>'"),
+        (&["--trace", "bad"], "migbench: bad: line 2: 0.5 s is before the line above"),
+        (&["--inflight", "0"], "error: invalid value '0' for '--inflight <K>'"),
+        (&["--rate", "5", "--inflight", "2"], "migbench: the CPU device computes one batch at a time"),
+    ] {
+        let ran = bench.run(&[arguments, &["-q"]].concat());
+        assert_eq!(ran.code, Some(2), "{arguments:?}: {}", ran.stderr);
+        assert!(ran.stderr.starts_with(message), "{arguments:?}: {}", ran.stderr);
+    }
+}

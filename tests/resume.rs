@@ -1,0 +1,147 @@
+//! A sweep that was cut off goes on where it was: `--resume`.
+
+mod common;
+
+use common::{Bench, signal, wait_for, workers_of};
+use migbench::analysis::rounds::latest;
+use migbench::results::row::Status;
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+/// 24 runs of a few milliseconds each.
+const SWEEP: [&str; 7] = ["--workload", "scripted()", "--batch", "1,2,3,4", "--repeat", "6", "-q"];
+
+fn resume(bench: &Bench, more: &[&str]) -> common::Ran {
+    bench.run(&[&SWEEP[..], &["--resume", "a.csv"], more].concat())
+}
+
+/// How often each planned row is there, and in how many runs.
+fn counts(bench: &Bench) -> (BTreeMap<(u32, u64), usize>, usize) {
+    let rows = bench.rows("a.csv");
+    let mut counts = BTreeMap::new();
+    for row in &rows {
+        *counts.entry((row.provenance.repetition, row.point.batch)).or_default() += 1;
+    }
+    let mut runs: Vec<&str> = rows.iter().map(|row| row.provenance.run_id.as_str()).collect();
+    runs.sort_unstable();
+    runs.dedup();
+    (counts, runs.len())
+}
+
+/// KILLS times the parent is killed at a random moment; at the end each planned row is there once.
+#[test]
+fn random_kills_lose_nothing_and_repeat_nothing() {
+    let kills: u32 = std::env::var("KILLS").map_or(10, |text| text.parse().expect("KILLS is a number"));
+    let mut random = fastrand::Rng::with_seed(std::env::var("SEED").map_or(4, |s| s.parse().unwrap()));
+    let mut killed = 0;
+    while killed < kills {
+        let bench = Bench::new();
+        let mut first = true;
+        loop {
+            let how: &[&str] = if first { &["-o", "a.csv"] } else { &["--resume", "a.csv"] };
+            let mut child = bench.start(&[&SWEEP[..], how].concat());
+            first = false;
+            std::thread::sleep(Duration::from_millis(random.u64(5..400)));
+            if child.try_wait().unwrap().is_some_and(|status| status.success()) {
+                break;
+            }
+            signal(child.id(), Signal::KILL);
+            child.wait().unwrap();
+            killed += 1;
+            // Killed before there was a file: there is nothing to resume yet.
+            first |= !bench.path("a.csv").exists();
+            if killed >= kills && !first {
+                let ran = resume(&bench, &[]);
+                assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+                break;
+            }
+        }
+        let (counts, runs) = counts(&bench);
+        assert_eq!(counts.len(), 24);
+        assert!(counts.values().all(|&count| count == 1), "{counts:?}");
+        assert_eq!(runs, 1, "a resumed sweep is one run");
+    }
+}
+
+#[test]
+fn a_file_of_another_sweep_is_refused_with_the_difference() {
+    let bench = Bench::new();
+    assert_eq!(bench.run(&[&SWEEP[..], &["-o", "a.csv"]].concat()).code, Some(0));
+    let before = fs::read(bench.path("a.csv")).unwrap();
+    let refused = |arguments: &[&str]| {
+        let ran = bench.run(&[arguments, &["-q", "--resume", "a.csv"]].concat());
+        assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+        ran.stderr
+    };
+    let other = ["--workload", "scripted()", "--batch", "1,2", "--repeat", "6"];
+    let error = refused(&other);
+    assert!(
+        error.starts_with("migbench: cannot resume a.csv: it has a row that this plan has not: "),
+        "{error}"
+    );
+    let error = refused(&[&SWEEP[..6], &["--seed", "9", "--duration", "1s"]].concat());
+    assert_eq!(
+        error,
+        "migbench: cannot resume a.csv: it was measured otherwise: seed is '1' there and '9' now; \
+         window_rule is '10s & 700 batches <= 60s' there and '1s' now\n"
+    );
+    assert_eq!(fs::read(bench.path("a.csv")).unwrap(), before, "a refusal changes nothing");
+    let ran = bench.run(&[&SWEEP[..], &["--resume", "b.csv"]].concat());
+    assert!(ran.stderr.starts_with("migbench: cannot read b.csv"), "{}", ran.stderr);
+    let ran = bench.run(&[&SWEEP[..], &["--resume", "a.csv", "-o", "c.csv"]].concat());
+    assert_eq!(ran.code, Some(2));
+}
+
+#[test]
+fn a_whole_file_is_shown_again_and_nothing_runs() {
+    let bench = Bench::new();
+    let first = bench.run(&[&SWEEP[..], &["-o", "a.csv"]].concat());
+    let before = fs::read(bench.path("a.csv")).unwrap();
+    let again = resume(&bench, &[]);
+    assert_eq!((again.code, &again.stdout), (Some(0), &first.stdout));
+    assert_eq!(fs::read(bench.path("a.csv")).unwrap(), before);
+}
+
+#[test]
+fn a_torn_line_is_cut_off() {
+    let bench = Bench::new();
+    bench.run(&[&SWEEP[..], &["-o", "a.csv"]].concat());
+    let bytes = fs::read(bench.path("a.csv")).unwrap();
+    fs::write(bench.path("a.csv"), &bytes[..bytes.len() - 7]).unwrap();
+    assert_eq!(resume(&bench, &[]).code, Some(0));
+    let (counts, _) = counts(&bench);
+    assert!(counts.len() == 24 && counts.values().all(|&count| count == 1), "{counts:?}");
+}
+
+#[test]
+fn what_failed_is_done_unless_it_is_to_be_tried_again() {
+    let bench = Bench::new();
+    let arguments = ["--workload", "scripted(fault=exit@window)", "--batch", "1,2", "-q"];
+    assert_eq!(bench.run(&[&arguments[..], &["-o", "a.csv"]].concat()).code, Some(5));
+    let again = |more: &[&str]| bench.run(&[&arguments[..], &["--resume", "a.csv"], more].concat()).code;
+    assert_eq!((again(&[]), bench.rows("a.csv").len()), (Some(5), 2));
+    assert_eq!((again(&["--retry-failed"]), bench.rows("a.csv").len()), (Some(5), 4));
+    let rows = bench.rows("a.csv");
+    let last = latest(&rows);
+    assert!(last.len() == 2 && last.iter().all(|row| row.provenance.attempt == 2));
+}
+
+#[test]
+fn an_interrupted_run_is_measured_again() {
+    let bench = Bench::new();
+    let arguments =
+        ["--workload", "scripted(times=2ms,clock=real)", "--batch", "1", "--duration", "2s", "-q"];
+    let child = bench.start(&[&arguments[..], &["-o", "a.csv"]].concat());
+    wait_for("a worker", || workers_of(child.id()).first().copied());
+    std::thread::sleep(Duration::from_millis(300));
+    signal(child.id(), Signal::INT);
+    assert_eq!(common::ran(child.wait_with_output().unwrap()).code, Some(130));
+    assert_eq!(bench.rows("a.csv")[0].outcome.status, Status::Interrupted);
+    let ran = bench.run(&[&arguments[..], &["--resume", "a.csv"]].concat());
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    let rows = bench.rows("a.csv");
+    assert_eq!((rows.len(), rows[1].provenance.attempt), (2, 2));
+    assert!(!ran.stdout.contains("INTERRUPTED"), "{}", ran.stdout);
+}
