@@ -15,19 +15,38 @@ DEVICE float exponential(float v) {
     return r;
 }
 
-template <int activation> DEVICE float activate(float v) {
-    if (activation == RELU) return fmaxf(v, 0.0f);
+// Applies it to several at once, step by step: each step of one waits for its last, and only other
+// elements can fill that time.
+template <int activation, int COUNT> DEVICE void activate(float (&v)[COUNT]) {
+    if (activation == RELU) {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) v[i] = fmaxf(v[i], 0.0f);
+    }
     if (activation == GELU) {
         // v/2 · (1 + erf(v/√2)) = max(v, 0) - |v|/2 · erfc(|v|/√2), which loses nothing where v is
-        // negative; erfc to 3e-7 by Abramowitz and Stegun 7.1.28.
-        float z = fabsf(v) * 0.70710678f;
-        float p = 1.0f + z * (0.0705230784f + z * (0.0422820123f + z * (0.0092705272f +
-                  z * (0.0001520143f + z * (0.0002765672f + z * 0.0000430638f)))));
-        p *= p, p *= p, p *= p, p *= p;
-        return fmaxf(v, 0.0f) - 0.5f * fabsf(v) * reciprocal(p);
+        // negative; and erfc(u/√2)/2 = p(u)^-16 by a polynomial of least squares whose weights were
+        // moved until the largest error of the whole, 1.5e-6, was as small as it gets.
+        constexpr float C[] = {1.0442674f, 0.052136867f, 0.021888714f, 0.0036740631f, -1.2230874e-4f, 1.0027977e-4f};
+        float p[COUNT];
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) p[i] = fabsf(v[i]) * C[5] + C[4];
+#pragma unroll
+        for (int c = 3; c >= 0; --c)
+#pragma unroll
+            for (int i = 0; i < COUNT; ++i) p[i] = p[i] * fabsf(v[i]) + C[c];
+#pragma unroll
+        for (int square = 0; square < 4; ++square)
+#pragma unroll
+            for (int i = 0; i < COUNT; ++i) p[i] *= p[i];
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) p[i] = reciprocal(p[i]);
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) v[i] = fmaxf(v[i], 0.0f) - fabsf(v[i]) * p[i];
     }
-    if (activation == TANH) return 1.0f - 2.0f * reciprocal(1.0f + exponential(2.0f * v));
-    return v;
+    if (activation == TANH) {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) v[i] = 1.0f - 2.0f * reciprocal(1.0f + exponential(2.0f * v[i]));
+    }
 }
 
 // g / (1 + e^-g) · u

@@ -8,7 +8,6 @@
 // qkv has 3·heads·64 columns: queries, keys, values side by side, each head by head.
 
 #include "number.cuh"
-#include "overlap.cuh"
 
 constexpr int HEAD = 64, ROWS = 64, CHUNKS = HEAD / 8, THREADS = 128;
 constexpr unsigned TILE = ROWS * HEAD * 2; // bytes
@@ -52,8 +51,6 @@ template <class T> DEVICE void attention(const T *qkv, T *out, int seq_len, int 
         for (int i = 0; i < ROWS; i += COPIED)
             copy_async(tile + to + i * CHUNKS * 16, start + i * stride, first + my_row + i < seq_len);
     };
-    let_next_start();
-    wait_for_previous();
     copy_tile(queries, 0, q0);
     copy_tile(keys, 1, 0);
     copy_tile(values, 2, 0);

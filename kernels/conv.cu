@@ -68,8 +68,8 @@ template <class T, int BM, int BK, int ROWS> struct ImageSource {
     }
 
 //            BM   BN   BK  WM WN WK STAGES
-TILE(128x128, 128, 128, 64, 2, 4, 1, 3)
-TILE(128x64, 128, 64, 64, 4, 2, 1, 4)
-TILE(64x64, 64, 64, 64, 2, 2, 2, 4)
-TILE(32x64, 32, 64, 64, 1, 2, 2, 4)
-TILE(32x32, 32, 32, 128, 1, 1, 4, 4)
+TILE(128x128, 128, 128, 64, 2, 4, 1, 3) // Hopper too
+TILE(128x64, 128, 64, 64, 4, 2, 1, 4) // Hopper too
+TILE(64x64, 64, 64, 64, 2, 2, 2, 4) // Hopper too
+TILE(32x64, 32, 64, 64, 1, 2, 2, 4) // Hopper too
+TILE(32x32, 32, 32, 128, 1, 1, 4, 4) // Hopper too

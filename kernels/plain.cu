@@ -80,11 +80,11 @@ DEVICE void linear32(const float *x, long long x_stride, const float *weight, co
             const int column = n0 + my_column + j;
             if (row >= m || column >= n) continue;
             const long long place = (long long)row * n + column;
-            float v = sum[i][j] + (bias ? bias[column] : 0.0f) + (residual ? residual[place] : 0.0f);
-            if (activation == RELU) v = activate<RELU>(v);
-            if (activation == GELU) v = activate<GELU>(v);
-            if (activation == TANH) v = activate<TANH>(v);
-            out[place] = v;
+            float v[1] = {sum[i][j] + (bias ? bias[column] : 0.0f) + (residual ? residual[place] : 0.0f)};
+            if (activation == RELU) activate<RELU, 1>(v);
+            if (activation == GELU) activate<GELU, 1>(v);
+            if (activation == TANH) activate<TANH, 1>(v);
+            out[place] = v[0];
         }
     }
 }

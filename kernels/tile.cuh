@@ -59,17 +59,19 @@ DEVICE void finish(const float *sums, const Epilogue<T> &epilogue, int m0, int n
         }
     };
     T *to = epilogue.out + start;
-    auto all = [&](auto activate) {
+    auto all = [&](auto apply) {
         each([&](int row, float4 v) {
+            float four[4] = {v.x, v.y, v.z, v.w};
+            apply(four);
             *(uint2 *)(to + (long long)row * n) =
-                make_uint2(pack<T>(activate(v.x), activate(v.y)), pack<T>(activate(v.z), activate(v.w)));
+                make_uint2(pack<T>(four[0], four[1]), pack<T>(four[2], four[3]));
         });
     };
     // A loop for each, so that the loop itself has no branches.
-    if (epilogue.activation == NONE) all(activate<NONE>);
-    if (epilogue.activation == RELU) all(activate<RELU>);
-    if (epilogue.activation == GELU) all(activate<GELU>);
-    if (epilogue.activation == TANH) all(activate<TANH>);
+    if (epilogue.activation == NONE) all(activate<NONE, 4>);
+    if (epilogue.activation == RELU) all(activate<RELU, 4>);
+    if (epilogue.activation == GELU) all(activate<GELU, 4>);
+    if (epilogue.activation == TANH) all(activate<TANH, 4>);
     if (epilogue.activation == SWIGLU) {
         T *half = epilogue.out + start / 2;
         each([&](int row, float4 v) {

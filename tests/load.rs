@@ -145,3 +145,55 @@ fn loads_that_make_no_sense_are_refused() {
         assert!(ran.stderr.starts_with(message), "{arguments:?}: {}", ran.stderr);
     }
 }
+
+#[test]
+fn precision_is_reached_or_said_not_to_be() {
+    let bench = Bench::new();
+    let base = ["--batch", "1", "--precision-target", "1%", "-q", "--force", "-o", "a.csv"];
+    let one = |more: &[&str]| {
+        let ran = bench.run(&[&base[..], more].concat());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert_eq!(bench.run(&["check", "a.csv"]).code, Some(0));
+        bench.rows("a.csv").remove(0)
+    };
+    let row = one(&["--workload", "scripted(times=1ms:1.01ms:0.99ms)"]);
+    assert!(row.window.mean_halfwidth.unwrap() <= 0.01 && row.window.p99_halfwidth.unwrap() <= 0.01);
+    assert_eq!((row.window.precision_unmet, row.outcome.warnings.codes()), (None, String::new()));
+    assert!(row.window.elapsed_s.unwrap() < 4.0);
+    // One batch in 100 is ten times as slow: p99 is one or the other, as chance has it.
+    let times = format!("times={}10ms", "1ms:".repeat(99));
+    let row = one(&["--workload", &format!("scripted({times})"), "--max-duration", "3s"]);
+    assert_eq!(row.window.precision_unmet.as_deref(), Some("mean;p99"));
+    assert_eq!(row.outcome.warnings.codes(), "precision-unmet");
+    assert!(row.window.elapsed_s.unwrap() >= 3.0);
+}
+
+/// The capacity under a target: each probe a row, and the same three times over.
+#[test]
+fn a_capacity_is_found_again() {
+    let bench = Bench::new();
+    let base = ["--workload", "scripted(times=1ms)", "--batch", "2", "--slo", "p99=8ms", "--repeat", "3"];
+    let ran = bench.run(&[&base[..], &["--max-duration", "160s", "-q", "-o", "a.csv"]].concat());
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    let rows = bench.rows("a.csv");
+    let mut found = Vec::new();
+    for round in 1..=3 {
+        let of: Vec<_> = rows.iter().filter(|row| row.provenance.repetition == round).collect();
+        assert_eq!((of[0].point.load.as_str(), of[0].rates.throughput), ("closed", Some(2000.0)));
+        let rate =
+            |met: bool| of.iter().filter(move |r| r.slo.met == Some(met)).filter_map(|r| r.rates.offered);
+        let best = rate(true).fold(0.0, f64::max);
+        assert!(rate(false).fold(f64::MAX, f64::min) <= best * 1.011, "round {round}: {best}");
+        for row in of.iter().filter(|row| row.slo.bound.is_some()) {
+            assert_eq!(row.slo.met, Some(row.slo.bound.unwrap() <= 8.0 && row.outcome.warnings.0.is_empty()));
+        }
+        found.push(best);
+    }
+    // p99 of M/D/1 is 8 services at a utilisation of about 0.8: e^(-2(1-u)/u x 7) = 0.01.
+    let (low, high) =
+        (found.iter().copied().fold(f64::MAX, f64::min), found.iter().copied().fold(0.0, f64::max));
+    assert!(low > 650.0 && high < 850.0 && high / low < 1.1, "{found:?}");
+    assert_eq!(ran.stdout.matches("with p99<=8ms").count(), 3, "{}", ran.stdout);
+    let checked = bench.run(&["check", "a.csv"]);
+    assert_eq!(checked.code, Some(0), "{}", checked.stdout);
+}

@@ -17,13 +17,23 @@ DEVICE void fence_barriers() { asm volatile("fence.mbarrier_init.release.cluster
 DEVICE void barrier_expect(unsigned barrier, unsigned bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
-// An arrival at the barrier of the same place in block `block` of the cluster.
-DEVICE void barrier_arrive(unsigned barrier, unsigned block) {
-    asm volatile("{.reg .b32 remote;\n"
-                 "mapa.shared::cluster.u32 remote, %0, %1;\n"
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];}" ::"r"(barrier),
-                 "r"(block)
-                 : "memory");
+// The address of the same place in block `block` of the cluster.
+DEVICE unsigned in_block(unsigned address, unsigned block) {
+    unsigned remote;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(block));
+    return remote;
+}
+// An arrival at a barrier of the cluster, after reads by the tensor cores that were waited for.
+// Without .release.cluster, for which the compiler puts a fence of the whole GPU before every arrival.
+DEVICE void barrier_arrive_remote(unsigned barrier) {
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+// The same after ordinary writes to the other block's shared memory, which it must see.
+DEVICE void barrier_release_remote(unsigned barrier) {
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+DEVICE void store_remote(unsigned address, float value) {
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
 DEVICE void barrier_arrive(unsigned barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
@@ -32,6 +42,16 @@ DEVICE void barrier_arrive(unsigned barrier) {
 DEVICE void barrier_wait(unsigned barrier, unsigned parity) {
     asm volatile("{.reg .pred done;\n"
                  "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@done bra over;\n"
+                 "bra again;\n"
+                 "over:}" ::"r"(barrier), "r"(parity)
+                 : "memory");
+}
+
+// The same, and what the other block wrote before it released is visible.
+DEVICE void barrier_acquire(unsigned barrier, unsigned parity) {
+    asm volatile("{.reg .pred done;\n"
+                 "again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
                  "@done bra over;\n"
                  "bra again;\n"
                  "over:}" ::"r"(barrier), "r"(parity)
@@ -81,6 +101,18 @@ DEVICE void copy_tile_in(unsigned to, const TensorMap *map, int column, int row,
                  "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(blocks)
                  : "memory");
 }
+// The same of a stack of matrices.
+DEVICE void copy_tile_in(unsigned to, const TensorMap *map, int column, int row, int matrix, unsigned barrier) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
+                 "l"(map), "r"(column), "r"(row), "r"(matrix), "r"(barrier)
+                 : "memory");
+}
+DEVICE void copy_tile_out(const TensorMap *map, int column, int row, int matrix, unsigned from) {
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(map),
+                 "r"(column), "r"(row), "r"(matrix), "r"(from)
+                 : "memory");
+}
 // One box from shared to device memory; what lies beyond the matrix is not written. The writers of
 // the box have called `fence_for_copies` before a barrier with the thread that calls this.
 DEVICE void copy_tile_out(const TensorMap *map, int column, int row, unsigned from) {
@@ -90,12 +122,10 @@ DEVICE void copy_tile_out(const TensorMap *map, int column, int row, unsigned fr
 }
 DEVICE void fence_for_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 DEVICE void copies_out_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-// All but the latest `pending` groups of this thread have been read from shared memory ...
+// All but the latest `pending` groups of this thread have been read from shared memory.
 template <int pending> DEVICE void copies_out_read() {
     asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(pending) : "memory");
 }
-// ... and all are written.
-DEVICE void copies_out_done() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
 // Four 8 x 8 blocks of 16-bit numbers from the fragments of a product to shared memory; lane l names
 // row l % 8 of block l / 8.
@@ -158,3 +188,32 @@ template <class T, int N> struct Wgmma;
     WGMMA(TYPE, NAME, 192, 96, SUMS_96, 96, 97, 98)
 WGMMAS(half_t, "f16")
 WGMMAS(bfloat_t, "bf16")
+
+// The two products of attention, `keep` as above: scores (64 x 128) = a (64 x 16) · bᵀ, both from shared
+// memory with their rows along k; and sum (64 x 64) = weights (64 x 16, in registers) · b (16 x 64, from
+// shared memory, rows along N).
+template <class T> struct Scores;
+template <class T> struct Weighted;
+#define ATTENTION(TYPE, NAME)                                                                         \
+    template <> struct Scores<TYPE> {                                                                 \
+        DEVICE static void run(float *sum, unsigned long long a, unsigned long long b, int keep) {    \
+            asm volatile("{.reg .pred keep;\n"                                                        \
+                         "setp.ne.b32 keep, %66, 0;\n"                                                \
+                         "wgmma.mma_async.sync.aligned.m64n128k16.f32." NAME "." NAME                 \
+                         " {" REGISTERS_64 "}, %64, %65, keep, 1, 1, 0, 0;}"                          \
+                         : SUMS_64                                                                    \
+                         : "l"(a), "l"(b), "r"(keep));                                                \
+        }                                                                                             \
+    };                                                                                                \
+    template <> struct Weighted<TYPE> {                                                               \
+        DEVICE static void run(float *sum, const unsigned *a, unsigned long long b, int keep) {       \
+            asm volatile("{.reg .pred keep;\n"                                                        \
+                         "setp.ne.b32 keep, %37, 0;\n"                                                \
+                         "wgmma.mma_async.sync.aligned.m64n64k16.f32." NAME "." NAME                  \
+                         " {" REGISTERS_32 "}, {%32, %33, %34, %35}, %36, keep, 1, 1, 1;}"            \
+                         : SUMS_32                                                                    \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep));            \
+        }                                                                                             \
+    };
+ATTENTION(half_t, "f16")
+ATTENTION(bfloat_t, "bf16")

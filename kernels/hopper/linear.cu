@@ -7,7 +7,8 @@
 // all groups share a tile, 64 rows each (COOPERATE), or they take turns: one multiplies a tile of
 // 64 · BLOCKS rows while the other writes its own (then bias and activation cost no time). With
 // PAIR, two blocks of a cluster compute tiles one above the other and each fetches half of the
-// weight's tile for both.
+// weight's tile for both; with SPLIT they compute the same tile, each with half of k, and each adds
+// and writes half of its rows.
 //
 // m is arbitrary, n and k are multiples of 8: the copy engine reads zeros beyond the edges and writes
 // nothing there. The order of every sum is fixed. src/workload/cuda/tiles.rs lists the tiles below
@@ -20,7 +21,7 @@
 
 constexpr int STEP = 64; // along k: rows of 128 bytes of x
 enum Sharing { COOPERATE, TAKE_TURNS };
-enum Cluster { ALONE = 1, PAIR = 2 };
+enum Cluster { ALONE, PAIR, SPLIT };
 
 template <int BLOCKS, int COLUMNS, int GROUPS, Sharing SHARING, Cluster CLUSTER, int STAGES> struct Shape {
     static constexpr int M = 64 * BLOCKS * (SHARING == COOPERATE ? GROUPS : 1), N = COLUMNS;
@@ -28,10 +29,15 @@ template <int BLOCKS, int COLUMNS, int GROUPS, Sharing SHARING, Cluster CLUSTER,
     static constexpr int BOX = N % 64 == 0 ? 64 : 32;
     static constexpr unsigned A_BYTES = M * STEP * 2, STAGE = A_BYTES + N * STEP * 2;
     static constexpr unsigned BOX_BYTES = BOX * STEP * 2;
-    // What a warp writes goes out in pieces of 16 rows and BOX columns, up to three on their way.
-    static constexpr int PIECES = BLOCKS * N / BOX, RING = PIECES < 3 ? PIECES : 3;
+    // What a warp writes goes out in pieces of 16 rows and BOX columns, up to three on their way; each
+    // tile begins with the same one.
+    static constexpr int PIECES = BLOCKS * N / BOX, RING = PIECES % 3 == 0 ? 3 : PIECES % 2 == 0 ? 2 : 1;
     static constexpr unsigned PIECE = 16 * BOX * 2;
-    static constexpr unsigned SHARED = 1024 + STAGES * STAGE + GROUPS * 4 * RING * PIECE + 16 * STAGES;
+    // Sums of two warps from the other block.
+    static constexpr unsigned RECEIVED = CLUSTER == SPLIT ? 64 * N / 2 * 4 : 0;
+    static constexpr int CLUSTER_BLOCKS = CLUSTER == ALONE ? 1 : 2;
+    // Blocks that the weight is fetched for at once.
+    static constexpr int PAIRED = CLUSTER == PAIR ? 2 : 1;
     // With turns a group holds so many sums that the copying warps must give up registers.
     static constexpr bool MOVE_REGISTERS = SHARING == TAKE_TURNS;
     static constexpr int THREADS = 128 * GROUPS + (MOVE_REGISTERS ? 128 : 32);
@@ -54,43 +60,53 @@ DEVICE Tile nth_tile(int index, int m_tiles, int n_tiles) {
     return {band * HEIGHT + rest % height, rest / height};
 }
 
-// Writes one group's sums: rows from `row` on, 16 a warp, columns from `column` on.
-template <class T, class S, int activation>
-DEVICE void write(const float (&sums)[S::N / 2], unsigned ring, int &piece, const TensorMap *map, const T *bias,
-                  int row, int column, int m, int n) {
+// Writes one group's sums: blocks of 64 rows of which this warp's 16 begin at `row`, columns from
+// `column` on. The tile's bias is in shared memory.
+template <class T, class S, int activation, int BLOCKS>
+DEVICE void write(const float (&sums)[BLOCKS][S::N / 2], unsigned ring, const TensorMap *map,
+                  unsigned bias, int row, int column, int m, int n) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int box = 0; box < S::N / S::BOX; ++box) {
-        const unsigned to = ring + piece % S::RING * S::PIECE;
-        if (lane == 0) copies_out_read<S::RING - 1>(); // what was last written from here is on its way
-        __syncwarp();
-        float b[S::BOX / 8][2];
+        const int left = column + box * S::BOX;
 #pragma unroll
-        for (int j = 0; j < S::BOX / 8; ++j) {
-            const int at = column + box * S::BOX + j * 8 + lane % 4 * 2;
-            unsigned raw = 0;
-            if (bias && at < n) raw = *(const unsigned *)(bias + at);
-            unpack<T>(raw, b[j][0], b[j][1]);
-        }
+        for (int block = 0; block < BLOCKS; ++block) {
+            const unsigned to = ring + (box * BLOCKS + block) % S::RING * S::PIECE;
+            if (lane == 0) copies_out_read<S::RING - 1>(); // what was last written from here is on its way
+            __syncwarp();
 #pragma unroll
-        for (int j = 0; j < S::BOX / 8; j += 2) {
-            unsigned r[4];
+            for (int j = 0; j < S::BOX / 8; j += 2) {
+                // As many at once as there are registers for.
+                constexpr int AT_ONCE = BLOCKS == 1 ? 2 : 1;
+                unsigned r[4];
 #pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const float *s = &sums[(box * S::BOX / 8 + j + i) * 4];
-                r[2 * i] = pack<T>(activate<activation>(s[0] + b[j + i][0]), activate<activation>(s[1] + b[j + i][1]));
-                r[2 * i + 1] =
-                    pack<T>(activate<activation>(s[2] + b[j + i][0]), activate<activation>(s[3] + b[j + i][1]));
+                for (int first = 0; first < 2; first += AT_ONCE) {
+                    float v[4 * AT_ONCE];
+#pragma unroll
+                    for (int i = 0; i < AT_ONCE; ++i) {
+                        const float *s = &sums[block][(box * S::BOX / 8 + j + first + i) * 4];
+                        unsigned two;
+                        float low, high;
+                        asm volatile("ld.shared.b32 %0, [%1];"
+                                     : "=r"(two)
+                                     : "r"(bias + (box * S::BOX + (j + first + i) * 8 + lane % 4 * 2) * 2));
+                        unpack<T>(two, low, high);
+                        v[4 * i] = s[0] + low, v[4 * i + 1] = s[1] + high;
+                        v[4 * i + 2] = s[2] + low, v[4 * i + 3] = s[3] + high;
+                    }
+                    activate<activation>(v);
+#pragma unroll
+                    for (int i = 0; i < 2 * AT_ONCE; ++i) r[2 * first + i] = pack<T>(v[2 * i], v[2 * i + 1]);
+                }
+                stmatrix(to + place<S::BOX>(lane % 16, j + lane / 16), r[0], r[1], r[2], r[3]);
             }
-            stmatrix(to + place<S::BOX>(lane % 16, j + lane / 16), r[0], r[1], r[2], r[3]);
+            fence_for_copies();
+            __syncwarp();
+            if (lane == 0) {
+                if (row + block * 64 < m && left < n) copy_tile_out(map, left, row + block * 64, to);
+                copies_out_commit();
+            }
         }
-        fence_for_copies();
-        __syncwarp();
-        if (lane == 0) {
-            if (row < m && column + box * S::BOX < n) copy_tile_out(map, column + box * S::BOX, row, to);
-            copies_out_commit();
-        }
-        piece = piece + 1 == S::RING ? 0 : piece + 1;
     }
 }
 
@@ -102,26 +118,31 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
     // The swizzle works on addresses: tiles begin at multiples of 1024.
     const unsigned shared = (shared_address(memory) + 1023) & ~1023u;
     const unsigned rings = shared + STAGES * S::STAGE, full = rings + GROUPS * 4 * S::RING * S::PIECE;
-    const unsigned empty = full + 8 * STAGES;
+    const unsigned empty = full + 8 * STAGES, arrived = empty + 8 * STAGES;
+    const unsigned all_biases = arrived + 16, received = all_biases + GROUPS * S::N * 2;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp / 4;
 
     let_next_start();
-    const int rank = CLUSTER == PAIR ? cluster_rank() : 0;
+    const int rank = CLUSTER != ALONE ? cluster_rank() : 0;
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; ++s) {
             barrier_init(full + 8 * s, 1);
             // Each warp that reads a stage says so, to both blocks of a pair: what one of them fetches
             // lands in both.
-            barrier_init(empty + 8 * s, 4 * (SHARING == COOPERATE ? GROUPS : 1) * CLUSTER);
+            barrier_init(empty + 8 * s, 4 * (SHARING == COOPERATE ? GROUPS : 1) * S::PAIRED);
         }
+        if (CLUSTER == SPLIT) barrier_init(arrived, 2);
         fence_barriers();
     }
-    if (CLUSTER == PAIR) cluster_sync();
+    if (CLUSTER != ALONE) cluster_sync();
     else __syncthreads();
 
-    const int m_tiles = (m + S::M * CLUSTER - 1) / (S::M * CLUSTER), n_tiles = (n + S::N - 1) / S::N;
-    const int tiles = m_tiles * n_tiles, steps = (k + STEP - 1) / STEP;
-    const int first = blockIdx.x / CLUSTER, stride = gridDim.x / CLUSTER;
+    const int m_tiles = (m + S::M * S::PAIRED - 1) / (S::M * S::PAIRED), n_tiles = (n + S::N - 1) / S::N;
+    const int tiles = m_tiles * n_tiles, all_steps = (k + STEP - 1) / STEP;
+    const int first = blockIdx.x / S::CLUSTER_BLOCKS, stride = gridDim.x / S::CLUSTER_BLOCKS;
+    // This block's steps along k.
+    const int half = (all_steps + 1) / 2, first_step = CLUSTER == SPLIT ? rank * half : 0;
+    const int steps = CLUSTER == SPLIT ? (rank == 0 ? half : all_steps - half) : all_steps;
 
     if (group == GROUPS) {
         if (S::MOVE_REGISTERS) give_registers<40>();
@@ -129,18 +150,19 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
             prefetch_map(&x), prefetch_map(&weight), prefetch_map(&out);
             auto fetch_weight = [&](const Tile &tile, int step, int stage) {
                 const unsigned to = shared + stage * S::STAGE + S::A_BYTES;
-                constexpr int ROWS = STEP / CLUSTER;
+                constexpr int ROWS = STEP / S::PAIRED;
+                const int part = CLUSTER == PAIR ? rank * ROWS : 0;
 #pragma unroll
                 for (int box = 0; box < S::N / S::BOX; ++box) {
-                    const int column = tile.n * S::N + box * S::BOX, row = step * STEP + rank * ROWS;
-                    const unsigned at = to + box * S::BOX_BYTES + rank * ROWS * S::BOX * 2;
+                    const int column = tile.n * S::N + box * S::BOX, row = (first_step + step) * STEP + part;
+                    const unsigned at = to + box * S::BOX_BYTES + part * S::BOX * 2;
                     if (CLUSTER == PAIR) copy_tile_in(at, &weight, column, row, full + 8 * stage, 3);
                     else copy_tile_in(at, &weight, column, row, full + 8 * stage);
                 }
             };
             auto fetch_x = [&](const Tile &tile, int step, int stage) {
-                const int row = (tile.m * CLUSTER + rank) * S::M;
-                copy_tile_in(shared + stage * S::STAGE, &x, step * STEP, row, full + 8 * stage);
+                const int row = (CLUSTER == PAIR ? tile.m * 2 + rank : tile.m) * S::M;
+                copy_tile_in(shared + stage * S::STAGE, &x, (first_step + step) * STEP, row, full + 8 * stage);
             };
             // Weights do not depend on the kernel before this one: they come while it still runs.
             const int early = first < tiles ? min(STAGES, steps) : 0;
@@ -165,8 +187,15 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
         }
     } else {
         if (S::MOVE_REGISTERS) take_registers<232>();
-        const unsigned ring = rings + warp * S::RING * S::PIECE;
-        int piece = 0, turn = 0;
+        const unsigned ring = rings + warp * S::RING * S::PIECE, biases = all_biases + group * S::N * 2;
+        // Of this warp, that it has read what lies in a stage.
+        auto leave = [&](int stage) {
+            if (lane < S::PAIRED) {
+                if (CLUSTER == PAIR) barrier_arrive_remote(in_block(empty + 8 * stage, lane));
+                else barrier_arrive(empty + 8 * stage);
+            }
+        };
+        int turn = 0;
         int stage = 0, parity = 0;
         if (SHARING == TAKE_TURNS && group == 1) named_arrive(1, 256); // the first turn is group 0's
         for (int index = first; index < tiles; index += stride, ++turn) {
@@ -179,7 +208,17 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
                 named_sync(1 + group, 256);
             }
             const Tile tile = nth_tile(index, m_tiles, n_tiles);
+            // The bias of the tile, for this group: there long before it is needed.
+            if (SHARING == COOPERATE) named_sync(3 + group, 128); // the last one has been read
+            for (int i = threadIdx.x % 128; i < S::N / 2; i += 128) {
+                const int at = tile.n * S::N + 2 * i;
+                const unsigned two = bias && at < n ? *(const unsigned *)(bias + at) : 0;
+                asm volatile("st.shared.b32 [%0], %1;" ::"r"(biases + 4 * i), "r"(two) : "memory");
+            }
             float sums[BLOCKS][S::N / 2];
+            if (CLUSTER == SPLIT) // one of the two may have no steps
+#pragma unroll
+                for (int i = 0; i < S::N / 2; ++i) sums[0][i] = 0;
             int last = 0;
 #pragma unroll 1
             for (int step = 0; step < steps; ++step) {
@@ -195,39 +234,52 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
                     for (int block = 0; block < BLOCKS; ++block)
                         // 16 of k are 32 bytes of a row of x, and 16 rows of the weight.
                         Wgmma<T, S::N>::run(sums[block], a + part * 2 + block * 512, b + part * 2 * S::BOX,
-                                            step + part);
+                                            CLUSTER == SPLIT ? 1 : step + part);
                 wgmma_commit();
                 if (step > 0) {
                     wgmma_wait<1>(); // the step before is computed: its stage is free
-                    if (lane < CLUSTER) {
-                        if (CLUSTER == PAIR) barrier_arrive(empty + 8 * last, lane);
-                        else barrier_arrive(empty + 8 * last);
-                    }
+                    leave(last);
                 }
                 last = stage;
                 if (++stage == STAGES) stage = 0, parity ^= 1;
             }
             if (SHARING == TAKE_TURNS) named_arrive(1 + (group ^ 1), 256);
             wgmma_wait<0>();
-            if (lane < CLUSTER) {
-                if (CLUSTER == PAIR) barrier_arrive(empty + 8 * last, lane);
-                else barrier_arrive(empty + 8 * last);
-            }
-            const int row0 = (tile.m * CLUSTER + rank) * S::M +
-                             (SHARING == COOPERATE ? group * BLOCKS * 64 : 0) + warp % 4 * 16;
+            if (steps > 0) leave(last);
+            named_sync(3 + group, 128);
+            if (CLUSTER == SPLIT) {
+                // Block 0 keeps the rows of warps 0 and 1, block 1 those of warps 2 and 3.
+                static_assert(CLUSTER != SPLIT || (BLOCKS == 1 && GROUPS == 1), "two warps a block");
+                const unsigned mine = received + threadIdx.x % 64 * 4;
+                if (warp / 2 != rank) {
+                    const unsigned theirs = in_block(mine, rank ^ 1);
 #pragma unroll
-            for (int block = 0; block < BLOCKS; ++block) {
-                const int row = row0 + block * 64, column = tile.n * S::N;
-                if (activation == NONE) write<T, S, NONE>(sums[block], ring, piece, &out, bias, row, column, m, n);
-                if (activation == RELU) write<T, S, RELU>(sums[block], ring, piece, &out, bias, row, column, m, n);
-                if (activation == GELU) write<T, S, GELU>(sums[block], ring, piece, &out, bias, row, column, m, n);
-                if (activation == TANH) write<T, S, TANH>(sums[block], ring, piece, &out, bias, row, column, m, n);
+                    for (int i = 0; i < S::N / 2; ++i) store_remote(theirs + i * 256, sums[0][i]);
+                    __syncwarp();
+                    if (lane == 0) barrier_release_remote(in_block(arrived, rank ^ 1));
+                    break; // a cluster has one tile
+                }
+                barrier_acquire(arrived, 0);
+#pragma unroll
+                for (int i = 0; i < S::N / 2; ++i) {
+                    float other;
+                    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(other) : "r"(mine + i * 256) : "memory");
+                    sums[0][i] = sums[0][i] + other;
+                }
             }
+            const int row = (CLUSTER == PAIR ? tile.m * 2 + rank : tile.m) * S::M +
+                             (SHARING == COOPERATE ? group * BLOCKS * 64 : 0) + warp % 4 * 16;
+            auto write_as = [&](auto write) { write(sums, ring, &out, biases, row, tile.n * S::N, m, n); };
+            if (activation == NONE) write_as(write<T, S, NONE, BLOCKS>);
+            if (activation == RELU) write_as(write<T, S, RELU, BLOCKS>);
+            if (activation == GELU) write_as(write<T, S, GELU, BLOCKS>);
+            if (activation == TANH) write_as(write<T, S, TANH, BLOCKS>);
         }
-        if (lane == 0) copies_out_done();
+        if (lane == 0) copies_out_read<0>();
     }
-    // A block whose partner may still fetch for it or report to it stays.
-    if (CLUSTER == PAIR) cluster_sync();
+    // A block whose partner may still fetch for it, write to it or report to it stays.
+    __syncwarp();
+    if (CLUSTER != ALONE) cluster_sync();
 }
 
 #define TILE(name, BLOCKS, COLUMNS, GROUPS, SHARING, CLUSTER, STAGES)                                      \
@@ -241,13 +293,16 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
     }
 
 //   name, BLOCKS, COLUMNS, GROUPS, SHARING, CLUSTER, STAGES
-TILE(t128x192, 2, 192, 2, TAKE_TURNS, PAIR, 4)
-TILE(t128x128, 2, 128, 2, TAKE_TURNS, PAIR, 5)
-TILE(c128x192, 1, 192, 2, COOPERATE, PAIR, 4)
-TILE(c128x128, 1, 128, 2, COOPERATE, PAIR, 5)
+TILE(p128x192, 2, 192, 2, TAKE_TURNS, PAIR, 4)
+TILE(t128x192, 2, 192, 2, TAKE_TURNS, ALONE, 4)
+TILE(t128x128, 2, 128, 2, TAKE_TURNS, ALONE, 5)
+TILE(c128x192, 1, 192, 2, COOPERATE, ALONE, 4)
+TILE(c128x128, 1, 128, 2, COOPERATE, ALONE, 5)
 TILE(c128x96, 1, 96, 2, COOPERATE, ALONE, 6)
 TILE(c64x192, 1, 192, 1, COOPERATE, ALONE, 5)
 TILE(c64x128, 1, 128, 1, COOPERATE, ALONE, 4)
 TILE(c64x96, 1, 96, 1, COOPERATE, ALONE, 5)
 TILE(c64x64, 1, 64, 1, COOPERATE, ALONE, 6)
 TILE(c64x32, 1, 32, 1, COOPERATE, ALONE, 8)
+TILE(s64x64, 1, 64, 1, COOPERATE, SPLIT, 6)
+TILE(s64x32, 1, 32, 1, COOPERATE, SPLIT, 7)

@@ -24,14 +24,14 @@ pub fn paces(args: &LoadArgs) -> Result<Vec<Pace>> {
 }
 
 fn loads(args: &LoadArgs) -> Result<Vec<Load>> {
-    let arrives = !args.rate.is_empty() || args.trace.is_some();
+    let arrives = !args.rate.is_empty() || args.trace.is_some() || args.slo.is_some();
     let kind = args.load.unwrap_or(if arrives { LoadKind::Open } else { LoadKind::Closed });
     match (kind, arrives) {
         (LoadKind::Closed, true) => {
-            bail!("a closed load has no schedule: leave --rate and --trace out, or say --load open")
+            bail!("a closed load has no schedule: leave --rate, --trace and --slo out, or say --load open")
         }
         (LoadKind::Open | LoadKind::Server, false) => {
-            bail!("this load needs --rate R (arrivals a second) or --trace FILE")
+            bail!("this load needs --rate R (arrivals a second), --trace FILE or --slo TARGET")
         }
         _ => {}
     }
@@ -56,6 +56,10 @@ fn loads(args: &LoadArgs) -> Result<Vec<Load>> {
         ArrivalKind::Poisson => Arrivals::Poisson(rate),
         ArrivalKind::Constant => Arrivals::Constant(rate),
     };
+    if args.slo.is_some() {
+        // The search names the rates.
+        return Ok(vec![load(arrivals(1.0))]);
+    }
     Ok(args.rate.iter().map(|&rate| load(arrivals(rate))).collect())
 }
 
@@ -67,9 +71,18 @@ pub fn rule(args: &RunArgs, paces: &[Pace]) -> Rule {
             min_ns: times.last().copied().unwrap_or(0),
             min_batches: times.len() as u64,
             max_ns: u64::MAX,
+            precision: None,
         },
+        _ if args.load.precision_target.is_some() && args.duration.is_none() && args.batches.is_none() => {
+            Rule::until_known(0.0, None)
+        }
         _ => Rule::given(args.duration, args.batches),
     };
+    rule.precision = args.load.precision_target;
+    if rule.precision.is_some() {
+        rule.max_ns = rule.max_ns.min(Rule::DEFAULT.max_ns.max(rule.min_ns));
+    }
     rule.max_ns = args.load.max_duration.unwrap_or(rule.max_ns);
+    rule.min_ns = rule.min_ns.min(rule.max_ns);
     rule
 }

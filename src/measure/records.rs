@@ -3,13 +3,18 @@
 //! Everything is allocated before the window opens; nothing here reads a clock.
 
 use super::load::{Arrivals, Load, Strain};
+use super::precision::{Known, Precision, lag};
 use super::recorder::{Recorder, Recording};
+use super::stopping::Rule;
 use serde::{Deserialize, Serialize};
 
 /// A batch is late by the harness's fault when it was issued so long after both its arrival and its
 /// lane were there, or this share of its service time.
 const LATE_NS: u64 = 50_000;
 const LATE_SHARE: u64 = 100;
+
+/// How many responses are kept one by one, to see how long they depend on each other.
+const MOST_SERIES: usize = 1 << 18;
 
 /// One batch, all times in ns on the window's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +36,7 @@ pub type Entry = (u64, u64, u64);
 pub struct Records {
     latency: Recorder,
     arrivals: Option<OpenRecords>,
+    precision: Option<Precision>,
     log: Option<Vec<Entry>>,
     lanes: u64,
     start: u64,
@@ -42,6 +48,8 @@ struct OpenRecords {
     /// Batches of each size, from 1 on, for a server.
     sizes: Vec<u64>,
     late: u64,
+    /// The first responses one by one, in ns.
+    series: Vec<f32>,
     /// None for a trace: it has an end, and is played up to there.
     strain: Option<Strain>,
 }
@@ -53,6 +61,8 @@ pub struct Extras {
     pub arrived: Option<Arrived>,
     /// The window ended early: more arrived than can ever be done.
     pub saturated: bool,
+    /// How well mean and p99 are known, where that was asked for.
+    pub known: Option<Known>,
 }
 
 /// What arrived in a window.
@@ -64,6 +74,8 @@ pub struct Arrived {
     pub batch_sizes: Vec<(u64, u64)>,
     /// Batches that the harness issued late.
     pub late_batches: u64,
+    /// How far apart responses are that hardly depend on each other; none for too few.
+    pub lag: Option<u64>,
 }
 
 impl Records {
@@ -73,9 +85,29 @@ impl Records {
             response: Recorder::new(),
             sizes: vec![0; if load.is_server() { batch + 1 } else { 0 }],
             late: 0,
+            series: Vec::with_capacity(MOST_SERIES),
             strain: (!matches!(arrivals, Arrivals::Trace(_))).then(Strain::default),
         });
-        Records { latency: Recorder::new(), arrivals, log: None, lanes: lanes as u64, start: 0 }
+        Records {
+            latency: Recorder::new(),
+            arrivals,
+            precision: None,
+            log: None,
+            lanes: lanes as u64,
+            start: 0,
+        }
+    }
+
+    /// Judges, as it goes, how well mean and p99 are known, where the rule asks for it: of responses
+    /// where batches arrive by a schedule, else of latencies.
+    pub fn know(&mut self, rule: &Rule) {
+        self.precision = rule.precision.map(|target| Precision::new(target, rule.min_batches));
+    }
+
+    /// Are mean and p99 known as well as was asked for?
+    #[inline]
+    pub fn is_settled(&self) -> bool {
+        self.precision.as_ref().is_some_and(Precision::is_settled)
     }
 
     /// Keeps the first `most` batches one by one, too.
@@ -107,6 +139,11 @@ impl Records {
     #[inline]
     pub fn closed(&mut self, issued: u64, done: u64) {
         self.latency.record(issued, done);
+        if let Some(precision) = &mut self.precision
+            && precision.add(done - issued)
+        {
+            precision.look(|q| self.latency.quantile(q));
+        }
         if let Some(log) = &mut self.log {
             push(log, (issued, issued, done));
         }
@@ -118,9 +155,24 @@ impl Records {
         if let Some(log) = &mut self.log {
             push(log, (batch.intended.first().copied().unwrap_or(batch.issued), batch.issued, batch.done));
         }
-        let (Some(arrivals), Some(&last)) = (&mut self.arrivals, batch.intended.last()) else { return false };
+        let (Some(arrivals), Some(&last)) = (&mut self.arrivals, batch.intended.last()) else {
+            if let Some(precision) = &mut self.precision
+                && precision.add(batch.done - batch.issued)
+            {
+                precision.look(|q| self.latency.quantile(q));
+            }
+            return false;
+        };
         for &intended in batch.intended {
             arrivals.response.record(intended, batch.done);
+            if arrivals.series.len() < MOST_SERIES {
+                arrivals.series.push((batch.done - intended) as f32);
+            }
+            if let Some(precision) = &mut self.precision
+                && precision.add(batch.done - intended)
+            {
+                precision.look(|q| arrivals.response.quantile(q));
+            }
         }
         if let Some(batches) = arrivals.sizes.get_mut(batch.intended.len()) {
             *batches += 1;
@@ -139,6 +191,14 @@ impl Records {
         self.latency.finish()
     }
 
+    /// How well mean and p99 are known at the end; none where nobody asked.
+    pub fn known(&mut self) -> Option<Known> {
+        let recorder = self.arrivals.as_ref().map_or(&self.latency, |arrivals| &arrivals.response);
+        let precision = self.precision.as_mut()?;
+        precision.look(|q| recorder.quantile(q));
+        Some(precision.known().clone())
+    }
+
     /// What arrived, as it goes to the parent; none under a closed load.
     pub fn arrived(&self) -> Option<Arrived> {
         let arrivals = self.arrivals.as_ref()?;
@@ -147,6 +207,7 @@ impl Records {
             response: arrivals.response.finish(),
             batch_sizes: sizes.map(|(size, &batches)| (size as u64, batches)).collect(),
             late_batches: arrivals.late,
+            lag: lag(&arrivals.series),
         })
     }
 }

@@ -27,6 +27,8 @@ pub struct Row {
     pub latency: Latency,
     /// Time from the scheduled start, under open load.
     pub response: Response,
+    /// A latency target that it probed.
+    pub slo: SloResult,
     /// Throughputs.
     pub rates: Rates,
     /// The split of a batch into its stages.
@@ -213,6 +215,12 @@ pub struct Window {
     pub end_ns: Option<u64>,
     /// Mean latency of the last third over that of the first third, minus 1.
     pub drift: Option<f64>,
+    /// Half the 95 % interval of the mean as a share of it, where a precision was asked for.
+    pub mean_halfwidth: Option<f64>,
+    /// Half the 95 % interval of p99 as a share of it, where a precision was asked for.
+    pub p99_halfwidth: Option<f64>,
+    /// Which criteria of the precision asked for were not met, `;`-separated.
+    pub precision_unmet: Option<String>,
     /// Samples, where batches have different sizes: under a server load.
     pub inferences: Option<u64>,
     /// Batches of each size, under a server load.
@@ -248,6 +256,21 @@ pub struct Response {
     pub p99: Option<f64>,
     pub p999: Option<f64>,
     pub max: Option<f64>,
+    /// 99 % upper confidence bound of p99, for so many responses as do not depend on each other.
+    pub p99_upper: Option<f64>,
+    /// How far apart those are.
+    pub lag: Option<u64>,
+}
+
+/// A latency target and what came of it, in a row that probed it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SloResult {
+    /// As `p99<=10ms`.
+    pub target: Option<String>,
+    /// The upper bound of that percentile, in ms.
+    pub bound: Option<f64>,
+    /// It was met.
+    pub met: Option<bool>,
 }
 
 /// Throughputs.
@@ -255,6 +278,8 @@ pub struct Response {
 pub struct Rates {
     /// (1000 / mean latency in ms) x batch, in samples/s.
     pub throughput: Option<f64>,
+    /// Arrivals a second that were offered: batches of an open load, samples of a server.
+    pub offered: Option<f64>,
     /// batches x batch / length of the window, in samples/s.
     pub throughput_wall: Option<f64>,
     /// Matrix operations, 10^12/s, by the network's own count and the mean latency.
@@ -348,6 +373,8 @@ pub enum Warning {
     EndedByForce,
     /// The GPU met memory errors in the window that it could not correct.
     EccErrors,
+    /// The window ended before mean and p99 were known as well as was asked for.
+    PrecisionUnmet,
     /// The output was not compared: a stand-in for a driver computes nothing.
     UncheckedOutput,
     /// Some operations, or rows of their results, were not compared: it would have taken too long.

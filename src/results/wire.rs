@@ -117,6 +117,9 @@ columns! {
     window_start_ns: window.start_ns as Option<u64>;
     window_end_ns: window.end_ns as Option<u64>;
     drift: window.drift as Option<f64>;
+    mean_halfwidth: window.mean_halfwidth as Option<f64>;
+    p99_halfwidth: window.p99_halfwidth as Option<f64>;
+    precision_unmet: window.precision_unmet as Option<String>;
     inferences: window.inferences as Option<u64>;
     batch_sizes: window.batch_sizes as Option<String>;
     late_batches: window.late_batches as Option<u64>;
@@ -136,6 +139,12 @@ columns! {
     response_p99_ms: response.p99 as Option<f64>;
     response_p999_ms: response.p999 as Option<f64>;
     response_max_ms: response.max as Option<f64>;
+    response_p99_upper_ms: response.p99_upper as Option<f64>;
+    response_lag: response.lag as Option<u64>;
+    slo: slo.target as Option<String>;
+    slo_bound_ms: slo.bound as Option<f64>;
+    slo_met: slo.met as Option<bool>;
+    offered_rate: rates.offered as Option<f64>;
     throughput: rates.throughput as Option<f64>;
     throughput_wall: rates.throughput_wall as Option<f64>;
     tflops: rates.tflops as Option<f64>;

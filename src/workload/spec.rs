@@ -55,9 +55,8 @@ pub enum Kind {
     /// Given service times on a virtual clock; hidden, for exact tests. The text is
     /// [`super::scripted`]'s.
     Scripted(String),
-    /// The user's own program: its command line, with placeholders. Not parsed from a row; what is started
-    /// is the job's.
-    Command(String),
+    /// The user's own, as a row names it. Not parsed from a row; what runs is the job's.
+    Own(String),
 }
 
 /// The sizes of the decoder.
@@ -233,7 +232,7 @@ impl Spec {
             Kind::Stream(mib) => model::stream(mib),
             Kind::Transfer(direction, mib) => model::transfer(direction, mib),
             Kind::Launch(kernels) => model::launch(kernels),
-            Kind::Null | Kind::Scripted(_) | Kind::Command(_) => Network::default(),
+            Kind::Null | Kind::Scripted(_) | Kind::Own(_) => Network::default(),
         }
     }
 
@@ -315,7 +314,7 @@ impl fmt::Display for Spec {
             Kind::Launch(kernels) => write!(f, "launch(kernels={kernels})"),
             Kind::Null => f.write_str("null"),
             Kind::Scripted(script) => write!(f, "scripted({script})"),
-            Kind::Command(text) => write!(f, "command({text})"),
+            Kind::Own(text) => f.write_str(text),
         }
     }
 }

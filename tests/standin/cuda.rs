@@ -441,7 +441,7 @@ export! {
     fn cuTensorMapEncodeTiled(map: *mut c_void, _format: u32, rank: u32, address: *mut c_void, sizes: *const u64,
         strides: *const u64, boxes: *const u32, _steps: *const u32, _interleave: u32, swizzle: u32,
         _promotion: u32, _fill: u32) => {
-        // What NVIDIA's documentation of it demands of two dimensions of 16-bit numbers.
+        // What NVIDIA's documentation of it demands of dimensions of 16-bit numbers.
         let rank = rank as usize;
         let sizes = std::slice::from_raw_parts(sizes, rank);
         let strides = std::slice::from_raw_parts(strides, rank - 1);

@@ -211,6 +211,8 @@ pub(super) struct Matrix {
     pub(super) box_rows: usize,
     /// 32 or 64: rows of 64 or 128 bytes, swizzled over as many.
     pub(super) box_columns: usize,
+    /// How many of them lie one after another, for a kernel that takes the matrix's number too.
+    pub(super) stack: Option<usize>,
 }
 
 impl TensorMap {
@@ -226,21 +228,23 @@ impl TensorMap {
             64 => 3,
             other => bail!("a box of {other} columns can't be copied"),
         };
-        let sizes = [matrix.columns as u64, matrix.rows as u64];
-        let strides = [(matrix.stride * precision.bytes()) as u64];
-        let boxes = [matrix.box_columns as u32, matrix.box_rows as u32];
-        // SAFETY: two dimensions with two sizes, one stride, two box sizes and two element strides;
-        // the map has the size and alignment of a CUtensorMap. The address is only written down.
+        let row = (matrix.stride * precision.bytes()) as u64;
+        let sizes = [matrix.columns as u64, matrix.rows as u64, matrix.stack.unwrap_or(1) as u64];
+        let strides = [row, row * matrix.rows as u64];
+        let boxes = [matrix.box_columns as u32, matrix.box_rows as u32, 1];
+        // SAFETY: two or three dimensions with a size, a box size and an element stride each, and a
+        // stride for all but the first; the map has the size and alignment of a CUtensorMap. The
+        // address is only written down.
         unsafe {
             newer.encode_tiled(
                 std::ptr::from_mut(&mut map).cast(),
                 format,
-                2,
+                2 + u32::from(matrix.stack.is_some()),
                 matrix.address as *mut c_void,
                 sizes.as_ptr(),
                 strides.as_ptr(),
                 boxes.as_ptr(),
-                [1, 1].as_ptr(),
+                [1, 1, 1].as_ptr(),
                 0, // CU_TENSOR_MAP_INTERLEAVE_NONE
                 swizzle,
                 2, // CU_TENSOR_MAP_L2_PROMOTION_L2_128B
@@ -430,6 +434,9 @@ mod tests {
                 expect(&format!("fill_{suffix}"), "fill_tokens");
                 expect(&format!("fill_{suffix}"), &format!("fill_{suffix}"));
                 expect(&format!("attention_{suffix}"), &format!("attention_{suffix}"));
+                if set == Set::Hopper {
+                    expect(&format!("flash_{suffix}"), &format!("flash_{suffix}"));
+                }
                 expect(&format!("embed_{suffix}"), &format!("embed_{suffix}"));
                 expect(&format!("norm_{suffix}"), &format!("add_norm_{suffix}"));
                 for tile in tiles(set) {

@@ -19,6 +19,8 @@ const ALIGNMENT: u64 = 256;
 /// Most columns that `norm.cu` holds in a warp's registers.
 const MOST_NORM_COLUMNS: usize = 1024;
 
+const NO_TENSOR_MAPS: &str = "the driver can't describe matrices to the copy engine";
+
 /// Where each tensor lies in one allocation: offsets, and the bytes of the whole.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -273,20 +275,37 @@ impl Builder<'_> {
         [m, n, k]: [usize; 3],
         stride: usize,
     ) -> Result<Arguments> {
-        let newer = self.gpu.newer.context("the driver can't describe matrices to the copy engine")?;
+        let newer = self.gpu.newer.context(NO_TENSOR_MAPS)?;
         let columns = tile.box_columns();
         let matrices = [
-            Matrix { address: x, rows: m, columns: k, stride, box_rows: tile.m, box_columns: 64 },
+            Matrix {
+                address: x,
+                rows: m,
+                columns: k,
+                stride,
+                box_rows: tile.m,
+                box_columns: 64,
+                stack: None,
+            },
             // Each block of a pair fetches its half.
             Matrix {
                 address: weight,
                 rows: k,
                 columns: n,
                 stride: n,
-                box_rows: 64 / tile.cluster(),
+                box_rows: 64 / tile.paired(),
                 box_columns: columns,
+                stack: None,
             },
-            Matrix { address: out, rows: m, columns: n, stride: n, box_rows: 16, box_columns: columns },
+            Matrix {
+                address: out,
+                rows: m,
+                columns: n,
+                stride: n,
+                box_rows: 16,
+                box_columns: columns,
+                stack: None,
+            },
         ];
         let mut arguments = Arguments::default();
         for matrix in matrices {
@@ -327,21 +346,39 @@ impl Builder<'_> {
         ensure!(buffer.columns == heads * 64, "heads must be 64 wide");
         ensure!(self.network.buffers[qkv.0].columns == 3 * buffer.columns, "columns do not match");
         index(batch, buffer.rows)?;
-        let (function, rows) = match self.kernels.precision() {
-            Precision::Fp32 => (self.kernels.function("plain", "attention32")?, 16),
-            _ => (self.kernels.number_function("attention", "attention")?, 64),
+        let (qkv, out) = (buffers[qkv.0], buffers[out.0]);
+        let (mut rows_of_a_block, set) = (64, self.kernels.set());
+        let (function, arguments) = match set {
+            _ if self.kernels.precision() == Precision::Fp32 => {
+                rows_of_a_block = 16;
+                let function = self.kernels.function("plain", "attention32")?;
+                (function, Arguments::default().long(qkv).long(out))
+            }
+            Set::Portable => {
+                let function = self.kernels.number_function("attention", "attention")?;
+                (function, Arguments::default().long(qkv).long(out))
+            }
+            Set::Hopper => {
+                let function = self.kernels.number_function("flash", "flash")?;
+                let newer = self.gpu.newer.context(NO_TENSOR_MAPS)?;
+                // A sample is a matrix: what lies beyond its rows is not the next one's.
+                let map = |address, columns, box_rows| {
+                    let (rows, stack) = (buffer.rows, Some(batch));
+                    let matrix =
+                        Matrix { address, rows, columns, stride: columns, box_rows, box_columns: 64, stack };
+                    TensorMap::new(newer, self.kernels.precision(), matrix)
+                };
+                let (qkv, out) = (map(qkv, 3 * buffer.columns, 64)?, map(out, buffer.columns, 16)?);
+                (function, Arguments::default().matrix(qkv).matrix(out))
+            }
         };
         Ok(Launch {
             function,
-            blocks: grid(batch * heads * buffer.rows.div_ceil(rows))?,
+            blocks: grid(batch * heads * buffer.rows.div_ceil(rows_of_a_block))?,
             threads: 128,
             shared_bytes: 0,
             cluster: 1,
-            arguments: Arguments::default()
-                .long(buffers[qkv.0])
-                .long(buffers[out.0])
-                .int(buffer.rows as u32)
-                .int(heads as u32),
+            arguments: arguments.int(buffer.rows as u32).int(heads as u32),
         })
     }
 }

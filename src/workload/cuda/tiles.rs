@@ -10,10 +10,12 @@ pub(super) enum Design {
     Mma,
     /// `hopper/linear.cu`: the groups of warps of a block share each tile.
     Cooperate,
-    /// The same by two blocks of a cluster, with tiles one above the other.
-    CooperateInPairs,
-    /// In pairs, and the two groups of warps of a block take turns, a tile each.
+    /// The same by two blocks of a cluster on one tile, half of the reduction each.
+    Split,
+    /// The two groups of warps of a block take turns, a tile each.
     TakeTurns,
+    /// The same by two blocks of a cluster, with tiles one above the other.
+    TakeTurnsInPairs,
 }
 
 /// One kernel: the part of the output that a block of threads computes at a time, and how.
@@ -62,18 +64,21 @@ const PORTABLE: [Tile; 7] = [
 
 /// As above; the small ones are the portable kernels, which start early here.
 #[rustfmt::skip] // a table
-const HOPPER: [Tile; 13] = [
+const HOPPER: [Tile; 16] = [
     //    name, design, [m, n], [groups, stages], resident, [busy, alone, fixed, again]
+    wgmma("p128x192", Design::TakeTurnsInPairs, [128, 192], [2, 4], 1, [7.4, 7.4, 3.0, 0.3]),
     wgmma("t128x192", Design::TakeTurns, [128, 192], [2, 4], 1, [7.4, 7.4, 3.0, 0.3]),
     wgmma("t128x128", Design::TakeTurns, [128, 128], [2, 5], 1, [5.2, 5.2, 3.0, 0.3]),
-    wgmma("c128x192", Design::CooperateInPairs, [128, 192], [2, 4], 1, [7.4, 7.4, 2.5, 1.5]),
-    wgmma("c128x128", Design::CooperateInPairs, [128, 128], [2, 5], 1, [5.2, 5.2, 2.5, 1.5]),
+    wgmma("c128x192", Design::Cooperate, [128, 192], [2, 4], 1, [7.4, 7.4, 2.5, 1.5]),
+    wgmma("c128x128", Design::Cooperate, [128, 128], [2, 5], 1, [5.2, 5.2, 2.5, 1.5]),
     wgmma("c128x96", Design::Cooperate, [128, 96], [2, 6], 1, [5.0, 5.0, 2.0, 1.0]),
     wgmma("c64x192", Design::Cooperate, [64, 192], [1, 5], 1, [5.0, 5.0, 2.0, 1.5]),
     wgmma("c64x128", Design::Cooperate, [64, 128], [1, 4], 1, [4.0, 4.0, 2.0, 1.0]),
-    wgmma("c64x96", Design::Cooperate, [64, 96], [1, 5], 1, [3.0, 3.0, 1.5, 1.0]),
-    wgmma("c64x64", Design::Cooperate, [64, 64], [1, 6], 2, [2.0, 2.0, 1.3, 1.0]),
-    wgmma("c64x32", Design::Cooperate, [64, 32], [1, 8], 2, [1.6, 1.6, 1.2, 1.0]),
+    wgmma("c64x96", Design::Cooperate, [64, 96], [1, 5], 1, [2.6, 2.6, 2.0, 1.0]),
+    wgmma("c64x64", Design::Cooperate, [64, 64], [1, 6], 2, [2.3, 2.3, 2.2, 1.0]),
+    wgmma("c64x32", Design::Cooperate, [64, 32], [1, 8], 2, [1.8, 1.8, 2.1, 1.0]),
+    wgmma("s64x64", Design::Split, [64, 64], [1, 6], 2, [2.3, 2.3, 2.4, 2.4]),
+    wgmma("s64x32", Design::Split, [64, 32], [1, 7], 2, [1.8, 1.8, 2.3, 2.3]),
     mma("64x64", [64, 64, 64], [8, 2, 4], 2, [3.9, 3.8, 1.2]),
     mma("32x32", [32, 32, 128], [4, 4, 4], 3, [1.55, 1.5, 1.0]),
     mma("16x32", [16, 32, 128], [4, 4, 4], 4, [1.35, 1.36, 1.0]),
@@ -115,8 +120,8 @@ impl Tile {
     pub(super) fn threads(&self) -> u32 {
         32 * match self.design {
             Design::Mma => self.warps,
-            Design::Cooperate | Design::CooperateInPairs => self.warps + 1,
-            Design::TakeTurns => self.warps + 4,
+            Design::Cooperate | Design::Split => self.warps + 1,
+            Design::TakeTurns | Design::TakeTurnsInPairs => self.warps + 4,
         } as u32
     }
 
@@ -128,8 +133,16 @@ impl Tile {
     /// Blocks of a cluster.
     pub(super) fn cluster(&self) -> usize {
         match self.design {
-            Design::Mma | Design::Cooperate => 1,
-            Design::CooperateInPairs | Design::TakeTurns => 2,
+            Design::Mma | Design::Cooperate | Design::TakeTurns => 1,
+            Design::Split | Design::TakeTurnsInPairs => 2,
+        }
+    }
+
+    /// Blocks that compute tiles one above the other, and share the weight's.
+    pub(super) fn paired(&self) -> usize {
+        match self.design {
+            Design::TakeTurnsInPairs => 2,
+            Design::Mma | Design::Cooperate | Design::Split | Design::TakeTurns => 1,
         }
     }
 
@@ -140,7 +153,7 @@ impl Tile {
 
     /// Tiles of an m x n output, those of a cluster counted as one.
     fn count(&self, m: usize, n: usize) -> usize {
-        m.div_ceil(self.m * self.cluster()) * n.div_ceil(self.n)
+        m.div_ceil(self.m * self.paired()) * n.div_ceil(self.n)
     }
 
     /// Blocks to launch for an m x n output: Hopper's kernels stay for several tiles each.
@@ -148,6 +161,7 @@ impl Tile {
         let count = self.count(m, n);
         match self.design {
             Design::Mma => count,
+            Design::Split => count * 2,
             _ => count.min((multiprocessors * self.resident / self.cluster()).max(1)) * self.cluster(),
         }
     }
@@ -159,12 +173,21 @@ impl Tile {
             // The stages, and after them, in the same place, the fp32 sums of each slice with 8 numbers
             // of padding a row.
             Design::Mma => stages.max(self.slices * self.m * (self.n + 8) * 4),
-            // Alignment, the stages, up to three pieces of 16 rows on their way out of each warp, and
-            // two barriers a stage: `Shape` in `hopper/linear.cu`.
+            // Alignment, the stages, up to three pieces of 16 rows on their way out of each warp, two
+            // barriers a stage, a bias for each group, and where blocks split a tile the sums of two
+            // warps: `Shape` in `hopper/linear.cu`.
             _ => {
-                let rows = if self.design == Design::TakeTurns { self.m } else { self.m * 4 / self.warps };
-                let pieces = (rows / 64 * self.n / self.box_columns()).min(3);
-                1024 + stages + self.warps * pieces * 16 * self.box_columns() * 2 + 16 * self.stages
+                let turns = matches!(self.design, Design::TakeTurns | Design::TakeTurnsInPairs);
+                let rows = if turns { self.m } else { self.m * 4 / self.warps };
+                let pieces = match rows / 64 * self.n / self.box_columns() {
+                    pieces if pieces.is_multiple_of(3) => 3,
+                    pieces if pieces.is_multiple_of(2) => 2,
+                    _ => 1,
+                };
+                let received = if self.design == Design::Split { 64 * self.n * 2 } else { 0 };
+                let pieces = self.warps * pieces * 16 * self.box_columns() * 2;
+                let biases = self.warps / 4 * self.n * 2;
+                1024 + stages + pieces + 16 * self.stages + 16 + biases + received
             }
         };
         bytes as u32
@@ -175,6 +198,7 @@ impl Tile {
         // Of the fullest multiprocessor.
         let blocks = self.count(m, n).div_ceil((multiprocessors / self.cluster()).max(1));
         let waves = blocks.div_ceil(self.resident) as f64;
+        let k = if self.design == Design::Split { k.div_ceil(2) } else { k };
         let k = k.div_ceil(self.k) * self.k;
         let fixed = self.fixed + (waves - 1.0) * self.again;
         fixed * 1e3 + k as f64 * (blocks as f64 * self.busy).max(waves * self.alone)
@@ -267,7 +291,7 @@ mod tests {
         for tile in PORTABLE.iter().chain(&HOPPER) {
             let cluster = tile.cluster();
             assert_eq!(tile.blocks(1, 8, 132), cluster);
-            assert_eq!(tile.blocks(tile.m * cluster + 1, tile.n + 8, 132), 4 * cluster);
+            assert_eq!(tile.blocks(tile.m * tile.paired() + 1, tile.n + 8, 132), 4 * cluster);
         }
     }
 
@@ -275,7 +299,7 @@ mod tests {
     /// an instance has, without one more block than fits.
     #[test]
     fn staying_blocks_fill_the_instance_and_no_more() {
-        for tile in HOPPER.iter().filter(|tile| tile.design != Design::Mma) {
+        for tile in HOPPER.iter().filter(|tile| !matches!(tile.design, Design::Mma | Design::Split)) {
             for multiprocessors in [2, 16, 26, 32, 60, 64, 132] {
                 let blocks = tile.blocks(1 << 16, 4096, multiprocessors);
                 assert_eq!(blocks, multiprocessors * tile.resident, "{}", tile.name);
