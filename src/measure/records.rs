@@ -61,6 +61,9 @@ pub struct Extras {
     pub arrived: Option<Arrived>,
     /// The window ended early: more arrived than can ever be done.
     pub saturated: bool,
+    /// Batches under way at once, from the file that a program left behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<u32>,
     /// How well mean and p99 are known, where that was asked for.
     pub known: Option<Known>,
 }
