@@ -80,9 +80,8 @@ fn llama(shape: Llama, rows: usize, context: usize) -> Network {
     let angles = net.weight("angles", rows, width, Init::spread(1.0));
     net.weights[angles.0].rotary = Some(Rotary { first: context - rows, theta: THETA });
     net.ops.push(Op::Lookup { tokens, table, out: x });
-    for layer in 0..layers {
+    for (layer, cache) in caches.into_iter().enumerate() {
         let name = |part: &str| format!("layer.{layer}.{part}");
-        let cache = caches[layer];
         rms_norm(&mut net, &name("attention"), x, normed);
         let init = fan_in(hidden, 1.0).with_wide_columns(q + kv, fan_in(hidden, QUERY_KEY_GAIN).std);
         let weight = net.weight(name("qkv"), hidden, q + 2 * kv, init);
