@@ -379,6 +379,8 @@ pub enum Warning {
     PrecisionUnmet,
     /// The output was not compared: a stand-in for a driver computes nothing.
     UncheckedOutput,
+    /// Some operations, or rows of their results, were not compared: it would have taken too long.
+    PartlyChecked,
 }
 
 /// How it ended.

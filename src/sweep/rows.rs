@@ -108,6 +108,9 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
     if outcome.device.as_ref().is_some_and(DeviceIdentity::is_stand_in) {
         row.outcome.warnings.0.insert(Warning::UncheckedOutput);
     }
+    if outcome.output_partial {
+        row.outcome.warnings.0.insert(Warning::PartlyChecked);
+    }
     row.stages = summary::stages(&outcome.stages);
     row.health = health(&row.window, outcome);
     warn(&mut row);
