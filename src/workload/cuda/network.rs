@@ -235,13 +235,12 @@ impl Builder<'_> {
                 box_columns: 64,
                 stack: None,
             },
-            // Each block of a pair fetches its half.
             Matrix {
                 address: weight,
                 rows: k,
                 columns: n,
                 stride: n,
-                box_rows: 64 / tile.paired(),
+                box_rows: 64,
                 box_columns: columns,
                 stack: None,
             },
