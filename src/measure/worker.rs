@@ -238,6 +238,7 @@ impl Session<'_> {
                 arrived: records.arrived(),
                 saturated: ended == Ended::Saturated,
                 known: records.known(),
+                imported: None,
             }),
             load: window.log(),
             cut: ended == Ended::Cut,

@@ -277,6 +277,11 @@ pub fn estimate(runs: &[Run]) -> Duration {
 
 /// The user's own workload issues its batches as it does.
 fn refuse_pace(own: &OwnTemplate, options: &Options) -> Result<()> {
+    if options.rule.precision.is_some() && matches!(own, OwnTemplate::Program(_)) {
+        bail!(
+            "--precision-target looks at the batches of migbench's own loop: say --duration or --batches instead"
+        );
+    }
     for pace in &options.paces {
         if pace.inflight > 1 {
             bail!("a workload of your own has one batch in flight: leave --inflight out");

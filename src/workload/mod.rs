@@ -84,7 +84,7 @@ impl fmt::Display for Sync {
 #[serde(rename_all = "lowercase")]
 pub enum Own {
     /// A program.
-    Program(command::Program),
+    Program(Box<command::Program>),
     /// A network.
     Model(Box<onnx::Model>),
 }
@@ -113,7 +113,7 @@ impl OwnTemplate {
     /// The network does not take this batch.
     pub fn on(&self, instance: &Instance, index: usize, batch: u64) -> Result<Own> {
         match self {
-            OwnTemplate::Program(template) => Ok(Own::Program(template.on(instance, index, batch))),
+            OwnTemplate::Program(template) => Ok(Own::Program(Box::new(template.on(instance, index, batch)))),
             OwnTemplate::Model(template) => template.on(batch).map(|model| Own::Model(Box::new(model))),
         }
     }
