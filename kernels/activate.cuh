@@ -1,7 +1,7 @@
 // What a matrix product's result goes through before it is stored.
 #pragma once
 
-enum Activation { NONE = 0, RELU = 1, GELU = 2, TANH = 3 };
+enum Activation { NONE = 0, RELU = 1, GELU = 2, TANH = 3, SWIGLU = 4 };
 
 // To a part in 10^6 or better, far below the rounding of what is stored.
 DEVICE float reciprocal(float v) {
@@ -48,3 +48,6 @@ template <int activation, int COUNT> DEVICE void activate(float (&v)[COUNT]) {
         for (int i = 0; i < COUNT; ++i) v[i] = 1.0f - 2.0f * reciprocal(1.0f + exponential(2.0f * v[i]));
     }
 }
+
+// g / (1 + e^-g) · u
+DEVICE float gate(float g, float u) { return g * reciprocal(1.0f + exponential(-g)) * u; }

@@ -2,7 +2,7 @@
 //
 // One thread a chunk of 8 columns; `columns` is a multiple of 8.
 
-#include "number.cuh"
+#include "number.cuh" // also in fp32
 #include "overlap.cuh"
 
 template <class T>

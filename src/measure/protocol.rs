@@ -2,6 +2,7 @@
 //! docs/protocol.md shows a whole conversation.
 
 use super::bins::LoadLog;
+use super::intervals::Interval;
 use super::load::Load;
 use super::recorder::Recording;
 use super::records::Extras;
@@ -47,6 +48,9 @@ pub struct Job {
     pub inflight: usize,
     /// Seed of the arrivals.
     pub arrival_seed: u64,
+    /// Send the histogram of each second of the window.
+    #[serde(default)]
+    pub intervals: bool,
     /// In place of a workload of migbench's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own: Option<Own>,
@@ -93,6 +97,8 @@ pub enum FromWorker {
         /// Batches of the window so far.
         batches: u64,
     },
+    /// A second of the window, or more where the writer was behind; where the job asked for it.
+    Interval(Interval),
     /// The window is over; the load goes on.
     WindowDone {
         /// The service times.
@@ -119,6 +125,9 @@ pub enum FromWorker {
         output_error: Option<f64>,
         /// Why the output is wrong, if it is.
         output_failure: Option<String>,
+        /// Not all of it was checked.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        output_partial: bool,
         /// The user's program did not end when it was told to, and was ended.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         forced: bool,
@@ -201,7 +210,12 @@ mod tests {
             for message in [
                 FromWorker::Progress { unmeasured: 1, batches },
                 FromWorker::Failed { phase: "window".into(), error: format!("{error}\n{error}") },
-                FromWorker::Done { output_error: Some(value).filter(|v| v.is_finite()), output_failure: None, forced: batches % 2 == 0 },
+                FromWorker::Done {
+                    output_error: Some(value).filter(|v| v.is_finite()),
+                    output_failure: None,
+                    output_partial: batches % 3 == 0,
+                    forced: batches % 2 == 0,
+                },
             ] {
                 let line = encode(&message);
                 prop_assert_eq!(line.iter().filter(|&&b| b == b'\n').count(), 1);

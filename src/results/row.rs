@@ -312,6 +312,8 @@ pub struct Health {
     pub overlap: Option<f64>,
     /// Relative L2 error of the output against the fp32 reference.
     pub output_error: Option<f64>,
+    /// SM clock of the instance itself, by a probe kernel before and after the window: their mean.
+    pub sm_clock_mhz: Option<f64>,
     /// SM clock when the last window of the run ended; with periodic telemetry, its mean over the window.
     pub gpu_sm_clock_mhz: Option<f64>,
     /// Mean power over the window.
@@ -377,6 +379,8 @@ pub enum Warning {
     PrecisionUnmet,
     /// The output was not compared: a stand-in for a driver computes nothing.
     UncheckedOutput,
+    /// Some operations, or rows of their results, were not compared: it would have taken too long.
+    PartlyChecked,
 }
 
 /// How it ended.

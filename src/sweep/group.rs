@@ -12,6 +12,7 @@ use super::telemetry::{Edges, Moment};
 use crate::machine::Instance;
 use crate::measure::bins::LoadLog;
 use crate::measure::clock::{Clock, Monotonic};
+use crate::measure::intervals::Interval;
 use crate::measure::protocol::{FromWorker, ToWorker};
 use crate::measure::recorder::Recording;
 use crate::measure::records::Extras;
@@ -64,6 +65,8 @@ pub struct Outcome {
     pub warmup_batches: u64,
     /// The window.
     pub recording: Option<Recording>,
+    /// The seconds of its window, where they were asked for.
+    pub intervals: Vec<Interval>,
     /// What it recorded beside latencies.
     pub extras: Extras,
     /// Its load from readiness until it last told.
@@ -78,6 +81,8 @@ pub struct Outcome {
     pub output_error: Option<f64>,
     /// Why the output is wrong.
     pub output_failure: Option<String>,
+    /// Not all of it was checked.
+    pub output_partial: bool,
     /// Why there is no result.
     pub failure: Option<String>,
 }
@@ -232,6 +237,7 @@ impl Group<'_> {
         };
         match (player.stage, message) {
             (_, FromWorker::Progress { batches, .. }) => player.batches = batches,
+            (Stage::Measuring, FromWorker::Interval(interval)) => player.outcome.intervals.push(interval),
             (_, FromWorker::Failed { phase, error }) => player.fail(format!("{error} (at {phase})"), GRACE),
             (Stage::Starting, FromWorker::Hello { identity }) => {
                 let refusal = self.conductor.judge(asked, &identity, &mut player.outcome);
@@ -258,7 +264,8 @@ impl Group<'_> {
                 player.outcome.load = Some(load);
                 player.stage = Stage::Split;
             }
-            (Stage::Stopping, FromWorker::Done { output_error, output_failure, forced }) => {
+            (Stage::Stopping, FromWorker::Done { output_error, output_failure, output_partial, forced }) => {
+                player.outcome.output_partial = output_partial;
                 player.outcome.warnings.extend(forced.then_some(Warning::EndedByForce));
                 player.outcome.output_error = output_error;
                 player.outcome.output_failure = output_failure;

@@ -67,6 +67,8 @@ pub struct Options {
     pub repeat: u32,
     /// When a window ends.
     pub rule: Rule,
+    /// The histogram of each second is wanted.
+    pub intervals: bool,
 }
 
 /// How batches arrive, and on how many lanes they are served.
@@ -236,6 +238,7 @@ impl Hands {
             rule: options.rule,
             load: work.pace.load.clone(),
             inflight: work.pace.inflight,
+            intervals: options.intervals,
             arrival_seed: place.arrival_seed(options.settings.seed),
             own: own(options, instance, work.workload, work.batch),
         };
@@ -314,10 +317,17 @@ pub fn refuse_impossible(options: &Options) -> Result<()> {
         (Device::Cpu, Precision::Fp16 | Precision::Bf16) => {
             bail!("the CPU device computes in fp32 only: leave --precision {precision} out")
         }
-        (Device::Cuda, Precision::Fp32) => {
-            bail!("the GPU workloads compute in fp16 or bf16, not in fp32: choose one of those")
+        (Device::Cuda, _) => {
+            let all = options.workloads.iter().chain(options.aggressors.iter().map(|a| &a.workload));
+            if let Some(reason) = all.filter_map(|workload| workload.refusal(precision)).next() {
+                bail!("{reason}");
+            }
         }
         _ => {}
+    }
+    if let Some(workload) = options.workloads.iter().find(|w| w.is_transfer() && !options.settings.transfers)
+    {
+        bail!("{workload} measures the copies that --no-transfers leaves out: leave one of the two out");
     }
     for pace in options.paces.iter().filter(|pace| pace.inflight > 1) {
         if options.device == Device::Cpu && pace.load != Load::Closed {
@@ -366,6 +376,7 @@ mod tests {
             paces: vec![Pace::CLOSED],
             repeat: 3,
             rule: Rule::DEFAULT,
+            intervals: false,
             modes: Modes::Isolated,
             span: Span::Gpu,
             cpus: vec![0, 1],
@@ -513,7 +524,20 @@ mod tests {
              choose a smaller --batch"
         );
         assert!(refusal(|o| o.batches = vec![u64::MAX]).contains("18446744073"));
-        assert!(refusal(|o| o.settings.precision = Precision::Fp32).contains("fp16 or bf16"));
+        assert!(
+            refusal(|o| {
+                o.settings.precision = Precision::Fp32;
+                o.workloads.push("resnet50".parse().unwrap());
+            })
+            .contains("fp16 or bf16 only")
+        );
+        assert!(
+            refusal(|o| {
+                o.settings.transfers = false;
+                o.workloads.push("transfer".parse().unwrap());
+            })
+            .contains("--no-transfers")
+        );
         assert!(refusal(|o| o.device = Device::Cpu).contains("fp32 only"));
     }
 }

@@ -530,6 +530,13 @@ export! {
         *state.events.get_mut(&event).ok_or(INVALID_HANDLE)? = when;
         Ok(())
     };
+    fn cuStreamWaitEvent(stream: u64, event: u64, _flags: u32) => {
+        let mut state = state();
+        let when = *state.events.get(&event).ok_or(INVALID_HANDLE)?;
+        let stream = state.streams.get_mut(&stream).ok_or(INVALID_HANDLE)?;
+        stream.busy_until = stream.busy_until.max(when);
+        Ok(())
+    };
     fn cuEventElapsedTime(to: *mut f32, start: u64, end: u64) => {
         let state = state();
         let time = |event| state.events.get(&event).copied().ok_or(INVALID_HANDLE);

@@ -249,7 +249,7 @@ impl Session<'_> {
             "the program {} after it was told to stop",
             status_text(status)
         );
-        self.out.send(&FromWorker::Done { output_error: None, output_failure: None, forced: !by_itself })
+        self.out.send(&done(!by_itself))
     }
 
     /// Ends a program that did something wrong.
@@ -291,7 +291,7 @@ impl Session<'_> {
             self.out.send(&FromWorker::StagesDone { stages: left.stages, load })?;
         }
         self.wait_for(|_| false);
-        self.out.send(&FromWorker::Done { output_error: None, output_failure: None, forced: false })
+        self.out.send(&done(false))
     }
 
     /// Until it holds, or the parent wants a stop.
@@ -317,4 +317,9 @@ fn sign(out: &Out, control: &Control, signed_at: &mut u64) {
 /// What is known of the device without opening it: the program was given one, and may have said which.
 fn identity(uuid: Option<String>) -> DeviceIdentity {
     DeviceIdentity { device_count: 1, uuid, ..DeviceIdentity::default() }
+}
+
+/// The last message: a program's output is its own affair.
+fn done(forced: bool) -> FromWorker {
+    FromWorker::Done { output_error: None, output_failure: None, output_partial: false, forced }
 }

@@ -310,6 +310,12 @@ impl Stream {
         unsafe { self.context.api.stream_synchronize(self.handle) }
     }
 
+    /// Later work of this stream starts after the event.
+    pub(super) fn wait_for(&self, event: &Event) -> Result<(), CudaError> {
+        // SAFETY: both live.
+        unsafe { self.context.api.stream_wait(self.handle, event.handle, 0) }
+    }
+
     /// Is all issued work done?
     pub(super) fn is_idle(&self) -> Result<bool, CudaError> {
         // SAFETY: the stream lives.

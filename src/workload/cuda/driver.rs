@@ -92,6 +92,7 @@ api! {
     event_destroy = cuEventDestroy_v2(event: CUevent);
     event_record = cuEventRecord(event: CUevent, stream: CUstream);
     // The _v2 of 12.8 differs in an error code only.
+    stream_wait = cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: u32);
     event_elapsed = cuEventElapsedTime or cuEventElapsedTime_v2(ms: *mut f32, start: CUevent, end: CUevent);
 }
 

@@ -82,7 +82,7 @@ impl Set {
     }
 }
 
-/// The kernels of one context for fp16 or bf16, each text loaded when it is first asked for: the
+/// The kernels of one context for one number format, each text loaded when it is first asked for: the
 /// first load on a machine compiles, and the driver keeps the result.
 pub(super) struct Kernels {
     context: Rc<Context>,
@@ -108,7 +108,11 @@ impl Kernels {
 
     /// The number format's part of a name.
     fn suffix(&self) -> &'static str {
-        if self.precision == Precision::Bf16 { "bf16" } else { "f16" }
+        match self.precision {
+            Precision::Fp32 => "f32",
+            Precision::Fp16 => "f16",
+            Precision::Bf16 => "bf16",
+        }
     }
 
     /// A kernel of this number format, by the name that it has in its source; `file` is the source's,
@@ -253,7 +257,7 @@ impl TensorMap {
 }
 
 /// Most arguments that a kernel has, and most matrices among them.
-const MOST_ARGUMENTS: usize = 9;
+const MOST_ARGUMENTS: usize = 14;
 const MOST_MATRICES: usize = 3;
 
 /// The arguments of a launch: matrices, then the others in order; each of those lies in the low bytes

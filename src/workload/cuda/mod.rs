@@ -3,16 +3,19 @@
 //! The only place of cudarc and of libcuda. Whatever the driver says becomes an error, never a
 //! panic. It reads the GPU and runs on it; no setting of it is ever changed.
 
+mod clock;
 mod corrupt;
 mod device;
 mod driver;
 mod kernels;
 mod lane;
 mod network;
+mod operations;
 mod probe;
 mod tiles;
 mod tune;
 mod verify;
+mod verify_further;
 
 pub use device::Device;
 pub use driver::CudaError;
@@ -20,14 +23,15 @@ pub use probe::probe;
 pub use tune::{time_operations, time_tiles};
 pub use verify::verify;
 
+use self::clock::ClockProbe;
 use self::corrupt::Target;
 use self::device::{Context, DeviceMemory, Stream};
 use self::kernels::Kernels;
 use self::lane::Lane;
 use self::network::{Builder, Gpu, Layout};
 use super::model::Network;
-use super::{Precision, Settings, Stages, Visit, Workload, refuse_if_too_large};
-use anyhow::{Context as _, Result, bail, ensure};
+use super::{Need, Settings, Stages, Visit, Workload};
+use anyhow::{Context as _, Result, ensure};
 use std::rc::Rc;
 
 /// A network on a device.
@@ -35,8 +39,11 @@ pub struct Cuda {
     // Lanes first: what they have in flight uses the kernels and the weights.
     lanes: Vec<Lane>,
     weights: Option<DeviceMemory>,
+    clock: Option<ClockProbe>,
     kernels: Kernels,
     name: String,
+    /// What messages call the device.
+    place: &'static str,
     network: Network,
     settings: Settings,
     gpu: Gpu,
@@ -48,11 +55,10 @@ impl Cuda {
     /// [`prepare`](Workload::prepare).
     ///
     /// # Errors
-    /// The device is older than the kernels, or the precision is fp32.
+    /// The device is older than the kernels, or the network has no kernels for the precision.
     pub fn new(device: Device, name: String, network: Network, settings: Settings) -> Result<Cuda> {
-        if settings.precision == Precision::Fp32 && !network.ops.is_empty() {
-            bail!("fp32 on CUDA is not built in yet: choose fp16 or bf16");
-        }
+        operations::refuse_precision(&network, settings.precision)?;
+        let place = if device.identity().name.contains(" MIG ") { "the instance" } else { "the GPU" };
         let context = device.context;
         let (major, minor) = context.capability()?;
         let (oldest_major, oldest_minor) = kernels::CAPABILITY;
@@ -64,8 +70,10 @@ impl Cuda {
         Ok(Cuda {
             lanes: Vec::new(),
             weights: None,
+            clock: None,
             kernels: Kernels::new(&context, settings.precision, context.kernel_set()?),
             name,
+            place,
             network,
             settings,
             gpu: context.gpu()?,
@@ -88,6 +96,7 @@ impl Cuda {
             unsafe { launch.issue(&self.context, &stream) }?;
         }
         stream.synchronize()?;
+        network::write_angles(&self.context, &self.network, self.settings.precision, &addresses)?;
         Ok(memory)
     }
 
@@ -107,14 +116,16 @@ impl Workload for Cuda {
         self.lanes.clear();
 
         let precision = self.settings.precision;
-        let weight_bytes = match self.weights {
-            Some(_) => 0,
-            None => Layout::weights(&self.network, precision).bytes,
+        let need = Need {
+            weights: match self.weights {
+                Some(_) => 0,
+                None => Layout::weights(&self.network, precision).bytes,
+            },
+            lane: Layout::buffers(&self.network, largest, precision).bytes,
+            lanes,
+            batch: largest,
         };
-        let lane_bytes = Layout::buffers(&self.network, largest, precision).bytes;
-        let needed = weight_bytes.saturating_add(lane_bytes.saturating_mul(lanes as u64));
-        let free = Some(self.context.free_bytes()?);
-        refuse_if_too_large(&self.name, largest, lanes, needed, free, "the device")?;
+        need.refuse_unless_it_fits(&self.name, Some(self.context.free_bytes()?), self.place)?;
 
         let first_time = self.weights.is_none();
         if first_time {
@@ -147,6 +158,14 @@ impl Workload for Cuda {
 
     fn is_done(&mut self, lane: usize) -> Result<bool> {
         self.lane(lane)?.is_done()
+    }
+
+    fn sm_clock_mhz(&mut self) -> Result<Option<f64>> {
+        let probe = match self.clock.take() {
+            Some(probe) => probe,
+            None => ClockProbe::new(&self.context, &mut self.kernels)?,
+        };
+        self.clock.insert(probe).read()
     }
 
     fn staged(&mut self, lane: usize, batch: usize) -> Result<Option<Stages>> {

@@ -123,6 +123,11 @@ impl Tile {
         } as u32
     }
 
+    /// It is a kernel of `linear.cu` or `conv.cu`, which have every epilogue.
+    pub(super) fn is_portable(&self) -> bool {
+        self.design == Design::Mma
+    }
+
     /// Blocks of a cluster.
     pub(super) fn cluster(&self) -> usize {
         match self.design {
@@ -191,6 +196,21 @@ impl Tile {
     }
 }
 
+/// The tiles of `kernels/conv.cu`, largest first; times as of the products' tiles of the same size.
+#[rustfmt::skip] // a table
+const CONVOLUTIONS: [Tile; 5] = [
+    mma("128x128", [128, 128, 64], [8, 1, 3], 2, [11.0, 12.0, 2.0]),
+    mma("128x64", [128, 64, 64], [8, 1, 4], 2, [7.0, 7.5, 1.6]),
+    mma("64x64", [64, 64, 64], [8, 2, 4], 2, [4.2, 4.0, 1.3]),
+    mma("32x64", [32, 64, 64], [4, 2, 4], 3, [2.6, 2.6, 1.1]),
+    mma("32x32", [32, 32, 128], [4, 4, 4], 3, [1.7, 1.7, 1.1]),
+];
+
+/// The tiles of convolutions.
+pub(super) fn convolutions() -> &'static [Tile] {
+    &CONVOLUTIONS
+}
+
 /// Below so many rows of the output half of what Hopper's kernels multiply would be padding.
 const FEW_ROWS: usize = 33;
 
@@ -203,7 +223,16 @@ pub(super) fn choose(
     multiprocessors: usize,
     shared_bytes: u32,
 ) -> &'static Tile {
-    let tiles = tiles(set);
+    choose_among(tiles(set), [m, n, k], multiprocessors, shared_bytes)
+}
+
+/// As [`choose`], for other kernels.
+pub(super) fn choose_among(
+    tiles: &'static [Tile],
+    [m, n, k]: [usize; 3],
+    multiprocessors: usize,
+    shared_bytes: u32,
+) -> &'static Tile {
     let mut best = &tiles[tiles.len() - 1];
     let fits = |tile: &&Tile| {
         tile.shared_bytes() <= shared_bytes

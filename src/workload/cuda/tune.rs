@@ -74,7 +74,7 @@ pub fn time_tiles(out: &mut dyn Write) -> Result<()> {
                 tile: Some(tile),
             };
             let mut fills = builder.fill_weights(1)?;
-            fills.extend(builder.fill_input(1, m, &buffers)?);
+            fills.extend(builder.fill_buffers(1, m, &buffers)?);
             let launches = builder.batch(m, &buffers)?;
             for fill in fills {
                 // SAFETY: weights and input were allocated above with these sizes.
@@ -114,7 +114,7 @@ pub fn time_operations(
     let buffers_at = buffers.addresses(memory.address() + weights.bytes);
     let gpu = context.gpu()?;
     let mut builder = Builder { network, gpu, kernels: &mut kernels, weights: &weights_at, tile: None };
-    let fills = builder.fill_weights(1)?.into_iter().chain(builder.fill_input(1, batch, &buffers_at)?);
+    let fills = builder.fill_weights(1)?.into_iter().chain(builder.fill_buffers(1, batch, &buffers_at)?);
     let launches = builder.batch(batch, &buffers_at)?;
     // Every operation once, so that none reads what nobody wrote.
     for launch in fills.chain(launches.iter().copied()) {
@@ -124,7 +124,7 @@ pub fn time_operations(
     stream.synchronize()?;
     let mut groups: Vec<(String, usize, f64)> = Vec::new();
     for (op, launch) in network.ops.iter().zip(&launches) {
-        let shape = network.buffers[op.out().0].columns;
+        let shape = op.outs().next().map_or(0, |out| network.buffers[out.0].columns);
         let name = format!("{op:?}");
         let name = format!("{} -> {shape}, {} blocks", name.split(' ').next().unwrap_or(""), launch.blocks);
         let time = microseconds(context, &stream, launch)?;
