@@ -67,6 +67,8 @@ pub struct Options {
     pub repeat: u32,
     /// When a window ends.
     pub rule: Rule,
+    /// The device's clock is read once a second, too.
+    pub clock_samples: bool,
     /// The histogram of each second is wanted.
     pub intervals: bool,
 }
@@ -238,6 +240,7 @@ impl Hands {
             rule: options.rule,
             load: work.pace.load.clone(),
             inflight: work.pace.inflight,
+            clock_samples: options.clock_samples,
             intervals: options.intervals,
             arrival_seed: place.arrival_seed(options.settings.seed),
             own: own(options, instance, work.workload, work.batch),
@@ -290,9 +293,6 @@ fn refuse_pace(own: &OwnTemplate, options: &Options) -> Result<()> {
             bail!("a workload of your own has one batch in flight: leave --inflight out");
         }
         match own {
-            OwnTemplate::Program(_) if pace.load != Load::Closed => {
-                bail!("a program of your own issues its batches itself: leave --load, --rate and --trace out")
-            }
             OwnTemplate::Model(_) if pace.load.is_server() => {
                 bail!(
                     "--load server needs several batch sizes at once, which --model does not have: say --load open"
@@ -377,6 +377,7 @@ mod tests {
             repeat: 3,
             rule: Rule::DEFAULT,
             intervals: false,
+            clock_samples: false,
             modes: Modes::Isolated,
             span: Span::Gpu,
             cpus: vec![0, 1],

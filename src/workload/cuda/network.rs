@@ -251,7 +251,7 @@ impl Builder<'_> {
             let activation = operations::number_of(activation);
             return self.thin([m as usize, n, k], by_addresses, activation, buffers);
         }
-        // Hopper's own kernels add a bias and no residual, and write every column.
+        // Hopper's own kernels add a bias, if any, and nothing else.
         let plain = residual == 0 && !gated;
         let tile = self.tile.unwrap_or_else(|| {
             let Gpu { multiprocessors, shared_bytes, .. } = self.gpu;
@@ -296,13 +296,12 @@ impl Builder<'_> {
                 box_columns: 64,
                 stack: None,
             },
-            // Each block of a pair fetches its half.
             Matrix {
                 address: weight,
                 rows: k,
                 columns: n,
                 stride: n,
-                box_rows: 64 / tile.paired(),
+                box_rows: 64,
                 box_columns: columns,
                 stack: None,
             },
