@@ -32,11 +32,13 @@ pub fn planned(context: &Context, run: &Run, member: &Member) -> Row {
 }
 
 /// One row a member, in their order. Every outcome becomes one.
-pub fn rows(context: &Context, run: &Run, outcomes: &[Outcome]) -> Vec<Row> {
-    let parts: Vec<_> = outcomes
-        .iter()
-        .map(|outcome| corun::Part { recording: outcome.recording.as_ref(), load: outcome.load.as_ref() })
-        .collect();
+pub fn rows<'a>(context: &Context, run: &Run, outcomes: &'a [Outcome]) -> Vec<Row> {
+    let part = |(member, outcome): (&Member, &'a Outcome)| corun::Part {
+        recording: outcome.recording.as_ref(),
+        // Only a program of the user's may load in silence.
+        load: outcome.load.as_ref().filter(|load| member.job.own.is_some() || !load.is_unknown()),
+    };
+    let parts: Vec<_> = run.members.iter().zip(outcomes).map(part).collect();
     let names: Vec<_> = run.members.iter().map(|member| name(&member.instance)).collect();
     let once = outcomes.iter().any(without_a_word);
     let mut rows = Vec::new();
