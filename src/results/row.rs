@@ -207,6 +207,9 @@ pub struct Window {
     pub batches_common: Option<u64>,
     /// From the first issue to the last completion.
     pub elapsed_s: Option<f64>,
+    /// The moment named to all workers of the run, CLOCK_MONOTONIC of the host; the window opens when
+    /// the batch in flight then is done.
+    pub named_start_ns: Option<u64>,
     /// CLOCK_MONOTONIC of the host.
     pub start_ns: Option<u64>,
     /// CLOCK_MONOTONIC of the host.

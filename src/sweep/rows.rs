@@ -126,7 +126,8 @@ fn samples_per_batch(member: &Member, outcome: &Outcome) -> f64 {
 fn numbers(row: &mut Row, job: &Job, recording: &Recording, outcome: &Outcome) -> Result<()> {
     (row.latency, row.histograms.latency) = summary::latency(recording, job.inflight as u64)?;
     let rule = std::mem::take(&mut row.window.rule);
-    row.window = Window { rule, ..summary::window(recording, outcome.warmup_batches) };
+    let named_start_ns = outcome.named_start_ns;
+    row.window = Window { rule, named_start_ns, ..summary::window(recording, outcome.warmup_batches) };
     if let Some(arrived) = &outcome.extras.arrived {
         summary::arrived(row, arrived)?;
     }
