@@ -162,6 +162,12 @@ pub struct ProbeArgs {
     /// Another NVML library
     #[arg(long, value_name = "FILE", env = "MIGBENCH_NVML")]
     pub nvml: Option<PathBuf>,
+    /// ONNX Runtime's library
+    #[arg(long, value_name = "FILE")]
+    pub ort_lib: Option<PathBuf>,
+    /// An ONNX file
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
 }
 
 /// Whom to ask.
@@ -170,6 +176,7 @@ pub struct ProbeArgs {
 pub enum Probe {
     Nvml,
     Cuda,
+    Onnx,
 }
 
 /// Options of `run`.
@@ -210,7 +217,7 @@ pub struct RunArgs {
     /// Number format [default: fp16 on a GPU, fp32 on the CPU]
     #[arg(long, value_parser = one_of::<Precision>(&["fp32", "fp16", "bf16"]))]
     pub precision: Option<Precision>,
-    /// Samples in a batch; several, comma-separated [default: 1,32; of your own program 1]
+    /// Samples in a batch; several, comma-separated [default: 1,32; of your own workload 1]
     #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
     pub batch: Option<Vec<u64>>,
     /// Rounds: every point once in each, in a fresh worker, in an order of its own

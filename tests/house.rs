@@ -82,6 +82,8 @@ fn each_crate_has_its_place() {
     only_in("indicatif", &["src/render"]);
     only_in("comfy_table", &["src/render"]);
     only_in("gemm::", &["src/workload/cpu"]);
+    only_in("use ort", &["src/workload/onnx"]);
+    only_in("libloading", &["src/workload/onnx"]);
 }
 
 #[test]

@@ -52,7 +52,14 @@ fn help(verb: &[&str]) -> String {
 fn every_option_in_the_documents_exists() {
     let verbs: [&[&str]; 5] = [&[], &["list"], &["doctor"], &["check"], &["compare"]];
     let help: String = verbs.iter().map(|verb| help(verb)).collect();
-    let documents = ["README.md", "docs/columns.md", "docs/protocol.md", "docs/machine.md", "docs/checks.md"];
+    let documents = [
+        "README.md",
+        "docs/columns.md",
+        "docs/protocol.md",
+        "docs/machine.md",
+        "docs/checks.md",
+        "docs/onnx.md",
+    ];
     let text: String = documents.map(document).concat();
     let mut seen = 0;
     for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-') {

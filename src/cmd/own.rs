@@ -1,28 +1,51 @@
 //! The user's own workload, from the command line to the plan.
 
 use crate::cli::RunArgs;
-use crate::workload::command::Template;
-use crate::workload::{Kind, Spec};
-use anyhow::{Result, bail};
+use crate::measure::protocol::Device;
+use crate::results::row::hex;
+use crate::sweep::plan::Options;
+use crate::workload::onnx::{self, Model, Optimisation, Provider, Request, Signature};
+use crate::workload::{Kind, OwnTemplate, Spec, command};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Access, access};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-/// What stands after `--`, if anything does.
+/// What stands after `--` or is named by `--model`, if anything does.
 ///
 /// # Errors
-/// It is no program that can be started, here where that can be seen.
-pub fn template(args: &RunArgs) -> Result<Option<Template>> {
+/// A program that can't be started, here where that can be seen; a model that can't be run as asked.
+pub fn template(args: &RunArgs, device: Device) -> Result<Option<OwnTemplate>> {
+    if let Some(path) = &args.own.model {
+        return Ok(Some(OwnTemplate::Model(Box::new(model(args, path, device)?))));
+    }
     let Some(name) = args.own.command.first() else { return Ok(None) };
     // A plan for another machine says nothing of this one, and a placeholder may be anything.
     if args.topology.is_none() && !name.contains('{') {
         find(name)?;
     }
-    Ok(Some(Template { arguments: args.own.command.clone(), deadline_ns: args.own.deadline }))
+    let (arguments, deadline_ns) = (args.own.command.clone(), args.own.deadline);
+    Ok(Some(OwnTemplate::Program(command::Template { arguments, deadline_ns })))
 }
 
 /// The workload as the row names it.
-pub fn spec(template: &Template) -> Spec {
-    Spec { kind: Kind::Command(template.text()), seq_len: Spec::SEQ_LEN }
+pub fn spec(template: &OwnTemplate) -> Spec {
+    Spec { kind: Kind::Own(template.text()), seq_len: Spec::SEQ_LEN }
+}
+
+/// What a batch of a model looks like, one line a batch size; nothing for other workloads.
+pub fn inputs(options: &Options) -> Vec<String> {
+    let Some(OwnTemplate::Model(template)) = &options.own else { return Vec::new() };
+    let mut lines = Vec::new();
+    for &batch in &options.batches {
+        let Ok(model) = template.on(batch) else { continue };
+        let inputs: Vec<String> = model.inputs.iter().map(ToString::to_string).collect();
+        lines.push(format!("batch {batch}: {}", inputs.join("; ")));
+    }
+    lines
 }
 
 /// The program that a shell would start.
@@ -43,6 +66,94 @@ fn find(name: &str) -> Result<PathBuf> {
     }
 }
 
+fn model(args: &RunArgs, path: &Path, device: Device) -> Result<onnx::Template> {
+    let own = &args.own;
+    let provider = match (own.ep, device) {
+        (None, Device::Cpu) => Provider::Cpu,
+        (None, Device::Cuda) => Provider::Cuda,
+        (Some(Provider::Cpu), Device::Cuda) => {
+            bail!("--ep cpu would leave the GPU idle: add --device cpu to measure the processors")
+        }
+        (Some(ep @ (Provider::Cuda | Provider::Tensorrt)), Device::Cpu) => {
+            bail!("--ep {ep} needs a GPU, and the CPU is what is measured here")
+        }
+        (Some(ep), _) => ep,
+    };
+    let sha256 = sha256(path)?;
+    let path = std::path::absolute(path)?;
+    let (library, version) = onnx::find(own.ort_lib.as_deref())?;
+    let signature = signature(&library, &path)?;
+    if !signature.providers.contains(&provider) {
+        let has: Vec<String> = signature.providers.iter().map(ToString::to_string).collect();
+        bail!(
+            "{} (ONNX Runtime {version}) was built without --ep {provider}, it has {}: install onnxruntime-gpu, or \
+             name another library with --ort-lib",
+            library.display(),
+            has.join(", ")
+        );
+    }
+    let base = Model {
+        library: std::path::absolute(&library)?,
+        version,
+        path,
+        sha256,
+        provider,
+        allow_cpu_nodes: own.allow_cpu_nodes,
+        optimisation: own.optimize.unwrap_or(Optimisation::All),
+        dims: Vec::new(),
+        inputs: Vec::new(),
+    };
+    let request = Request { dims: own.dims.clone(), fills: own.inputs.clone() };
+    let template = onnx::Template { base, signature, request };
+    for &batch in args.batch.as_deref().unwrap_or(&[1]) {
+        let model = template.on(batch)?;
+        // A file that does not fit is found now, not by a worker.
+        for input in model.inputs.iter().filter(|input| matches!(input.fill, onnx::Fill::File(_))) {
+            input.fill.bytes(input, args.seed)?;
+        }
+    }
+    Ok(template)
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            bail!("there is no model {}", path.display())
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match io::Read::read(&mut file, &mut buffer)
+            .with_context(|| format!("cannot read {}", path.display()))?
+        {
+            0 => return Ok(hex(&hash.finalize())),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+/// Asks a process of its own: a library that crashes must not take this one along.
+fn signature(library: &Path, model: &Path) -> Result<Signature> {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["probe", "onnx", "--ort-lib"]).arg(library).arg("--model").arg(model);
+    let output = command.stdin(Stdio::null()).output().context("cannot start a process to read the model")?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{} died while it read {}: {}; {}",
+        library.display(),
+        model.display(),
+        output.status,
+        stderr.lines().rev().take(3).collect::<Vec<_>>().join(" | ")
+    );
+    let answer: Result<Signature, String> =
+        serde_json::from_slice(&output.stdout).context("the process that reads the model talks nonsense")?;
+    answer.map_err(|error| anyhow::anyhow!("{error}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,5 +171,13 @@ mod tests {
             "./Cargo.toml is not executable: chmod +x it, or name its interpreter"
         );
         assert!(find("/").is_err(), "a folder");
+    }
+
+    #[test]
+    fn a_hash_is_of_the_whole_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "abc").unwrap();
+        assert!(sha256(file.path()).unwrap().starts_with("ba7816bf8f01cfea414140de5dae2223"));
+        assert!(sha256(Path::new("no.onnx")).unwrap_err().to_string().ends_with("there is no model no.onnx"));
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::cli::{Exit, Probe, ProbeArgs};
 use crate::machine::nvml::Library;
-use crate::workload::cuda;
+use crate::workload::{cuda, onnx};
 use std::io::Write;
 use std::path::Path;
 
@@ -15,6 +15,11 @@ pub fn run(args: &ProbeArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
             serde_json::to_string(&library.and_then(|library| library.topology()))
         }
         Probe::Cuda => serde_json::to_string(&cuda::probe()),
+        Probe::Onnx => {
+            let (library, model) =
+                (args.ort_lib.clone().unwrap_or_default(), args.model.clone().unwrap_or_default());
+            serde_json::to_string(&onnx::inspect(&library, &model).map_err(|error| format!("{error:#}")))
+        }
     };
     let written = text.map_err(std::io::Error::from).and_then(|text| out.write_all(text.as_bytes()));
     match written.and_then(|()| out.flush()) {

@@ -8,7 +8,7 @@ use super::records::{Extras, Records};
 use super::window::{Control, Ended, Task, Window};
 use crate::machine::host;
 use crate::workload::scripted::{Script, Scripted};
-use crate::workload::{DeviceIdentity, Kind, Own, Spec, Sync, Workload, check, cpu, cuda};
+use crate::workload::{DeviceIdentity, Kind, Own, Spec, Sync, Workload, check, cpu, cuda, onnx};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Signal, kill_current_process_group, set_parent_process_death_signal};
 use std::fs::File;
@@ -105,8 +105,10 @@ fn listen(mut stdin: impl BufRead, control: &Control) {
 
 /// Opens the device, says hello, and hands workload and clock to [`work`].
 fn dispatch(job: &Job, control: &Arc<Control>, out: &Out, phase: &mut Phase) -> Result<()> {
-    if let Some(Own::Program(program)) = &job.own {
-        return program::supervise(job, program, control, out, phase);
+    match &job.own {
+        Some(Own::Program(program)) => return program::supervise(job, program, control, out, phase),
+        Some(Own::Model(model)) => return run_model(job, model, control, out, phase),
+        None => {}
     }
     let spec: Spec = job.workload.parse()?;
     if let Kind::Scripted(text) = &spec.kind {
@@ -138,6 +140,27 @@ fn dispatch(job: &Job, control: &Arc<Control>, out: &Out, phase: &mut Phase) -> 
             session.work(&Monotonic, &mut workload)
         }
     }
+}
+
+/// The user's own network, by ONNX Runtime.
+fn run_model(
+    job: &Job,
+    model: &onnx::Model,
+    control: &Arc<Control>,
+    out: &Out,
+    phase: &mut Phase,
+) -> Result<()> {
+    let spec = Spec { kind: Kind::Own(job.workload.clone()), seq_len: Spec::SEQ_LEN };
+    let mut session = Session { job, spec: &spec, control, out, phase, fault: None, computes: true };
+    // Kept open: its context is the process's, which ONNX Runtime uses.
+    let device = match job.device {
+        Device::Cpu => None,
+        Device::Cuda => Some(cuda::Device::open(job.settings.sync)?),
+    };
+    let identity = device.as_ref().map_or_else(cpu_identity, cuda::Device::identity);
+    session.hello(DeviceIdentity { kernels: model.kernels(), ..identity })?;
+    let mut workload = onnx::Onnx::new(model.clone(), job.settings.clone())?;
+    session.work(&Monotonic, &mut workload)
 }
 
 fn cpu_identity() -> DeviceIdentity {
@@ -230,7 +253,10 @@ impl Session<'_> {
             (Some(before), Ended::Rule | Ended::Saturated) if self.computes => {
                 let after = workload.checked_output(batch)?.unwrap_or_default();
                 let network = self.spec.network();
-                let verdict = check::check(workload, &network, &self.job.settings, batch, &before, &after)?;
+                let verdict = match workload.judge(&before, &after)? {
+                    Some(verdict) => verdict,
+                    None => check::check(workload, &network, &self.job.settings, batch, &before, &after)?,
+                };
                 (Some(verdict.error).filter(|e| e.is_finite()), verdict.failure)
             }
             _ => (None, None),

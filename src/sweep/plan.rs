@@ -6,7 +6,7 @@ use crate::measure::load::Load;
 use crate::measure::protocol::{Device, Job};
 use crate::measure::stopping::Rule;
 use crate::results::row::Mode;
-use crate::workload::{Kind, Own, Precision, Settings, Spec, Sync, command};
+use crate::workload::{Kind, Own, OwnTemplate, Precision, Settings, Spec, Sync};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -55,8 +55,8 @@ pub struct Options {
     pub aggressors: Vec<Aggressor>,
     /// What runs, one point each.
     pub workloads: Vec<Spec>,
-    /// What a [`Kind::Command`] among them starts.
-    pub own: Option<command::Template>,
+    /// What a [`Kind::Own`] among them runs.
+    pub own: Option<OwnTemplate>,
     /// How.
     pub settings: Settings,
     /// Batch sizes, one point each.
@@ -245,9 +245,10 @@ impl Hands {
 
 /// What is started in place of a workload of migbench's.
 fn own(options: &Options, instance: &Instance, workload: &Spec, batch: u64) -> Option<Own> {
-    let template = options.own.as_ref().filter(|_| matches!(workload.kind, Kind::Command(_)))?;
+    let template = options.own.as_ref().filter(|_| matches!(workload.kind, Kind::Own(_)))?;
     let index = options.instances.iter().position(|other| other == instance).unwrap_or(0);
-    Some(Own::Program(template.on(instance, index, batch)))
+    // Every batch has been tried when the template was made.
+    template.on(instance, index, batch).ok()
 }
 
 /// The instances that measure together when runs are concurrent.
@@ -274,13 +275,34 @@ pub fn estimate(runs: &[Run]) -> Duration {
     runs.iter().map(run).sum()
 }
 
+/// The user's own workload issues its batches as it does.
+fn refuse_pace(own: &OwnTemplate, options: &Options) -> Result<()> {
+    for pace in &options.paces {
+        if pace.inflight > 1 {
+            bail!("a workload of your own has one batch in flight: leave --inflight out");
+        }
+        match own {
+            OwnTemplate::Program(_) if pace.load != Load::Closed => {
+                bail!("a program of your own issues its batches itself: leave --load, --rate and --trace out")
+            }
+            OwnTemplate::Model(_) if pace.load.is_server() => {
+                bail!(
+                    "--load server needs several batch sizes at once, which --model does not have: say --load open"
+                )
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Refuses what can't work on any of the instances, before anything starts.
 ///
 /// # Errors
 /// A precision that the device lacks, or a batch that can't fit into the memory of an instance.
 pub fn refuse_impossible(options: &Options) -> Result<()> {
-    if options.own.is_some() {
-        return Ok(());
+    if let Some(own) = &options.own {
+        return refuse_pace(own, options);
     }
     let precision = options.settings.precision;
     match (options.device, precision) {

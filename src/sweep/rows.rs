@@ -13,7 +13,7 @@ use crate::results::row::{
     Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning, Window,
 };
 use crate::results::summary;
-use crate::workload::{DeviceIdentity, Spec};
+use crate::workload::{DeviceIdentity, Own, Spec};
 use anyhow::Result;
 
 use crate::results::summary::{DRIFT, HOST_BOUND, THROUGHPUT_GAP};
@@ -257,21 +257,26 @@ fn point(run: &Run, member: &Member) -> Point {
     }
 }
 
-/// The conditions of the user's own program, as far as migbench sets them.
+/// The conditions of the user's own workload, as far as migbench sets them.
 fn own_point(run: &Run, member: &Member) -> Point {
     let job = &member.job;
+    let model = matches!(job.own, Some(Own::Model(_)));
+    let (on_gpu, on_cpu) = (model && job.device == Device::Cuda, model && job.device == Device::Cpu);
     Point {
         device: job.device,
-        backend: "command".into(),
+        backend: if model { "onnx" } else { "command" }.into(),
         workload: job.workload.clone(),
         batch: job.batch as u64,
         mode: run.mode,
         corunners: corunners(run, member, CLOSED),
-        load: CLOSED.into(),
+        load: job.load.to_string(),
         inflight: 1,
         cpus: host::ranges(&job.cpus),
         precision: None,
-        ..Point::default()
+        sync: on_gpu.then_some(job.settings.sync),
+        graph: on_gpu.then_some(false),
+        transfers: on_gpu.then_some(true),
+        threads: on_cpu.then_some(job.settings.threads as u32),
     }
 }
 
@@ -285,7 +290,8 @@ const ONCE: &str = "once";
 fn corunners(run: &Run, member: &Member, own_load: &str) -> String {
     let others = run.members.iter().filter(|other| !std::ptr::eq(*other, member));
     let text = |other: &Member| {
-        let load = if other.job.own.is_some() { own_load.into() } else { other.job.load.to_string() };
+        let is_program = matches!(other.job.own, Some(Own::Program(_)));
+        let load = if is_program { own_load.into() } else { other.job.load.to_string() };
         format!("{}/{}/{}/{load}", other.instance.label(), other.job.workload, other.job.batch)
     };
     let mut all: Vec<String> = others.map(text).collect();

@@ -8,11 +8,13 @@ pub mod command;
 pub mod cpu;
 pub mod cuda;
 pub mod model;
+pub mod onnx;
 pub mod scripted;
 mod spec;
 
 pub use spec::{Kind, Spec};
 
+use crate::machine::Instance;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -83,6 +85,38 @@ impl fmt::Display for Sync {
 pub enum Own {
     /// A program.
     Program(command::Program),
+    /// A network.
+    Model(Box<onnx::Model>),
+}
+
+/// The user's own workload as the command line has it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OwnTemplate {
+    /// A program.
+    Program(command::Template),
+    /// A network.
+    Model(Box<onnx::Template>),
+}
+
+impl OwnTemplate {
+    /// As a row names it.
+    pub fn text(&self) -> String {
+        match self {
+            OwnTemplate::Program(template) => format!("command({})", template.text()),
+            OwnTemplate::Model(template) => template.text(),
+        }
+    }
+
+    /// For the instance at `index` of those that measure, and a batch size.
+    ///
+    /// # Errors
+    /// The network does not take this batch.
+    pub fn on(&self, instance: &Instance, index: usize, batch: u64) -> Result<Own> {
+        match self {
+            OwnTemplate::Program(template) => Ok(Own::Program(template.on(instance, index, batch))),
+            OwnTemplate::Model(template) => template.on(batch).map(|model| Own::Model(Box::new(model))),
+        }
+    }
 }
 
 /// How a network is executed.
@@ -207,6 +241,13 @@ pub trait Workload {
     /// An element that nothing wrote is NaN afterwards, and [`check`] never lets NaN pass.
     fn checked_output(&mut self, batch: usize) -> Result<Option<Vec<f32>>> {
         let _ = batch;
+        Ok(None)
+    }
+
+    /// Its own judgement of the outputs before and after the window; `None` where [`check`] can judge,
+    /// which knows migbench's networks.
+    fn judge(&mut self, before: &[f32], after: &[f32]) -> Result<Option<check::Verdict>> {
+        let _ = (before, after);
         Ok(None)
     }
 }

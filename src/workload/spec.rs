@@ -27,9 +27,8 @@ pub enum Kind {
     /// Given service times on a virtual clock; hidden, for exact tests. The text is
     /// [`super::scripted`]'s.
     Scripted(String),
-    /// The user's own program: its command line, with placeholders. Not parsed from a row; what is started
-    /// is the job's.
-    Command(String),
+    /// The user's own, as a row names it. Not parsed from a row; what runs is the job's.
+    Own(String),
 }
 
 /// Names and shapes of the BERT encoders.
@@ -64,7 +63,7 @@ impl Spec {
                 model::bert(*shape, self.seq_len)
             }
             Kind::Mlp => model::mlp(),
-            Kind::Null | Kind::Scripted(_) | Kind::Command(_) => Network::default(),
+            Kind::Null | Kind::Scripted(_) | Kind::Own(_) => Network::default(),
         }
     }
 }
@@ -76,7 +75,7 @@ impl fmt::Display for Spec {
             Kind::Mlp => f.write_str("mlp"),
             Kind::Null => f.write_str("null"),
             Kind::Scripted(script) => write!(f, "scripted({script})"),
-            Kind::Command(text) => write!(f, "command({text})"),
+            Kind::Own(text) => f.write_str(text),
         }
     }
 }

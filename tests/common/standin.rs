@@ -33,6 +33,7 @@ fn libraries() -> &'static Path {
         ]);
         cargo
             .args(["--example", "standin_nvml", "--example", "standin_cuda"])
+            .args(["--example", "standin_onnxruntime"])
             .arg("--target-dir")
             .arg(target);
         if profile.ends_with("release") {
@@ -47,6 +48,11 @@ fn libraries() -> &'static Path {
         );
         folder
     })
+}
+
+/// The file of a stand-in.
+pub fn library(name: &str) -> PathBuf {
+    libraries().join(name)
 }
 
 impl Machine {

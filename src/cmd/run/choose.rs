@@ -71,7 +71,7 @@ fn choose(args: &RunArgs) -> Result<(Topology, Option<Library>, Selection)> {
 }
 
 fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result<Options> {
-    let own = own::template(args)?;
+    let own = own::template(args, selection.device)?;
     let cpu = selection.device == Device::Cpu;
     let several = selection.instances.len() + selection.aggressors.len() > 1;
     if args.mode == Some(Modes::Isolated) && !selection.aggressors.is_empty() {

@@ -131,7 +131,7 @@ fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
     Ok(Prepared { context, runs, conductor, saved })
 }
 
-/// One line: what, how often, how long.
+/// What, how often, how long in one line; what the batches of a model are made of in more.
 fn announce(options: &Options, runs: &[Run]) -> String {
     let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let batches: Vec<String> = options.batches.iter().map(u64::to_string).collect();
@@ -139,7 +139,7 @@ fn announce(options: &Options, runs: &[Run]) -> String {
     let estimate = plan::estimate(runs).as_secs();
     let time =
         if estimate < 120 { format!("{estimate} s") } else { format!("{} min", estimate.div_ceil(60)) };
-    format!(
+    let what = format!(
         "{} in {}: {} on {}, batch {}; about {time} or longer, seed {}",
         plural(runs.len(), "run"),
         plural(options.repeat as usize, "round"),
@@ -147,7 +147,8 @@ fn announce(options: &Options, runs: &[Run]) -> String {
         plural(options.instances.len(), "instance"),
         batches.join(", "),
         options.settings.seed,
-    )
+    );
+    [vec![what], super::own::inputs(options)].concat().join("\n")
 }
 
 /// Signals are counted, not died of; a file-size limit is an error of the write that meets it.
