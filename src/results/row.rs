@@ -171,6 +171,8 @@ pub struct Point {
     pub threads: Option<u32>,
     /// Logical processors that the worker may use.
     pub cpus: String,
+    /// Time added to every batch, us: a slow-down of known size; empty as a rule.
+    pub extra_work_us: Option<u64>,
 }
 
 impl Default for Point {
@@ -190,6 +192,7 @@ impl Default for Point {
             transfers: None,
             threads: None,
             cpus: String::new(),
+            extra_work_us: None,
         }
     }
 }
@@ -408,7 +411,7 @@ fn one_line(text: &str) -> String {
 /// be compared; causes (driver, kernels, host) are not part of it, nor is the UUID.
 pub fn point_id(row: &Row) -> String {
     let (subject, point) = (&row.subject.instance, &row.point);
-    let text = format!(
+    let mut text = format!(
         "{:?}",
         (
             (
@@ -423,6 +426,9 @@ pub fn point_id(row: &Row) -> String {
             (point.sync, point.graph, point.transfers, point.threads, &row.subject.sharing),
         )
     );
+    if let Some(us) = point.extra_work_us {
+        let _ = write!(text, "extra_work_us={us}");
+    }
     hex(&Sha256::digest(text)[..8])
 }
 

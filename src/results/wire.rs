@@ -109,6 +109,7 @@ columns! {
     transfers: point.transfers as Option<bool>;
     threads: point.threads as Option<u32>;
     cpus: point.cpus as String;
+    extra_work_us: point.extra_work_us as Option<u64>;
     window_rule: window.rule as String;
     warmup_batches: window.warmup_batches as Option<u64>;
     batches: window.batches as Option<u64>;

@@ -253,6 +253,7 @@ fn point(run: &Run, member: &Member) -> Point {
         graph: cuda.then_some(settings.graph),
         transfers: cuda.then_some(settings.transfers),
         threads: (!cuda).then_some(settings.threads as u32),
+        extra_work_us: Some(settings.extra_work_us).filter(|&us| us > 0),
         cpus: host::ranges(&job.cpus),
     }
 }
@@ -272,6 +273,7 @@ fn own_point(run: &Run, member: &Member) -> Point {
         load: job.load.to_string(),
         inflight: 1,
         cpus: host::ranges(&job.cpus),
+        extra_work_us: None,
         precision: None,
         sync: on_gpu.then_some(job.settings.sync),
         graph: on_gpu.then_some(false),

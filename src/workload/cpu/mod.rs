@@ -8,6 +8,7 @@ use super::{Corruption, Precision, Settings, Visit, Workload};
 use anyhow::{Context, Result, bail};
 use kernels::Matrix;
 use rayon::prelude::*;
+use std::time::{Duration, Instant};
 
 /// What a row calls the kernels of this device.
 pub const KERNELS: &str = "cpu:gemm-0.19";
@@ -227,6 +228,13 @@ impl Workload for Cpu {
 
     fn wait(&mut self, lane: usize) -> Result<()> {
         self.executor.forward(&mut self.lanes[lane], self.pending[lane]);
+        let extra = Duration::from_micros(self.settings.extra_work_us);
+        if !extra.is_zero() {
+            let done = Instant::now();
+            while done.elapsed() < extra {
+                std::hint::spin_loop();
+            }
+        }
         Ok(())
     }
 
