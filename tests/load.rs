@@ -145,3 +145,25 @@ fn loads_that_make_no_sense_are_refused() {
         assert!(ran.stderr.starts_with(message), "{arguments:?}: {}", ran.stderr);
     }
 }
+
+#[test]
+fn precision_is_reached_or_said_not_to_be() {
+    let bench = Bench::new();
+    let base = ["--batch", "1", "--precision-target", "1%", "-q", "--force", "-o", "a.csv"];
+    let one = |more: &[&str]| {
+        let ran = bench.run(&[&base[..], more].concat());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert_eq!(bench.run(&["check", "a.csv"]).code, Some(0));
+        bench.rows("a.csv").remove(0)
+    };
+    let row = one(&["--workload", "scripted(times=1ms:1.01ms:0.99ms)"]);
+    assert!(row.window.mean_halfwidth.unwrap() <= 0.01 && row.window.p99_halfwidth.unwrap() <= 0.01);
+    assert_eq!((row.window.precision_unmet, row.outcome.warnings.codes()), (None, String::new()));
+    assert!(row.window.elapsed_s.unwrap() < 4.0);
+    // One batch in 100 is ten times as slow: p99 is one or the other, as chance has it.
+    let times = format!("times={}10ms", "1ms:".repeat(99));
+    let row = one(&["--workload", &format!("scripted({times})"), "--max-duration", "3s"]);
+    assert_eq!(row.window.precision_unmet.as_deref(), Some("mean;p99"));
+    assert_eq!(row.outcome.warnings.codes(), "precision-unmet");
+    assert!(row.window.elapsed_s.unwrap() >= 3.0);
+}

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "not every user needs all of it")]
 
 pub mod gate;
+pub mod streams;
 
 use migbench::machine::{Instance, InstanceKind};
 use migbench::measure::protocol::Device;

@@ -50,6 +50,10 @@ pub struct LoadArgs {
     /// Batches in flight, each on a lane of its own; several, comma-separated
     #[arg(long, value_name = "K", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub inflight: Vec<u8>,
+    /// End a window when the 95 % intervals of mean and p99 are within this of them and the level is
+    /// steady; --duration and --batches are minimums then [default minimums: 2 s and 700 batches]
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub precision_target: Option<f64>,
     /// The longest a window may last [default: 60 s, unless --duration or --batches is given]
     #[arg(long, value_name = "TIME", value_parser = parse_ns)]
     pub max_duration: Option<u64>,
@@ -59,5 +63,12 @@ fn rate(text: &str) -> anyhow::Result<f64> {
     match text.parse::<f64>() {
         Ok(rate) if (1e-6..=1e9).contains(&rate) => Ok(rate),
         _ => anyhow::bail!("'{text}' is no rate: write arrivals a second, as 250 or 0.5"),
+    }
+}
+
+fn percent(text: &str) -> anyhow::Result<f64> {
+    match text.strip_suffix('%').map(str::parse::<f64>) {
+        Some(Ok(percent)) if (0.1..=50.0).contains(&percent) => Ok(percent / 100.0),
+        _ => anyhow::bail!("'{text}' is no precision: write a percentage from 0.1% to 50%, as 1%"),
     }
 }

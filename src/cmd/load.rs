@@ -67,9 +67,18 @@ pub fn rule(args: &RunArgs, paces: &[Pace]) -> Rule {
             min_ns: times.last().copied().unwrap_or(0),
             min_batches: times.len() as u64,
             max_ns: u64::MAX,
+            precision: None,
         },
+        _ if args.load.precision_target.is_some() && args.duration.is_none() && args.batches.is_none() => {
+            Rule::until_known(0.0, None)
+        }
         _ => Rule::given(args.duration, args.batches),
     };
+    rule.precision = args.load.precision_target;
+    if rule.precision.is_some() {
+        rule.max_ns = rule.max_ns.min(Rule::DEFAULT.max_ns.max(rule.min_ns));
+    }
     rule.max_ns = args.load.max_duration.unwrap_or(rule.max_ns);
+    rule.min_ns = rule.min_ns.min(rule.max_ns);
     rule
 }

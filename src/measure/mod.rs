@@ -6,6 +6,7 @@ pub mod bins;
 pub mod clock;
 pub mod fault;
 pub mod load;
+pub mod precision;
 pub mod program;
 pub mod protocol;
 pub mod recorder;

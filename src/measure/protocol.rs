@@ -98,7 +98,7 @@ pub enum FromWorker {
         /// The service times.
         latency: Recording,
         /// What a window may record beside them.
-        extras: Extras,
+        extras: Box<Extras>,
         /// Every batch since it was ready.
         load: LoadLog,
         /// It was cut.

@@ -103,6 +103,11 @@ impl Recorder {
         self.count
     }
 
+    /// HDR's ceil rank, in ns.
+    pub fn quantile(&self, q: f64) -> f64 {
+        self.histogram.value_at_quantile(q) as f64
+    }
+
     /// Everything, as it goes to the parent.
     pub fn finish(&self) -> Recording {
         Recording {

@@ -3,7 +3,9 @@
 //! Everything is allocated before the window opens; nothing here reads a clock.
 
 use super::load::{Arrivals, Load, Strain};
+use super::precision::{Known, Precision};
 use super::recorder::{Recorder, Recording};
+use super::stopping::Rule;
 use serde::{Deserialize, Serialize};
 
 /// A batch is late by the harness's fault when it was issued so long after both its arrival and its
@@ -31,6 +33,7 @@ pub type Entry = (u64, u64, u64);
 pub struct Records {
     latency: Recorder,
     arrivals: Option<OpenRecords>,
+    precision: Option<Precision>,
     log: Option<Vec<Entry>>,
     lanes: u64,
     start: u64,
@@ -53,6 +56,8 @@ pub struct Extras {
     pub arrived: Option<Arrived>,
     /// The window ended early: more arrived than can ever be done.
     pub saturated: bool,
+    /// How well mean and p99 are known, where that was asked for.
+    pub known: Option<Known>,
 }
 
 /// What arrived in a window.
@@ -75,7 +80,26 @@ impl Records {
             late: 0,
             strain: (!matches!(arrivals, Arrivals::Trace(_))).then(Strain::default),
         });
-        Records { latency: Recorder::new(), arrivals, log: None, lanes: lanes as u64, start: 0 }
+        Records {
+            latency: Recorder::new(),
+            arrivals,
+            precision: None,
+            log: None,
+            lanes: lanes as u64,
+            start: 0,
+        }
+    }
+
+    /// Judges, as it goes, how well mean and p99 are known, where the rule asks for it: of responses
+    /// where batches arrive by a schedule, else of latencies.
+    pub fn know(&mut self, rule: &Rule) {
+        self.precision = rule.precision.map(|target| Precision::new(target, rule.min_batches));
+    }
+
+    /// Are mean and p99 known as well as was asked for?
+    #[inline]
+    pub fn is_settled(&self) -> bool {
+        self.precision.as_ref().is_some_and(Precision::is_settled)
     }
 
     /// Keeps the first `most` batches one by one, too.
@@ -107,6 +131,11 @@ impl Records {
     #[inline]
     pub fn closed(&mut self, issued: u64, done: u64) {
         self.latency.record(issued, done);
+        if let Some(precision) = &mut self.precision
+            && precision.add(done - issued)
+        {
+            precision.look(|q| self.latency.quantile(q));
+        }
         if let Some(log) = &mut self.log {
             push(log, (issued, issued, done));
         }
@@ -118,9 +147,21 @@ impl Records {
         if let Some(log) = &mut self.log {
             push(log, (batch.intended.first().copied().unwrap_or(batch.issued), batch.issued, batch.done));
         }
-        let (Some(arrivals), Some(&last)) = (&mut self.arrivals, batch.intended.last()) else { return false };
+        let (Some(arrivals), Some(&last)) = (&mut self.arrivals, batch.intended.last()) else {
+            if let Some(precision) = &mut self.precision
+                && precision.add(batch.done - batch.issued)
+            {
+                precision.look(|q| self.latency.quantile(q));
+            }
+            return false;
+        };
         for &intended in batch.intended {
             arrivals.response.record(intended, batch.done);
+            if let Some(precision) = &mut self.precision
+                && precision.add(batch.done - intended)
+            {
+                precision.look(|q| arrivals.response.quantile(q));
+            }
         }
         if let Some(batches) = arrivals.sizes.get_mut(batch.intended.len()) {
             *batches += 1;
@@ -137,6 +178,14 @@ impl Records {
     /// The latencies, as they go to the parent.
     pub fn latency(&self) -> Recording {
         self.latency.finish()
+    }
+
+    /// How well mean and p99 are known at the end; none where nobody asked.
+    pub fn known(&mut self) -> Option<Known> {
+        let recorder = self.arrivals.as_ref().map_or(&self.latency, |arrivals| &arrivals.response);
+        let precision = self.precision.as_mut()?;
+        precision.look(|q| recorder.quantile(q));
+        Some(precision.known().clone())
     }
 
     /// What arrived, as it goes to the parent; none under a closed load.

@@ -12,24 +12,43 @@ pub struct Rule {
     pub min_batches: u64,
     /// At most this long, in ns, once one batch is done.
     pub max_ns: u64,
+    /// Mean and p99 are to be known to this share, and steady: beyond both minimums.
+    #[serde(default)]
+    pub precision: Option<f64>,
 }
 
 impl Rule {
     /// 10 s and 700 batches, at most 60 s. 662 batches give a 99 % upper bound of p99
     /// ([`crate::results::summary::batches_needed`]); 700 leave some to spare.
-    pub const DEFAULT: Rule = Rule { min_ns: 10_000_000_000, min_batches: 700, max_ns: 60_000_000_000 };
+    pub const DEFAULT: Rule =
+        Rule { min_ns: 10_000_000_000, min_batches: 700, max_ns: 60_000_000_000, precision: None };
 
     /// Given bounds only: exactly so long, exactly so many batches, or both at least.
     pub fn given(duration_ns: Option<u64>, batches: Option<u64>) -> Rule {
         match (duration_ns, batches) {
             (None, None) => Rule::DEFAULT,
             (min_ns, min_batches) => {
-                Rule { min_ns: min_ns.unwrap_or(0), min_batches: min_batches.unwrap_or(0), max_ns: u64::MAX }
+                let (min_ns, min_batches) = (min_ns.unwrap_or(0), min_batches.unwrap_or(0));
+                Rule { min_ns, min_batches, max_ns: u64::MAX, precision: None }
             }
         }
     }
 
-    /// Is a window of this length over?
+    /// Until mean and p99 are known to a share, within `max_ns`: at least so long that a drift can show.
+    pub fn until_known(target: f64, max_ns: Option<u64>) -> Rule {
+        let max_ns = max_ns.unwrap_or(Rule::DEFAULT.max_ns);
+        let min_ns = 2_000_000_000.min(max_ns);
+        Rule { min_ns, min_batches: Rule::DEFAULT.min_batches, max_ns, precision: Some(target) }
+    }
+
+    /// Is a window of this length over, whose precision is, or is not, reached?
+    #[inline]
+    pub fn ends(&self, elapsed_ns: u64, batches: u64, settled: bool) -> bool {
+        self.is_over(elapsed_ns, batches)
+            && (self.precision.is_none() || settled || elapsed_ns >= self.max_ns)
+    }
+
+    /// Is a window of this length over, whatever is known?
     #[inline]
     pub fn is_over(&self, elapsed_ns: u64, batches: u64) -> bool {
         (elapsed_ns >= self.min_ns && batches >= self.min_batches) || elapsed_ns >= self.max_ns
@@ -54,6 +73,9 @@ impl fmt::Display for Rule {
         let batches = (self.min_batches > 0).then(|| format!("{} batches", self.min_batches));
         let both: Vec<String> = time.into_iter().chain(batches).collect();
         f.write_str(&both.join(" & "))?;
+        if let Some(target) = self.precision {
+            write!(f, " & known to {}%", target * 100.0)?;
+        }
         if self.max_ns < u64::MAX { write!(f, " <= {}", seconds(self.max_ns)) } else { Ok(()) }
     }
 }
@@ -67,6 +89,16 @@ mod tests {
         assert_eq!(Rule::DEFAULT.to_string(), "10s & 700 batches <= 60s");
         assert_eq!(Rule::given(Some(500_000_000), None).to_string(), "0.5s");
         assert_eq!(Rule::given(None, Some(50)).to_string(), "50 batches");
+        let known = Rule::until_known(0.01, None);
+        assert_eq!(known.to_string(), "2s & 700 batches & known to 1% <= 60s");
+    }
+
+    #[test]
+    fn precision_is_waited_for_up_to_the_cap() {
+        let rule = Rule::until_known(0.01, Some(5_000_000_000));
+        assert!(!rule.ends(3_000_000_000, 10_000, false) && rule.ends(3_000_000_000, 10_000, true));
+        assert!(!rule.ends(1_000_000_000, 10_000, true) && rule.ends(5_000_000_000, 10_000, false));
+        assert!(Rule::DEFAULT.ends(10_000_000_000, 700, false), "nobody asked");
     }
 
     #[test]

@@ -194,7 +194,7 @@ impl<'a, C: Clock> Window<'a, C> {
         let ended = self.serve(start, self.task.seed, wanted, |batch| {
             let hopeless = records.add(&batch);
             control.batches.store(records.count(), Relaxed);
-            if rule.is_over(batch.done - start, records.count()) {
+            if rule.ends(batch.done - start, records.count(), records.is_settled()) {
                 Some(Ended::Rule)
             } else {
                 hopeless.then_some(Ended::Saturated)
@@ -213,7 +213,7 @@ impl<'a, C: Clock> Window<'a, C> {
             records.closed(issued, done);
             self.log.add(issued, done);
             self.control.batches.store(records.count(), Relaxed);
-            if rule.is_over(done - start, records.count()) {
+            if rule.ends(done - start, records.count(), records.is_settled()) {
                 return Ok(Ended::Rule);
             }
             if self.control.cut.load(Relaxed) {

@@ -211,6 +211,7 @@ impl Session<'_> {
         workload.prepare(&task.load.batch_sizes(batch), task.lanes)?;
         let before = workload.checked_output(batch)?;
         let mut records = Records::new(&task.load, batch, task.lanes);
+        records.know(&self.job.rule);
         let mut window = Window::new(clock, workload, &task, self.control);
         let warmup_batches = window.warm_up()?;
         self.enter(Phase::Ready)?;
@@ -233,7 +234,11 @@ impl Session<'_> {
         self.enter(Phase::WindowDone)?;
         self.out.send(&FromWorker::WindowDone {
             latency: records.latency(),
-            extras: Extras { arrived: records.arrived(), saturated: ended == Ended::Saturated },
+            extras: Box::new(Extras {
+                arrived: records.arrived(),
+                saturated: ended == Ended::Saturated,
+                known: records.known(),
+            }),
             load: window.log(),
             cut: ended == Ended::Cut,
             cpu_throttled_us: throttled_after.zip(throttled_before).map(|(after, before)| after - before),

@@ -219,6 +219,12 @@ pub struct Window {
     pub end_ns: Option<u64>,
     /// Mean latency of the last third over that of the first third, minus 1.
     pub drift: Option<f64>,
+    /// Half the 95 % interval of the mean as a share of it, where a precision was asked for.
+    pub mean_halfwidth: Option<f64>,
+    /// Half the 95 % interval of p99 as a share of it, where a precision was asked for.
+    pub p99_halfwidth: Option<f64>,
+    /// Which criteria of the precision asked for were not met, `;`-separated.
+    pub precision_unmet: Option<String>,
     /// Samples, where batches have different sizes: under a server load.
     pub inferences: Option<u64>,
     /// Batches of each size, under a server load.
@@ -354,6 +360,8 @@ pub enum Warning {
     EndedByForce,
     /// The GPU met memory errors in the window that it could not correct.
     EccErrors,
+    /// The window ended before mean and p99 were known as well as was asked for.
+    PrecisionUnmet,
     /// The output was not compared: a stand-in for a driver computes nothing.
     UncheckedOutput,
 }

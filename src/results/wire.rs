@@ -119,6 +119,9 @@ columns! {
     window_start_ns: window.start_ns as Option<u64>;
     window_end_ns: window.end_ns as Option<u64>;
     drift: window.drift as Option<f64>;
+    mean_halfwidth: window.mean_halfwidth as Option<f64>;
+    p99_halfwidth: window.p99_halfwidth as Option<f64>;
+    precision_unmet: window.precision_unmet as Option<String>;
     inferences: window.inferences as Option<u64>;
     batch_sizes: window.batch_sizes as Option<String>;
     late_batches: window.late_batches as Option<u64>;

@@ -249,7 +249,7 @@ impl Group<'_> {
             }
             (Stage::Measuring, FromWorker::WindowDone { latency, extras, load, cut, cpu_throttled_us }) => {
                 player.outcome.recording = Some(latency);
-                player.outcome.extras = extras;
+                player.outcome.extras = *extras;
                 player.outcome.load = Some(load);
                 player.outcome.cut = cut;
                 player.outcome.cpu_throttled_us = cpu_throttled_us;

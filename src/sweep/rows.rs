@@ -133,6 +133,14 @@ fn numbers(row: &mut Row, job: &Job, recording: &Recording, outcome: &Outcome) -
     }
     let (flops, bytes) = counts(job);
     row.rates = summary::rates(&row.latency, &row.window, &row.point, flops, bytes);
+    if let Some(known) = &outcome.extras.known {
+        let unmet = known.unmet().join(";");
+        (row.window.mean_halfwidth, row.window.p99_halfwidth) = (known.mean, known.p99);
+        if !unmet.is_empty() {
+            row.outcome.warnings.0.insert(Warning::PrecisionUnmet);
+            row.window.precision_unmet = Some(unmet);
+        }
+    }
     if outcome.extras.saturated {
         row.outcome.warnings.0.insert(Warning::Saturated);
     }

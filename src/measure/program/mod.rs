@@ -16,7 +16,6 @@ use super::clock::{Clock, Monotonic};
 use super::fault::Phase;
 use super::protocol::{FromWorker, Job};
 use super::recorder::Recorder;
-use super::records::Extras;
 use super::window::Control;
 use super::worker::Out;
 use crate::machine::host;
@@ -199,7 +198,7 @@ impl Session<'_> {
         let throttled = host::cgroup_throttled_us().zip(self.throttled_before);
         self.out.send(&FromWorker::WindowDone {
             latency: self.reported.recording(),
-            extras: Extras::default(),
+            extras: Box::default(),
             load: self.reported.log(),
             cut: self.control.cut.load(Relaxed),
             cpu_throttled_us: throttled.map(|(after, before)| after - before),
@@ -271,7 +270,7 @@ impl Session<'_> {
         let load = LoadLog { start_ns: start, end_ns: end, ..LoadLog::default() };
         self.out.send(&FromWorker::WindowDone {
             latency: recorder.finish(),
-            extras: Extras::default(),
+            extras: Box::default(),
             load: load.clone(),
             cut: false,
             cpu_throttled_us: None,
