@@ -3,7 +3,6 @@
 use super::bins::LoadLog;
 use super::protocol::{self, FromWorker};
 use super::recorder::Recorder;
-use super::records::Extras;
 use anyhow::{Result, bail};
 use rustix::process::{Signal, getpid, kill_process};
 use std::io::Write;
@@ -83,7 +82,7 @@ fn impossible() -> FromWorker {
     latency.batches = 1_000_000;
     FromWorker::WindowDone {
         latency,
-        extras: Extras::default(),
+        extras: Box::default(),
         load: LoadLog::default(),
         cut: false,
         cpu_throttled_us: None,
