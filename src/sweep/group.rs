@@ -152,7 +152,7 @@ fn start(
     }
     match conductor.launcher.start(&member.instance, index, sender.clone()) {
         Ok(mut worker) => {
-            worker.send(&ToWorker::Job(member.job.clone()));
+            worker.send(&ToWorker::Job(Box::new(member.job.clone())));
             player.worker = Some(worker);
         }
         Err(error) => player.fail(format!("{error:#}"), Duration::ZERO),
