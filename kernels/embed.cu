@@ -2,13 +2,16 @@
 //
 // One thread a chunk of 8 columns; `columns` is a multiple of 8.
 
-#include "number.cuh"
+#include "number.cuh" // also in fp32
+#include "overlap.cuh"
 
 template <class T>
 DEVICE void embed(const unsigned *tokens, const T *word, const T *position, const T *segment, T *out,
                   unsigned rows, unsigned seq_len, unsigned columns) {
     unsigned chunks = columns / 8;
     unsigned long long i = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x;
+    let_next_start();
+    wait_for_previous();
     if (i >= (unsigned long long)rows * chunks) return;
     unsigned row = (unsigned)(i / chunks);
     unsigned column = (unsigned)(i % chunks) * 8;

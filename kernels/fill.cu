@@ -3,7 +3,7 @@
 // The other implementation of src/workload/model/random.rs and equal to it bit for bit: the same
 // SplitMix64 hash, and a product and a sum that are rounded separately, never fused.
 
-#include "number.cuh"
+#include "number.cuh" // also in fp32
 
 typedef unsigned long long u64;
 

@@ -1,207 +1,37 @@
-// out = activation(x · weight + bias): x is m x k with `x_stride` elements from row to row, weight
-// k x n row-major, fp32 sums by the tensor cores (mma.sync m16n8k16).
-//
-// A block of threads computes one BM x BN tile of the output in steps of BK along k. Steps are
-// copied to shared memory STAGES - 1 ahead of their use (cp.async), and fragments to registers one
-// 16-step ahead. WM x WN warps share the tile; with WK > 1, WK such groups share each step's k and
-// their sums are added at the end, in a fixed order: results do not depend on timing.
-//
-// m is arbitrary, n and k are multiples of 8: whatever reaches beyond is read as zero and not
-// written. src/workload/cuda/tiles.rs lists the tiles below and chooses among them.
+// out = activation(x · weight + bias + residual): x is m x k with `x_stride` elements from row to row,
+// weight k x n row-major. src/workload/cuda/tiles.rs lists the tiles below and chooses among them.
 
 #include "number.cuh"
+#include "overlap.cuh"
+#include "tile.cuh"
 
-enum Activation { NONE = 0, RELU = 1, GELU = 2, TANH = 3 };
+template <class T> struct Matrix {
+    const T *x;
+    long long stride;
+};
 
-// To a part in 10^6 or better, far below the rounding of what is stored.
-DEVICE float reciprocal(float v) {
-    float r;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
-    return r;
-}
-DEVICE float exponential(float v) {
-    float r;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v * 1.44269504f));
-    return r;
-}
-
-template <int activation> DEVICE float activate(float v) {
-    if (activation == RELU) return fmaxf(v, 0.0f);
-    if (activation == GELU) {
-        // v/2 · (1 + erf(v/√2)) = max(v, 0) - |v|/2 · erfc(|v|/√2), which loses nothing where v is
-        // negative; erfc to 3e-7 by Abramowitz and Stegun 7.1.28.
-        float z = fabsf(v) * 0.70710678f;
-        float p = 1.0f + z * (0.0705230784f + z * (0.0422820123f + z * (0.0092705272f +
-                  z * (0.0001520143f + z * (0.0002765672f + z * 0.0000430638f)))));
-        p *= p, p *= p, p *= p, p *= p;
-        return fmaxf(v, 0.0f) - 0.5f * fabsf(v) * reciprocal(p);
+template <class T, int BM, int BK, int ROWS> struct MatrixSource {
+    const T *from;
+    long long stride;
+    int m_left, k_left;
+    DEVICE MatrixSource(const Matrix<T> &matrix, int row, int column, int m, int k)
+        : from(matrix.x + row * matrix.stride + column), stride(matrix.stride), m_left(m - row),
+          k_left(k - column) {}
+    DEVICE void copy(unsigned to) {
+#pragma unroll
+        for (int row = 0; row < BM; row += ROWS)
+            copy_async(to + row * BK * 2, from + row * stride, m_left > row && k_left > 0);
+        from += BK, k_left -= BK;
     }
-    if (activation == TANH) return 1.0f - 2.0f * reciprocal(1.0f + exponential(2.0f * v));
-    return v;
-}
+};
 
-// Adds the bias, applies the activation and writes a BM x BN tile that begins at m0, n0, whose sums
-// are the sum of WK arrays of BM rows of PITCH numbers in shared memory.
-template <class T, int BM, int BN, int WK, int PITCH, int THREADS>
-DEVICE void finish(const float *sums, const T *bias, T *out, int m0, int n0, int m, int n, int activation) {
-    // Every thread keeps to one group of 4 columns.
-    constexpr int GROUPS = BN / 4, ROWS = THREADS / GROUPS;
-    const int first_row = threadIdx.x / GROUPS, column = threadIdx.x % GROUPS * 4;
-    if (first_row >= ROWS || n0 + column >= n) return;
-    float4 bias4;
-    const uint2 raw = *(const uint2 *)(bias + n0 + column);
-    unpack<T>(raw.x, bias4.x, bias4.y);
-    unpack<T>(raw.y, bias4.z, bias4.w);
-    T *to = out + (long long)m0 * n + n0 + column;
-    const int rows = min(BM, m - m0);
-    auto write = [&](auto activate) {
-#pragma unroll 4
-        for (int row = first_row; row < rows; row += ROWS) {
-            float4 v = bias4;
-#pragma unroll
-            for (int slice = 0; slice < WK; ++slice) {
-                float4 part = *(const float4 *)&sums[(slice * BM + row) * PITCH + column];
-                v.x += part.x, v.y += part.y, v.z += part.z, v.w += part.w;
-            }
-            *(uint2 *)(to + (long long)row * n) =
-                make_uint2(pack<T>(activate(v.x), activate(v.y)), pack<T>(activate(v.z), activate(v.w)));
-        }
-    };
-    // A loop for each, so that the loop itself has no branches.
-    if (activation == NONE) write(activate<NONE>);
-    if (activation == RELU) write(activate<RELU>);
-    if (activation == GELU) write(activate<GELU>);
-    if (activation == TANH) write(activate<TANH>);
-}
-
-template <class T, int BM, int BN, int BK, int WM, int WN, int WK, int STAGES>
-DEVICE void linear(const T *__restrict__ x, long long x_stride, const T *__restrict__ weight,
-                   const T *__restrict__ bias, T *__restrict__ out, int m, int n, int k, int activation) {
-    constexpr int THREADS = 32 * WM * WN * WK;
-    constexpr int TM = BM / WM / 16, TN = BN / WN / 16; // 16 x 16 blocks of a warp
-    constexpr int K_STEPS = BK / WK / 16;               // a warp's, in one stage
-    constexpr int A_CHUNKS = BK / 8, B_CHUNKS = BN / 8; // of 8 numbers, in a row of a tile
-    constexpr unsigned A_BYTES = BM * BK * 2, STAGE = A_BYTES + BK * BN * 2;
-    // The threads copy A_ROWS rows of x and B_ROWS rows of B_COLUMNS chunks of the weight at a time.
-    constexpr int A_ROWS = THREADS / A_CHUNKS;
-    constexpr int B_COLUMNS = THREADS % B_CHUNKS == 0 ? B_CHUNKS : 4, B_ROWS = THREADS / B_COLUMNS;
-    static_assert(A_ROWS % 8 == 0 && B_ROWS % 8 == 0, "the swizzle is the same in every copied part");
-    static_assert(BM % A_ROWS == 0 && BK % B_ROWS == 0 && B_CHUNKS % B_COLUMNS == 0, "no remainder");
-    static_assert(K_STEPS % 2 == 0, "the two sets of fragments take turns within a stage");
-
-    extern __shared__ uint4 memory[];
-    const unsigned shared = shared_address(memory);
-    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-    const int n_tiles = (n + BN - 1) / BN;
-    const int m0 = blockIdx.x / n_tiles * BM, n0 = blockIdx.x % n_tiles * BN;
-    const int steps = (k + BK - 1) / BK;
-
-    // What this thread copies: where from, where to within a stage, and how much is left before the
-    // edges of the matrices.
-    const int a_row = thread / A_CHUNKS, a_column = thread % A_CHUNKS;
-    const int b_row = thread / B_COLUMNS, b_column = thread % B_COLUMNS;
-    const T *a_from = x + (m0 + a_row) * x_stride + a_column * 8;
-    const T *b_from = weight + (long long)b_row * n + n0 + b_column * 8;
-    const unsigned a_to = shared + swizzle<A_CHUNKS>(a_row, a_column) * 16;
-    const unsigned b_to = shared + A_BYTES + swizzle<B_CHUNKS>(b_row, b_column) * 16;
-    const int m_left = m - m0 - a_row, n_left = n - n0 - b_column * 8;
-    int a_k_left = k - a_column * 8, b_k_left = k - b_row;
-
-    // Copies the next step, one after the other.
-    auto copy_step = [&](int stage) {
-#pragma unroll
-        for (int row = 0; row < BM; row += A_ROWS)
-            copy_async(a_to + stage * STAGE + row * A_CHUNKS * 16, a_from + row * x_stride,
-                       m_left > row && a_k_left > 0);
-#pragma unroll
-        for (int row = 0; row < BK; row += B_ROWS)
-#pragma unroll
-            for (int column = 0; column < B_CHUNKS; column += B_COLUMNS)
-                copy_async(b_to + stage * STAGE + (row * B_CHUNKS + column) * 16,
-                           b_from + (long long)row * n + column * 8,
-                           b_k_left > row && n_left > column * 8);
-        a_from += BK, a_k_left -= BK;
-        b_from += (long long)BK * n, b_k_left -= BK;
-    };
-
-    // What this warp multiplies, of each step.
-    const int warp_m = warp % WM * TM * 16, warp_n = warp / WM % WN * TN * 16;
-    const int warp_k = warp / (WM * WN) * K_STEPS * 16;
-    unsigned a[2][TM][4], b[2][TN][4];
-    auto load_fragments = [&](int set, int stage, int k_step) {
-        const unsigned a_tile = shared + stage * STAGE, b_tile = a_tile + A_BYTES;
-        const int k16 = warp_k + k_step * 16;
-#pragma unroll
-        for (int i = 0; i < TM; ++i)
-            ldmatrix(a[set][i], a_tile + swizzle<A_CHUNKS>(warp_m + i * 16 + lane % 16,
-                                                           k16 / 8 + lane / 16) * 16);
-#pragma unroll
-        for (int i = 0; i < TN; ++i)
-            ldmatrix_transposed(b[set][i], b_tile + swizzle<B_CHUNKS>(k16 + lane % 16,
-                                                                      warp_n / 8 + i * 2 + lane / 16) * 16);
-    };
-
-    float sum[TM][2 * TN][4] = {};
-#pragma unroll
-    for (int stage = 0; stage < STAGES - 1; ++stage) {
-        if (stage < steps) copy_step(stage);
-        copy_async_commit();
-    }
-    copy_async_wait<STAGES - 2>();
-    __syncthreads();
-    load_fragments(0, 0, 0);
-
-    int stage = 0, free_stage = STAGES - 1;
-#pragma unroll 1
-    for (int step = 0; step < steps; ++step) {
-        // Every warp has taken the fragments of the previous step before the barrier that ended it.
-        if (step + STAGES - 1 < steps) copy_step(free_stage);
-        copy_async_commit();
-        free_stage = stage;
-        const int next_stage = stage + 1 == STAGES ? 0 : stage + 1;
-#pragma unroll
-        for (int k_step = 0; k_step < K_STEPS; ++k_step) {
-            if (k_step + 1 < K_STEPS) {
-                load_fragments((k_step + 1) % 2, stage, k_step + 1);
-            } else {
-                copy_async_wait<STAGES - 2>();
-                __syncthreads();
-                load_fragments(0, next_stage, 0); // after the last step: never used
-            }
-#pragma unroll
-            for (int i = 0; i < TM; ++i)
-#pragma unroll
-                for (int j = 0; j < 2 * TN; ++j)
-                    mma<T>(sum[i][j], a[k_step % 2][i], b[k_step % 2][j / 2][j % 2 * 2],
-                           b[k_step % 2][j / 2][j % 2 * 2 + 1]);
-        }
-        stage = next_stage;
-    }
-
-    // The sums go through shared memory, so that each row is written in one piece. The padding
-    // spreads the 8 rows of a fragment over the banks.
-    constexpr int PITCH = BN + 8;
-    float *sums = (float *)memory;
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < TM; ++i)
-#pragma unroll
-        for (int j = 0; j < 2 * TN; ++j) {
-            int row = warp / (WM * WN) * BM + warp_m + i * 16 + lane / 4;
-            int column = warp_n + j * 8 + lane % 4 * 2;
-            *(float2 *)&sums[row * PITCH + column] = make_float2(sum[i][j][0], sum[i][j][1]);
-            *(float2 *)&sums[(row + 8) * PITCH + column] = make_float2(sum[i][j][2], sum[i][j][3]);
-        }
-    __syncthreads();
-    finish<T, BM, BN, WK, PITCH, THREADS>(sums, bias, out, m0, n0, m, n, activation);
-}
-
-#define TILE(name, BM, BN, BK, WM, WN, WK, STAGES)                                                    \
-    extern "C" __global__ void __launch_bounds__(32 * WM * WN * WK)                                  \
-        ENTRY(linear_##name)(const NUMBER *x, long long x_stride, const NUMBER *weight,              \
-                             const NUMBER *bias, NUMBER *out, int m, int n, int k, int activation) { \
-        linear<NUMBER, BM, BN, BK, WM, WN, WK, STAGES>(x, x_stride, weight, bias, out, m, n, k,      \
-                                                       activation);                                  \
+#define TILE(name, BM, BN, BK, WM, WN, WK, STAGES)                                                       \
+    extern "C" __global__ void __launch_bounds__(32 * WM * WN * WK)                                     \
+        ENTRY(linear_##name)(const NUMBER *x, long long x_stride, const NUMBER *weight,                 \
+                             const NUMBER *bias, const NUMBER *residual, NUMBER *out, int m, int n, int k, \
+                             int activation) {                                                          \
+        product<NUMBER, MatrixSource, Matrix<NUMBER>, BM, BN, BK, WM, WN, WK, STAGES>(                  \
+            {x, x_stride}, weight, {bias, residual, out, activation}, m, n, k);                         \
     }
 
 //           BM   BN   BK   WM WN WK STAGES
@@ -209,6 +39,6 @@ TILE(256x128, 256, 128, 64, 4, 2, 1, 3)
 TILE(256x96, 256, 96, 64, 4, 2, 1, 3)
 TILE(128x96, 128, 96, 32, 2, 2, 1, 4)
 TILE(64x96, 64, 96, 64, 2, 2, 1, 3)
-TILE(64x64, 64, 64, 64, 2, 2, 2, 4)
-TILE(32x32, 32, 32, 128, 1, 1, 4, 4)
-TILE(16x32, 16, 32, 128, 1, 1, 4, 4)
+TILE(64x64, 64, 64, 64, 2, 2, 2, 4) // Hopper too
+TILE(32x32, 32, 32, 128, 1, 1, 4, 4) // Hopper too
+TILE(16x32, 16, 32, 128, 1, 1, 4, 4) // Hopper too

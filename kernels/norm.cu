@@ -4,7 +4,8 @@
 // without a second read), and `out` may be `x` or `residual`, since a warp has read its row before
 // it writes it. fp32 throughout. `columns` is a multiple of 8 and at most 1024.
 
-#include "number.cuh"
+#include "number.cuh" // also in fp32
+#include "overlap.cuh"
 
 constexpr int CHUNKS = 4; // of 8 columns, a lane
 
@@ -18,20 +19,28 @@ template <class T>
 DEVICE void add_norm(const T *x, const T *residual, const T *gamma, const T *beta, T *out, unsigned rows,
                      unsigned columns, float epsilon) {
     unsigned row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    let_next_start();
     if (row >= rows) return;
     unsigned long long start = (unsigned long long)row * columns;
     unsigned first = threadIdx.x % 32 * 8;
 
-    // All loads first, so that a row costs one latency of the memory and not two.
-    uint4 raw_x[CHUNKS], raw_residual[CHUNKS] = {}, raw_gamma[CHUNKS], raw_beta[CHUNKS];
+    // All loads first, so that a row costs one latency of the memory and not two; the parameters come
+    // while the kernel before this one still runs.
+    Raw8<T> raw_x[CHUNKS], raw_residual[CHUNKS] = {}, raw_gamma[CHUNKS], raw_beta[CHUNKS];
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) {
         unsigned column = first + c * 256;
         if (column >= columns) continue;
-        raw_x[c] = *(const uint4 *)(x + start + column);
-        if (residual) raw_residual[c] = *(const uint4 *)(residual + start + column);
-        raw_gamma[c] = *(const uint4 *)(gamma + column);
-        raw_beta[c] = *(const uint4 *)(beta + column);
+        raw_gamma[c] = *(const Raw8<T> *)(gamma + column);
+        raw_beta[c] = *(const Raw8<T> *)(beta + column);
+    }
+    wait_for_previous();
+#pragma unroll
+    for (int c = 0; c < CHUNKS; ++c) {
+        unsigned column = first + c * 256;
+        if (column >= columns) continue;
+        raw_x[c] = *(const Raw8<T> *)(x + start + column);
+        if (residual) raw_residual[c] = *(const Raw8<T> *)(residual + start + column);
     }
 
     float v[CHUNKS][8];
@@ -40,8 +49,8 @@ DEVICE void add_norm(const T *x, const T *residual, const T *gamma, const T *bet
     for (int c = 0; c < CHUNKS; ++c) {
         if (first + c * 256 >= columns) continue;
         float r[8];
-        unpack8<T>(raw_x[c], v[c]);
-        unpack8<T>(raw_residual[c], r); // zeros without a residual
+        raw_x[c].unpack(v[c]);
+        raw_residual[c].unpack(r); // zeros without a residual
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
             v[c][j] += r[j];
@@ -67,8 +76,8 @@ DEVICE void add_norm(const T *x, const T *residual, const T *gamma, const T *bet
         unsigned column = first + c * 256;
         if (column >= columns) continue;
         float g[8], b[8];
-        unpack8<T>(raw_gamma[c], g);
-        unpack8<T>(raw_beta[c], b);
+        raw_gamma[c].unpack(g);
+        raw_beta[c].unpack(b);
 #pragma unroll
         for (int j = 0; j < 8; ++j) v[c][j] = v[c][j] * scale * g[j] + b[j];
         store8(out + start + column, v[c]);

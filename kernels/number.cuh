@@ -2,8 +2,8 @@
 // and the copies between memories that the kernels share. Everything is inline PTX of PTX ISA 7.0 /
 // sm_80.
 //
-// kernels/generate compiles a file that includes this one twice: NUMBER is the format, and ENTRY(x)
-// names a kernel x_f16 or x_bf16.
+// kernels/generate compiles a file that includes this one twice, and a third time one that says so:
+// NUMBER is the format, and ENTRY(x) names a kernel x_f16, x_bf16 or x_f32.
 #pragma once
 
 struct half_t {
@@ -13,7 +13,10 @@ struct bfloat_t {
     unsigned short x;
 };
 
-#ifdef BF16
+#ifdef F32
+#define NUMBER float
+#define ENTRY(name) name##_f32
+#elif defined BF16
 #define NUMBER bfloat_t
 #define ENTRY(name) name##_bf16
 #else
@@ -27,11 +30,14 @@ DEVICE float widen(half_t v) {
     asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(v.x));
     return f;
 }
+DEVICE float widen(float v) { return v; }
 DEVICE float widen(bfloat_t v) { return __uint_as_float((unsigned)v.x << 16); }
 
 // Round to nearest, ties to even.
 DEVICE void narrow(half_t &v, float f) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(v.x) : "f"(f)); }
 DEVICE void narrow(bfloat_t &v, float f) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(v.x) : "f"(f)); }
+
+DEVICE void narrow(float &v, float f) { v = f; }
 
 // Two numbers in one register, `low` first in memory.
 template <class T> DEVICE unsigned pack(float low, float high);
@@ -57,12 +63,26 @@ template <class T> DEVICE void unpack8(uint4 raw, float (&v)[8]) {
     unpack<T>(raw.z, v[4], v[5]);
     unpack<T>(raw.w, v[6], v[7]);
 }
-template <class T> DEVICE void load8(const T *from, float (&v)[8]) {
-    unpack8<T>(*(const uint4 *)from, v);
-}
+// Eight numbers as they lie in memory; fp32 takes two accesses.
+template <class T> struct Raw8 {
+    uint4 raw;
+    DEVICE void unpack(float (&v)[8]) const { unpack8<T>(raw, v); }
+};
+template <> struct Raw8<float> {
+    float4 low, high;
+    DEVICE void unpack(float (&v)[8]) const {
+        v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
+        v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+    }
+};
+template <class T> DEVICE void load8(const T *from, float (&v)[8]) { ((const Raw8<T> *)from)->unpack(v); }
 template <class T> DEVICE void store8(T *to, const float (&v)[8]) {
     *(uint4 *)to = make_uint4(pack<T>(v[0], v[1]), pack<T>(v[2], v[3]), pack<T>(v[4], v[5]),
                               pack<T>(v[6], v[7]));
+}
+template <> DEVICE void store8<float>(float *to, const float (&v)[8]) {
+    ((float4 *)to)[0] = make_float4(v[0], v[1], v[2], v[3]);
+    ((float4 *)to)[1] = make_float4(v[4], v[5], v[6], v[7]);
 }
 
 // c += a (16 x 16) · b (16 x 8) by one warp, fp32 sums.

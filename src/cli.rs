@@ -9,7 +9,7 @@ use crate::machine::host;
 use crate::measure::protocol::Device;
 use crate::sweep::plan::{Modes, Span};
 use crate::workload::scripted::parse_ns;
-use crate::workload::{Corruption, Precision, Spec, Sync};
+use crate::workload::{Corruption, LlamaSize, Precision, Spec, Sync};
 use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -207,13 +207,20 @@ pub struct RunArgs {
     /// The CPU device, or GPUs only [default: GPUs where there is a driver, the CPU elsewhere]
     #[arg(long, value_parser = one_of::<Device>(&["cpu", "cuda"]))]
     pub device: Option<Device>,
-    /// What to run: bert-tiny, bert-mini, bert-base, bert-large, mlp or null
-    /// Several, repeated [default: bert-base on a GPU, bert-tiny on the CPU]
-    #[arg(long, value_name = "NAME", value_parser = str::parse::<Spec>)]
-    pub workload: Vec<Spec>,
-    /// Tokens per sample of the bert workloads [default: 128]
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u16).range(1..=Spec::MAX_SEQ_LEN as i64))]
-    pub seq_len: Option<u16>,
+    /// What to run: bert-tiny, -mini, -base or -large, resnet50, llama-decode, llama-prefill, mlp; a probe:
+    /// gemm, stream, transfer, launch; null; or suite (bert-base, resnet50, llama-decode). With parameters
+    /// as 'gemm(m=64,n=4096,k=4096)'. Several, repeated [default: bert-base on a GPU, bert-tiny on the CPU]
+    #[arg(long, value_name = "NAME", value_parser = |text: &str| Spec::parse_some(text).map(Workloads))]
+    pub workload: Vec<Workloads>,
+    /// Tokens per sample of bert-* and llama-prefill [default: 128]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=Spec::MAX_CONTEXT as i64))]
+    pub seq_len: Option<u32>,
+    /// Size of the llama workloads: tiny, 1b or 8b [default: 1b]
+    #[arg(long, value_name = "SIZE", value_parser = str::parse::<LlamaSize>)]
+    pub llama_size: Option<LlamaSize>,
+    /// Tokens in the cache of llama-decode [default: 1024]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=Spec::MAX_CONTEXT as i64))]
+    pub context: Option<u32>,
     /// Number format [default: fp16 on a GPU, fp32 on the CPU]
     #[arg(long, value_parser = one_of::<Precision>(&["fp32", "fp16", "bf16"]))]
     pub precision: Option<Precision>,
@@ -321,6 +328,10 @@ pub type CpuList = Vec<usize>;
 fn cpu_list(text: &str) -> anyhow::Result<CpuList> {
     host::parse_ranges(text).with_context(|| format!("'{text}' is no list of processors, as 0-7,16"))
 }
+
+/// What one `--workload` names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workloads(pub Vec<Spec>);
 
 /// `UUID=WORKLOAD` or `UUID=WORKLOAD@BATCH`.
 fn aggressor(text: &str) -> anyhow::Result<(String, Spec, Option<u64>)> {

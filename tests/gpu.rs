@@ -1,6 +1,6 @@
 //! What needs an NVIDIA GPU: `cargo test --release --test gpu -- --ignored --nocapture`.
 
-use migbench::workload::cuda::{Cuda, Device, time_tiles, verify};
+use migbench::workload::cuda::{Cuda, Device, time_operations, time_tiles, verify};
 use migbench::workload::{Precision, Settings, Spec, Stages, Sync, Workload};
 use std::io::{Write, stdout};
 use std::time::{Duration, Instant};
@@ -35,10 +35,11 @@ fn a_batch_that_cannot_fit_is_refused() {
     }
     cuda.prepare(&[1], 1).unwrap();
     assert!(cuda.issue(0, 2).is_err() && cuda.issue(1, 1).is_err());
+    let spec: Spec = "resnet50".parse().unwrap();
     let fp32 = Settings { precision: Precision::Fp32, ..SETTINGS };
     let device = Device::open(Sync::Spin).unwrap();
     let error = Cuda::new(device, spec.to_string(), spec.network(), fp32).err().unwrap();
-    writeln!(stdout(), "{error:#}").unwrap();
+    assert!(error.to_string().contains("fp16 or bf16"), "{error:#}");
 }
 
 #[test]
@@ -75,7 +76,17 @@ fn times_of_tiles() {
     time_tiles(&mut stdout()).unwrap();
 }
 
-/// Numbers to read, nothing asserted: what whole batches take.
+/// Numbers to read, nothing asserted: what each operation of bert-base takes.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn times_of_operations() {
+    let network = "bert-base".parse::<Spec>().unwrap().network();
+    for batch in [1, 8, 32, 128] {
+        time_operations(&network, batch, Precision::Fp16, &mut stdout()).unwrap();
+    }
+}
+
+/// Numbers to read, nothing asserted: what whole batches take, their copies left out.
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn times_of_networks() {
@@ -92,7 +103,8 @@ fn times_of_networks() {
     ] {
         let spec: Spec = name.parse().unwrap();
         let start = Instant::now();
-        let mut cuda = Cuda::new(device.clone(), spec.to_string(), spec.network(), SETTINGS).unwrap();
+        let settings = Settings { transfers: false, ..SETTINGS };
+        let mut cuda = Cuda::new(device.clone(), spec.to_string(), spec.network(), settings).unwrap();
         cuda.prepare(batches, 1).unwrap();
         writeln!(out, "{name}: made and prepared in {:?}", start.elapsed()).unwrap();
         for &batch in batches {

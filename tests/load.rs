@@ -167,3 +167,33 @@ fn precision_is_reached_or_said_not_to_be() {
     assert_eq!(row.outcome.warnings.codes(), "precision-unmet");
     assert!(row.window.elapsed_s.unwrap() >= 3.0);
 }
+
+/// The capacity under a target: each probe a row, and the same three times over.
+#[test]
+fn a_capacity_is_found_again() {
+    let bench = Bench::new();
+    let base = ["--workload", "scripted(times=1ms)", "--batch", "2", "--slo", "p99=8ms", "--repeat", "3"];
+    let ran = bench.run(&[&base[..], &["--max-duration", "160s", "-q", "-o", "a.csv"]].concat());
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    let rows = bench.rows("a.csv");
+    let mut found = Vec::new();
+    for round in 1..=3 {
+        let of: Vec<_> = rows.iter().filter(|row| row.provenance.repetition == round).collect();
+        assert_eq!((of[0].point.load.as_str(), of[0].rates.throughput), ("closed", Some(2000.0)));
+        let rate =
+            |met: bool| of.iter().filter(move |r| r.slo.met == Some(met)).filter_map(|r| r.rates.offered);
+        let best = rate(true).fold(0.0, f64::max);
+        assert!(rate(false).fold(f64::MAX, f64::min) <= best * 1.011, "round {round}: {best}");
+        for row in of.iter().filter(|row| row.slo.bound.is_some()) {
+            assert_eq!(row.slo.met, Some(row.slo.bound.unwrap() <= 8.0 && row.outcome.warnings.0.is_empty()));
+        }
+        found.push(best);
+    }
+    // p99 of M/D/1 is 8 services at a utilisation of about 0.8: e^(-2(1-u)/u x 7) = 0.01.
+    let (low, high) =
+        (found.iter().copied().fold(f64::MAX, f64::min), found.iter().copied().fold(0.0, f64::max));
+    assert!(low > 650.0 && high < 850.0 && high / low < 1.1, "{found:?}");
+    assert_eq!(ran.stdout.matches("with p99<=8ms").count(), 3, "{}", ran.stdout);
+    let checked = bench.run(&["check", "a.csv"]);
+    assert_eq!(checked.code, Some(0), "{}", checked.stdout);
+}

@@ -233,6 +233,77 @@ fn another_device_is_refuted() {
     assert!(error(row).starts_with("the worker runs on GPU-5a5a0000-000d"), "{}", error(row));
 }
 
+/// What trtexec's --exportTimes writes: the keys are its own, the numbers are made.
+const TIMES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/trtexec-times.json");
+
+#[test]
+fn the_times_of_trtexec_become_a_row() {
+    let machine = Machine::named("h200-7x1g");
+    let import = |script: &str, more: &[&str]| {
+        let options =
+            ["run", "--force", "--batch", "8", "-q", "-o", "a.csv", "--import", "trtexec={index}.json"];
+        let ran =
+            machine.run(&[&options[..], more, &["--", "sh", "-c", script, TIMES, "{index}.json"]].concat());
+        (ran.code, machine.bench.rows("a.csv"))
+    };
+    // It runs for longer than its batches take.
+    let (code, rows) = import("sleep 1.1; cat $0 > $1", &[]);
+    assert_eq!((code, rows.len()), (Some(0), 7), "{}", error(&rows[0]));
+    for row in &rows {
+        assert_eq!((row.point.backend.as_str(), row.point.load.as_str()), ("command", "imported"));
+        assert_eq!((row.window.batches, row.point.inflight, row.health.overlap), (Some(100), 1, None));
+        // 50 batches of 10 ms and 50 of 9 ms, a gap of 0.5 ms after each but the last.
+        assert!((row.latency.mean.unwrap() - 9.5).abs() < 1e-6, "{:?}", row.latency.mean);
+        assert_eq!((row.latency.min, row.latency.max), (Some(9.0), Some(10.0)));
+        assert!((row.window.elapsed_s.unwrap() - 0.9995).abs() < 1e-4, "{:?}", row.window.elapsed_s);
+        let stages = &row.stages;
+        assert_eq!((stages.batches, stages.h2d_mean, stages.d2h_mean), (Some(100), Some(1.0), Some(0.5)));
+        assert!((stages.compute_mean.unwrap() - 8.0).abs() < 1e-6);
+        assert_eq!(stages.enqueue_p50, Some(0.25));
+        assert!(row.outcome.warnings.0.contains(&Warning::Unproven));
+        assert!(row.subject.identity == Some(Identity::Consistent));
+    }
+    let check = machine.run(&["check", "a.csv"]);
+    assert_eq!(check.code, Some(0), "{}{}", check.stdout, check.stderr);
+    // The same plan goes on where it was, which is at its end.
+    let resumed = machine.run(&[
+        "run",
+        "--resume",
+        "a.csv",
+        "--batch",
+        "8",
+        "-q",
+        "--import",
+        "trtexec={index}.json",
+        "--",
+        "sh",
+        "-c",
+        "sleep 1.1; cat $0 > $1",
+        TIMES,
+        "{index}.json",
+    ]);
+    assert_eq!(resumed.code, Some(0), "{}", resumed.stderr);
+    assert_eq!(machine.bench.rows("a.csv").len(), 7);
+    let one = ["--uuid", "MIG-5a5a0000-0009"];
+    for (script, reason) in [
+        ("true", "0.json was there before and is unchanged: give trtexec --exportTimes=0.json"),
+        ("rm $1", "the program left no 0.json: give trtexec --exportTimes=0.json"),
+        ("cat $0 > $1", "cannot import 0.json: its batches take 1.000 s, and the program ran for 0.0"),
+        ("echo junk > $1", "cannot import 0.json: not what trtexec --exportTimes writes: expected value"),
+        ("sleep 0.01; exit 3", "the program exited with code 3"),
+        (
+            "echo hello - >&$MIGBENCH_FD; sleep 9",
+            "the program reports its batches itself: leave --import out",
+        ),
+    ] {
+        let (code, rows) = import(script, &one);
+        assert_eq!((code, rows.len()), (Some(5), 1), "{script}");
+        assert!(error(&rows[0]).starts_with(reason), "{script}: {}", error(&rows[0]));
+    }
+    let ran = machine.run(&["run", "--import", "perf=a.json", "--", "true"]);
+    assert!(ran.code == Some(2) && ran.stderr.contains("write trtexec=FILE"), "{}", ran.stderr);
+}
+
 /// Processes whose command line holds this word.
 fn running(word: &str) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();

@@ -233,3 +233,87 @@ fn a_planted_fault_in_the_weights_is_found() {
         }
     }
 }
+
+/// Every workload measures and checks itself on the CPU device, at small sizes.
+#[test]
+fn every_workload_runs_on_the_cpu() {
+    let bench = Bench::new();
+    let workloads = [
+        "llama-decode(size=tiny,context=40)",
+        "llama-prefill(size=tiny,seq_len=9)",
+        "gemm(m=16,n=64,k=32)",
+        "stream(mib=1)",
+        "transfer(direction=h2d,mib=1)",
+        "transfer(direction=d2h,mib=1)",
+        "transfer(direction=both,mib=1)",
+        "launch(kernels=3)",
+    ];
+    let mut arguments = vec!["--batch", "2", "--batches", "3", "-o", "a.csv", "-q"];
+    arguments.extend(workloads.iter().flat_map(|workload| ["--workload", workload]));
+    let ran = bench.run(&arguments);
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stderr, ran.stdout);
+    let mut seen: Vec<_> = bench.rows("a.csv").into_iter().map(|row| row.point.workload).collect();
+    seen.sort();
+    let mut asked = workloads.map(str::to_owned);
+    asked.sort();
+    assert_eq!(seen, asked);
+    let rows = bench.rows("a.csv");
+    let row = rows.iter().find(|row| row.point.workload.starts_with("stream")).unwrap();
+    let bytes = row.rates.gbytes_per_s.unwrap() * row.latency.mean.unwrap() * 1e6;
+    assert!((bytes / (2.0 * 2.0 * 1_048_576.0) - 1.0).abs() < 1e-6, "read and written: {bytes}");
+    assert_eq!(row.rates.tflops, None);
+    let row = rows.iter().find(|row| row.point.workload.starts_with("gemm")).unwrap();
+    let flops = row.rates.tflops.unwrap() * row.latency.mean.unwrap() * 1e9;
+    assert!((flops / (2.0 * 2.0 * 16.0 * 64.0 * 32.0) - 1.0).abs() < 1e-6, "{flops}");
+}
+
+/// A planted fault is found in a decoder as it is in an encoder.
+#[test]
+fn a_wrong_weight_of_a_decoder_makes_the_row_invalid() {
+    let bench = Bench::new();
+    let decoder = "llama-decode(size=tiny,context=5)";
+    for fault in ["zero-tile", "flip-weight"] {
+        let ran = bench.run(&[
+            "--workload",
+            decoder,
+            "--corrupt",
+            fault,
+            "--batch",
+            "1",
+            "--batches",
+            "3",
+            "-o",
+            fault,
+            "-q",
+        ]);
+        assert_eq!(ran.code, Some(5), "{}", ran.stderr);
+        let rows = bench.rows(fault);
+        assert_eq!(rows[0].outcome.status, Status::Invalid);
+        assert!(rows[0].outcome.error.as_ref().unwrap().starts_with("wrong output: operation "));
+    }
+}
+
+#[test]
+fn sizes_are_for_the_workloads_that_have_them() {
+    let bench = Bench::new();
+    let plan = |arguments: &[&str]| bench.run(&[arguments, &["--list-runs", "--batch", "1"]].concat());
+    let ran = plan(&["--workload", "suite", "--llama-size", "tiny", "--context", "99", "--seq-len", "64"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    for name in ["bert-base(seq_len=64)", "resnet50", "llama-decode(size=tiny,context=99)"] {
+        assert!(ran.stdout.contains(name) || ran.stderr.contains(name), "{}{}", ran.stderr, ran.stdout);
+    }
+    for (arguments, message) in [
+        (&["--workload", "mlp", "--context", "9"][..], "--context means nothing to the workload mlp"),
+        (
+            &["--workload", "resnet50", "--llama-size", "1b"],
+            "--llama-size means nothing to the workload resnet50",
+        ),
+        (&["--workload", "launch", "--seq-len", "9"], "--seq-len means nothing to the workload launch"),
+        (&["--seq-len", "513"], "sequence length '513' is not a whole number from 1 to 512"),
+        (&["--workload", "transfer", "--no-transfers"], "measures the copies that --no-transfers leaves out"),
+    ] {
+        let ran = plan(arguments);
+        assert_eq!(ran.code, Some(2), "{arguments:?}");
+        assert!(ran.stderr.contains(message), "{}", ran.stderr);
+    }
+}

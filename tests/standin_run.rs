@@ -9,11 +9,12 @@ use migbench::machine::Topology;
 use migbench::results::Row;
 use migbench::results::row::{Identity, Sharing, Status, Warning};
 
-const SHORT: [&str; 9] = ["--workload", "mlp", "--batch", "4", "--batches", "30", "-q", "-o", "a.csv"];
+const SHORT: [&str; 7] = ["--workload", "mlp", "--batches", "30", "-q", "-o", "a.csv"];
 
 /// A short run with more options; its exit code and rows.
 fn run(machine: &Machine, more: &[&str]) -> (i32, Vec<Row>) {
-    let ran = machine.run(&[&SHORT[..], &["--force"], more].concat());
+    let batch: &[&str] = if more.contains(&"--batch") { &[] } else { &["--batch", "4"] };
+    let ran = machine.run(&[&SHORT[..], &["--force"], batch, more].concat());
     assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
     (ran.code.unwrap_or_else(|| panic!("killed: {}", ran.stderr)), machine.bench.rows("a.csv"))
 }
@@ -52,7 +53,7 @@ fn one_instance_by_its_uuid() {
     // Nothing was computed, so nothing is said of the output.
     assert_eq!(row.health.output_error, None);
     assert!(row.outcome.warnings.0.contains(&Warning::UncheckedOutput), "{}", row.outcome.warnings.codes());
-    assert!(row.provenance.kernels.starts_with("sm_80:"), "{}", row.provenance.kernels);
+    assert!(row.provenance.kernels.starts_with("sm_90a:"), "{}", row.provenance.kernels);
     assert!(row.stages.compute_p50.is_some());
 }
 
@@ -83,6 +84,24 @@ fn with_and_without_graph_and_transfers() {
     }
 }
 
+/// Hopper's kernels are for a Hopper GPU whose driver knows what they need.
+#[test]
+fn the_kernels_that_a_device_and_its_driver_can_run() {
+    let old = ["cuTensorMapEncodeTiled"];
+    for (machine, set) in [
+        (Machine::named("h200-mixed"), "sm_90a:"),
+        (Machine::named("h200-mixed").without("libcuda.so", &old), "sm_80:"),
+        (Machine::named("h200-mixed").faults("cuDriverGetVersion = lie 11080"), "sm_80:"),
+        (Machine::named("a100-1c-2c"), "sm_80:"),
+        (Machine::named("b200"), "sm_80:"),
+    ] {
+        // Large enough for Hopper's matrix product, and odd.
+        let (code, rows) = run(&machine, &["--batch", "511", "--allow-busy"]);
+        assert_eq!(code, 0);
+        assert!(rows.iter().all(|row| row.provenance.kernels.starts_with(set)), "{set}");
+    }
+}
+
 /// A whole GPU, and the compute instances of one GPU instance.
 #[test]
 fn other_kinds_of_instances() {
@@ -99,7 +118,7 @@ fn other_kinds_of_instances() {
 fn the_inherited_scope_is_kept() {
     let machine = Machine::named("h200-7x1g");
     let scope = [("CUDA_VISIBLE_DEVICES", "MIG-5a5a0000-0009,MIG-5a5a0000-0007")];
-    let ran = machine.run_with(&SHORT, &scope);
+    let ran = machine.run_with(&[&SHORT[..], &["--batch", "4"]].concat(), &scope);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert_eq!(machine.bench.rows("a.csv").len(), 2);
 }
@@ -249,6 +268,8 @@ fn every_function_that_fails_becomes_a_reason() {
         "cuDriverGetVersion",
         "cuDeviceGetUuid_v2",
         "cuDeviceTotalMem_v2",
+        // Asked only with several in flight.
+        "cuStreamQuery",
         // Cleaning up.
         "cuDevicePrimaryCtxRelease_v2",
         "cuMemFree_v2",
@@ -260,7 +281,9 @@ fn every_function_that_fails_becomes_a_reason() {
         "cuEventDestroy_v2",
     ];
     for call in calls {
-        let (code, row) = one(&format!("{call} = 46"), &[]);
+        // Small products do without the copy engine.
+        let batch = if call == "cuTensorMapEncodeTiled" { "511" } else { "4" };
+        let (code, row) = one(&format!("{call} = 46"), &["--batch", batch]);
         // Without its name it is not known for a stand-in, and its output is looked at.
         if call == "cuDeviceGetName" {
             assert_eq!((code, row.outcome.status), (5, Status::Invalid));

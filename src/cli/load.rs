@@ -1,6 +1,7 @@
 //! Options of `run` that say how batches arrive and when a window ends.
 
 use super::one_of;
+use crate::sweep::slo::Slo;
 use crate::workload::scripted::parse_ns;
 use clap::Args;
 use std::path::PathBuf;
@@ -32,7 +33,7 @@ pub enum ArrivalKind {
 #[command(next_help_heading = "Load")]
 pub struct LoadArgs {
     /// closed: the next batch when one is done; open: batches by a schedule; server: single samples by a
-    /// schedule, to a batcher that forms batches of up to --batch [default: closed, open with --rate or --trace]
+    /// schedule, to a batcher that forms batches of up to --batch [default: closed; open with --rate, --trace or --slo]
     #[arg(long, value_parser = one_of::<LoadKind>(&["closed", "open", "server"]))]
     pub load: Option<LoadKind>,
     /// Arrivals a second: batches of an open load, samples of a server; several, comma-separated
@@ -54,6 +55,10 @@ pub struct LoadArgs {
     /// steady; --duration and --batches are minimums then [default minimums: 2 s and 700 batches]
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub precision_target: Option<f64>,
+    /// Search the highest rate whose response meets a target, as p99=10ms, under an open or server load;
+    /// each probe is a row
+    #[arg(long, value_name = "TARGET", value_parser = str::parse::<Slo>, conflicts_with_all = ["rate", "trace", "resume"])]
+    pub slo: Option<Slo>,
     /// The longest a window may last [default: 60 s, unless --duration or --batches is given]
     #[arg(long, value_name = "TIME", value_parser = parse_ns)]
     pub max_duration: Option<u64>,

@@ -15,6 +15,10 @@ pub struct OwnArgs {
     /// How long your own program may run without a report
     #[arg(long, value_name = "TIME", value_parser = parse_ns, default_value = "10m")]
     pub deadline: u64,
+    /// Take the batches from what your program leaves behind: trtexec=FILE, the same FILE as in trtexec's
+    /// --exportTimes; {uuid}, {profile}, {index} and {batch} are replaced
+    #[arg(long, value_name = "trtexec=FILE", value_parser = import, requires = "command")]
+    pub import: Option<String>,
     /// Your own network, an ONNX file, executed by ONNX Runtime
     #[arg(long, value_name = "FILE", conflicts_with_all = ["command", "workload", "seq_len", "precision", "no_graph", "no_transfers"])]
     pub model: Option<PathBuf>,
@@ -36,6 +40,13 @@ pub struct OwnArgs {
     /// Let ONNX Runtime leave operators on the CPU instead of failing
     #[arg(long, requires = "model")]
     pub allow_cpu_nodes: bool,
+}
+
+fn import(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some(("trtexec", file)) if !file.is_empty() => Ok(file.to_owned()),
+        _ => Err("write trtexec=FILE, no other form is known".to_owned()),
+    }
 }
 
 fn dim(text: &str) -> Result<(String, usize), String> {

@@ -24,14 +24,14 @@ pub fn paces(args: &LoadArgs) -> Result<Vec<Pace>> {
 }
 
 fn loads(args: &LoadArgs) -> Result<Vec<Load>> {
-    let arrives = !args.rate.is_empty() || args.trace.is_some();
+    let arrives = !args.rate.is_empty() || args.trace.is_some() || args.slo.is_some();
     let kind = args.load.unwrap_or(if arrives { LoadKind::Open } else { LoadKind::Closed });
     match (kind, arrives) {
         (LoadKind::Closed, true) => {
-            bail!("a closed load has no schedule: leave --rate and --trace out, or say --load open")
+            bail!("a closed load has no schedule: leave --rate, --trace and --slo out, or say --load open")
         }
         (LoadKind::Open | LoadKind::Server, false) => {
-            bail!("this load needs --rate R (arrivals a second) or --trace FILE")
+            bail!("this load needs --rate R (arrivals a second), --trace FILE or --slo TARGET")
         }
         _ => {}
     }
@@ -56,6 +56,10 @@ fn loads(args: &LoadArgs) -> Result<Vec<Load>> {
         ArrivalKind::Poisson => Arrivals::Poisson(rate),
         ArrivalKind::Constant => Arrivals::Constant(rate),
     };
+    if args.slo.is_some() {
+        // The search names the rates.
+        return Ok(vec![load(arrivals(1.0))]);
+    }
     Ok(args.rate.iter().map(|&rate| load(arrivals(rate))).collect())
 }
 

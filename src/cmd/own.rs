@@ -27,8 +27,9 @@ pub fn template(args: &RunArgs, device: Device) -> Result<Option<OwnTemplate>> {
     if args.topology.is_none() && !name.contains('{') {
         find(name)?;
     }
-    let (arguments, deadline_ns) = (args.own.command.clone(), args.own.deadline);
-    Ok(Some(OwnTemplate::Program(command::Template { arguments, deadline_ns })))
+    let own = &args.own;
+    let (arguments, import) = (own.command.clone(), own.import.clone());
+    Ok(Some(OwnTemplate::Program(command::Template { arguments, deadline_ns: own.deadline, import })))
 }
 
 /// The workload as the row names it.

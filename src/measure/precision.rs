@@ -163,6 +163,35 @@ impl Precision {
     }
 }
 
+/// The least distance at which values correlate by less than 0.1; none where there are too few to see it.
+pub fn lag(values: &[f32]) -> Option<u64> {
+    let n = values.len();
+    let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n.max(1) as f64;
+    let off = |i: usize| f64::from(values[i]) - mean;
+    let all: f64 = (0..n).map(|i| off(i).powi(2)).sum();
+    if n < 100 {
+        return None;
+    }
+    let depends = |lag: usize| (0..n - lag).map(|i| off(i) * off(i + lag)).sum::<f64>() >= 0.1 * all;
+    if all <= 0.0 {
+        return Some(1);
+    }
+    // It falls on the whole: double, then bisect.
+    let mut high = 1;
+    while depends(high) {
+        high *= 2;
+        if high > n / 4 {
+            return None;
+        }
+    }
+    let mut low = high / 2;
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if depends(middle) { low = middle } else { high = middle }
+    }
+    Some(high as u64)
+}
+
 /// Sums of consecutive values in groups that double in size when they outgrow their slots.
 #[derive(Clone, Debug)]
 struct Groups {
@@ -301,6 +330,26 @@ mod tests {
         assert_eq!(precision.known().mean, Some(0.0));
         assert_eq!(precision.intervals(), (Some((1000.0, 1000.0)), Some((1000.0, 1000.0))));
         assert!(precision.is_settled());
+    }
+
+    #[test]
+    fn the_lag_is_where_dependence_ends() {
+        let mut random = fastrand::Rng::with_seed(5);
+        let mut stream = |phi: f64| {
+            let mut state = 0.0;
+            let mut next = || {
+                state = phi * state + random.f64() - 0.5;
+                (state + 10.0) as f32
+            };
+            (0..50_000).map(|_| next()).collect::<Vec<f32>>()
+        };
+        assert_eq!(lag(&stream(0.0)), Some(1));
+        // 0.9^k < 0.1 from k = 22 on.
+        assert!((18..=27).contains(&lag(&stream(0.9)).unwrap()));
+        assert_eq!(lag(&[1.0; 200]), Some(1));
+        assert_eq!(lag(&[1.0; 50]), None);
+        let drift: Vec<f32> = (0..1000).map(|i| i as f32).collect();
+        assert_eq!(lag(&drift), None, "it depends on all of itself");
     }
 
     #[test]

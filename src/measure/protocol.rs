@@ -119,6 +119,9 @@ pub enum FromWorker {
         output_error: Option<f64>,
         /// Why the output is wrong, if it is.
         output_failure: Option<String>,
+        /// Not all of it was checked.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        output_partial: bool,
         /// The user's program did not end when it was told to, and was ended.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         forced: bool,
@@ -201,7 +204,12 @@ mod tests {
             for message in [
                 FromWorker::Progress { unmeasured: 1, batches },
                 FromWorker::Failed { phase: "window".into(), error: format!("{error}\n{error}") },
-                FromWorker::Done { output_error: Some(value).filter(|v| v.is_finite()), output_failure: None, forced: batches % 2 == 0 },
+                FromWorker::Done {
+                    output_error: Some(value).filter(|v| v.is_finite()),
+                    output_failure: None,
+                    output_partial: batches % 3 == 0,
+                    forced: batches % 2 == 0,
+                },
             ] {
                 let line = encode(&message);
                 prop_assert_eq!(line.iter().filter(|&&b| b == b'\n').count(), 1);

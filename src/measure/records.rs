@@ -3,7 +3,7 @@
 //! Everything is allocated before the window opens; nothing here reads a clock.
 
 use super::load::{Arrivals, Load, Strain};
-use super::precision::{Known, Precision};
+use super::precision::{Known, Precision, lag};
 use super::recorder::{Recorder, Recording};
 use super::stopping::Rule;
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 /// lane were there, or this share of its service time.
 const LATE_NS: u64 = 50_000;
 const LATE_SHARE: u64 = 100;
+
+/// How many responses are kept one by one, to see how long they depend on each other.
+const MOST_SERIES: usize = 1 << 18;
 
 /// One batch, all times in ns on the window's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +48,8 @@ struct OpenRecords {
     /// Batches of each size, from 1 on, for a server.
     sizes: Vec<u64>,
     late: u64,
+    /// The first responses one by one, in ns.
+    series: Vec<f32>,
     /// None for a trace: it has an end, and is played up to there.
     strain: Option<Strain>,
 }
@@ -56,6 +61,9 @@ pub struct Extras {
     pub arrived: Option<Arrived>,
     /// The window ended early: more arrived than can ever be done.
     pub saturated: bool,
+    /// Batches under way at once, from the file that a program left behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<u32>,
     /// How well mean and p99 are known, where that was asked for.
     pub known: Option<Known>,
 }
@@ -69,6 +77,8 @@ pub struct Arrived {
     pub batch_sizes: Vec<(u64, u64)>,
     /// Batches that the harness issued late.
     pub late_batches: u64,
+    /// How far apart responses are that hardly depend on each other; none for too few.
+    pub lag: Option<u64>,
 }
 
 impl Records {
@@ -78,6 +88,7 @@ impl Records {
             response: Recorder::new(),
             sizes: vec![0; if load.is_server() { batch + 1 } else { 0 }],
             late: 0,
+            series: Vec::with_capacity(MOST_SERIES),
             strain: (!matches!(arrivals, Arrivals::Trace(_))).then(Strain::default),
         });
         Records {
@@ -157,6 +168,9 @@ impl Records {
         };
         for &intended in batch.intended {
             arrivals.response.record(intended, batch.done);
+            if arrivals.series.len() < MOST_SERIES {
+                arrivals.series.push((batch.done - intended) as f32);
+            }
             if let Some(precision) = &mut self.precision
                 && precision.add(batch.done - intended)
             {
@@ -196,6 +210,7 @@ impl Records {
             response: arrivals.response.finish(),
             batch_sizes: sizes.map(|(size, &batches)| (size as u64, batches)).collect(),
             late_batches: arrivals.late,
+            lag: lag(&arrivals.series),
         })
     }
 }

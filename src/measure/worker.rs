@@ -224,6 +224,7 @@ impl Session<'_> {
             return self.out.send(&FromWorker::Done {
                 output_error: None,
                 output_failure: None,
+                output_partial: false,
                 forced: false,
             });
         }
@@ -238,6 +239,7 @@ impl Session<'_> {
                 arrived: records.arrived(),
                 saturated: ended == Ended::Saturated,
                 known: records.known(),
+                imported: None,
             }),
             load: window.log(),
             cut: ended == Ended::Cut,
@@ -254,7 +256,7 @@ impl Session<'_> {
         }
         window.load_while(|_, c| !c.stop.load(Relaxed))?;
         self.enter(Phase::Done)?;
-        let (output_error, output_failure) = match (before, ended) {
+        let (output_error, output_failure, output_partial) = match (before, ended) {
             (Some(before), Ended::Rule | Ended::Saturated) if self.computes => {
                 let after = workload.checked_output(batch)?.unwrap_or_default();
                 let network = self.spec.network();
@@ -262,11 +264,11 @@ impl Session<'_> {
                     Some(verdict) => verdict,
                     None => check::check(workload, &network, &self.job.settings, batch, &before, &after)?,
                 };
-                (Some(verdict.error).filter(|e| e.is_finite()), verdict.failure)
+                (Some(verdict.error).filter(|e| e.is_finite()), verdict.failure, verdict.partial)
             }
-            _ => (None, None),
+            _ => (None, None, false),
         };
-        self.out.send(&FromWorker::Done { output_error, output_failure, forced: false })
+        self.out.send(&FromWorker::Done { output_error, output_failure, output_partial, forced: false })
     }
 }
 

@@ -9,5 +9,6 @@ mod markdown;
 pub mod names;
 pub mod progress;
 pub mod runs;
+pub mod slo;
 pub mod slowdown;
 pub mod table;

@@ -27,6 +27,8 @@ pub struct Row {
     pub latency: Latency,
     /// Time from the scheduled start, under open load.
     pub response: Response,
+    /// A latency target that it probed.
+    pub slo: SloResult,
     /// Throughputs.
     pub rates: Rates,
     /// The split of a batch into its stages.
@@ -260,6 +262,21 @@ pub struct Response {
     pub p99: Option<f64>,
     pub p999: Option<f64>,
     pub max: Option<f64>,
+    /// 99 % upper confidence bound of p99, for so many responses as do not depend on each other.
+    pub p99_upper: Option<f64>,
+    /// How far apart those are.
+    pub lag: Option<u64>,
+}
+
+/// A latency target and what came of it, in a row that probed it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SloResult {
+    /// As `p99<=10ms`.
+    pub target: Option<String>,
+    /// The upper bound of that percentile, in ms.
+    pub bound: Option<f64>,
+    /// It was met.
+    pub met: Option<bool>,
 }
 
 /// Throughputs.
@@ -267,6 +284,8 @@ pub struct Response {
 pub struct Rates {
     /// (1000 / mean latency in ms) x batch, in samples/s.
     pub throughput: Option<f64>,
+    /// Arrivals a second that were offered: batches of an open load, samples of a server.
+    pub offered: Option<f64>,
     /// batches x batch / length of the window, in samples/s.
     pub throughput_wall: Option<f64>,
     /// Matrix operations, 10^12/s, by the network's own count and the mean latency.
@@ -364,6 +383,8 @@ pub enum Warning {
     PrecisionUnmet,
     /// The output was not compared: a stand-in for a driver computes nothing.
     UncheckedOutput,
+    /// Some operations, or rows of their results, were not compared: it would have taken too long.
+    PartlyChecked,
 }
 
 /// How it ended.

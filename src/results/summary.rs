@@ -129,7 +129,10 @@ pub fn arrived(row: &mut Row, arrived: &Arrived) -> Result<()> {
     let Some(slots) = slots(response)? else { return Ok(()) };
     let [p50, p90, p99, p999] = quantiles(response, &slots, [0.5, 0.9, 0.99, 0.999]);
     let mean = Some(response.sum_ns as f64 / response.batches as f64 / 1e6);
-    row.response = Response { mean, p50, p90, p99, p999, max: ms(response.max_ns) };
+    let max = ms(response.max_ns);
+    row.response = Response { mean, p50, p90, p99, p999, max, p99_upper: None, lag: arrived.lag };
+    row.response.p99_upper =
+        thinned_bound(&slots, arrived.lag, 0.99).map(|ns| ns.min(response.max_ns) as f64 / 1e6);
     row.histograms.response = Some(response.histogram.clone());
     row.window.late_batches = Some(arrived.late_batches);
     let sizes = &arrived.batch_sizes;
@@ -144,6 +147,35 @@ pub fn arrived(row: &mut Row, arrived: &Arrived) -> Result<()> {
     let texts: Vec<String> = sizes.iter().map(|(size, of)| format!("{size}:{of}")).collect();
     row.window.batch_sizes = Some(texts.join(";"));
     Ok(())
+}
+
+/// The rank, from 1, of the value that bounds quantile `q` from above with 99 % confidence, of `n`
+/// values of which each `lag`-th does not depend on the others; none if those are too few.
+pub fn thinned_rank(n: u64, lag: u64, q: f64) -> Option<u64> {
+    let independent = n / lag.max(1);
+    let rank = upper_bound_rank(independent, q)?;
+    // All values say where that share of them lies; only so many say how surely.
+    Some((rank as f64 / independent as f64 * n as f64).ceil() as u64)
+}
+
+fn thinned_bound(slots: &Slots, lag: Option<u64>, q: f64) -> Option<u64> {
+    let rank = thinned_rank(slots.count, lag?, q)?;
+    let [value] = slots.at_ranks([rank]);
+    value
+}
+
+/// A quantile of the responses of a row in ms, and its 99 % upper bound, each where there are enough.
+pub fn response_quantile(row: &Row, q: f64) -> (Option<f64>, Option<f64>) {
+    let Some(histogram) = &row.histograms.response else { return (None, None) };
+    let mut slots = Slots::default();
+    if Reader::default().read(histogram, &mut slots).is_err() {
+        return (None, None);
+    }
+    let max = row.response.max.unwrap_or(f64::MAX);
+    let in_ms = |ns: u64| (ns as f64 / 1e6).min(max);
+    let [value] = slots.at_ranks([slots.rank(q)]);
+    let enough = slots.count >= batches_needed(q);
+    (value.filter(|_| enough).map(in_ms), thinned_bound(&slots, row.response.lag, q).map(in_ms))
 }
 
 /// Do batches arrive by a schedule under this load of a row?
@@ -210,6 +242,7 @@ pub fn rates(latency: &Latency, window: &Window, point: &Point, flops: f64, byte
     let wall = samples.zip(window.elapsed_s).filter(|&(_, elapsed)| elapsed > 0.0);
     let formula = alone && !arrives(&point.load);
     Rates {
+        offered: None,
         throughput: mean.filter(|_| formula).map(|mean| 1000.0 / mean * point.batch as f64),
         throughput_wall: wall.map(|(samples, elapsed)| samples as f64 / elapsed),
         tflops: per_second(flops / 1e12),

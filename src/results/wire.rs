@@ -141,6 +141,12 @@ columns! {
     response_p99_ms: response.p99 as Option<f64>;
     response_p999_ms: response.p999 as Option<f64>;
     response_max_ms: response.max as Option<f64>;
+    response_p99_upper_ms: response.p99_upper as Option<f64>;
+    response_lag: response.lag as Option<u64>;
+    slo: slo.target as Option<String>;
+    slo_bound_ms: slo.bound as Option<f64>;
+    slo_met: slo.met as Option<bool>;
+    offered_rate: rates.offered as Option<f64>;
     throughput: rates.throughput as Option<f64>;
     throughput_wall: rates.throughput_wall as Option<f64>;
     tflops: rates.tflops as Option<f64>;

@@ -11,6 +11,9 @@ const LEAST_RATE: f64 = 0.9;
 /// A rate is counted over a second, or over the time of so many batches where they are longer.
 const SECOND_NS: f64 = 1e9;
 const LEAST_BATCHES: f64 = 20.0;
+/// Random arrivals vary by the root of their number: so many are within 10 % of their mean by five
+/// standard deviations.
+const LEAST_ARRIVALS: f64 = 2500.0;
 
 /// One member's part in a co-run.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +22,8 @@ pub struct Part<'a> {
     pub recording: Option<&'a Recording>,
     /// Its load since it was ready, as far as it told.
     pub load: Option<&'a LoadLog>,
+    /// Its batches arrive by a schedule.
+    pub scheduled: bool,
 }
 
 /// What can be said of one member's row.
@@ -57,7 +62,7 @@ pub fn judge(parts: &[Part], names: &[String], member: usize) -> CoRun {
             let gone = (end - load.end_ns) as f64 / 1e9;
             disturbed
                 .get_or_insert(format!("{} left {gone:.1} s before the end of this window", names[other]));
-        } else if let Some(stall) = stall(load, start, end) {
+        } else if let Some(stall) = stall(load, start, end, part.scheduled) {
             disturbed.get_or_insert(format!("{} {stall}", names[other]));
         }
     }
@@ -82,10 +87,11 @@ pub fn common_window(parts: &[Part]) -> Option<(u64, u64)> {
 
 /// The first part of the time from `start` to `end` in which the load fell under 90 % of its own
 /// median rate, in words.
-fn stall(load: &LoadLog, start: u64, end: u64) -> Option<String> {
+fn stall(load: &LoadLog, start: u64, end: u64, scheduled: bool) -> Option<String> {
+    let least = if scheduled { LEAST_ARRIVALS } else { LEAST_BATCHES };
     let length = (end - start) as f64;
     let mean_rate = load.between(start, end) / length;
-    let block = (LEAST_BATCHES / mean_rate).max(SECOND_NS).min(length);
+    let block = (least / mean_rate).max(SECOND_NS).min(length);
     // Overlapping blocks: a stall across the edge of two would halve.
     let step = block / 4.0;
     let count = ((length - block) / step).floor() as usize + 1;
@@ -140,7 +146,7 @@ mod tests {
     #[test]
     fn loading_throughout_is_an_overlap_of_1() {
         let (w, l) = (window(1_000 * MS, 11_000 * MS), load(500 * MS, 12_000 * MS, MS, NO_GAP));
-        let parts = [Part { recording: Some(&w), load: Some(&l) }; 3];
+        let parts = [Part { recording: Some(&w), load: Some(&l), scheduled: false }; 3];
         let found = judge(&parts, &names(), 0);
         assert_eq!(found, CoRun { overlap: Some(1.0), batches_common: Some(10_000), disturbed: None });
     }
@@ -153,13 +159,18 @@ mod tests {
             (2_000, 12_000, 0.9, Some("b came 1.0 s after the start of this window")),
         ] {
             let other = load(from * MS, to * MS, MS, NO_GAP);
-            let parts =
-                [Part { recording: Some(&w), load: Some(&l) }, Part { recording: None, load: Some(&other) }];
+            let parts = [
+                Part { recording: Some(&w), load: Some(&l), scheduled: false },
+                Part { recording: None, load: Some(&other), scheduled: false },
+            ];
             let found = judge(&parts, &names(), 0);
             assert!((found.overlap.unwrap() - overlap).abs() < 1e-9, "{found:?}");
             assert_eq!(found.disturbed.as_deref(), words);
         }
-        let parts = [Part { recording: Some(&w), load: Some(&l) }, Part { recording: None, load: None }];
+        let parts = [
+            Part { recording: Some(&w), load: Some(&l), scheduled: false },
+            Part { recording: None, load: None, scheduled: false },
+        ];
         let found = judge(&parts, &names(), 0);
         assert_eq!(found.overlap, Some(0.0));
         assert_eq!(found.disturbed.as_deref(), Some("b never loaded in this window"));
@@ -170,18 +181,27 @@ mod tests {
         let w = window(1_000 * MS, 31_000 * MS);
         for period in [MS / 10, MS, 30 * MS, 400 * MS] {
             let steady = load(0, 32_000 * MS, period, NO_GAP);
-            assert_eq!(stall(&steady, w.start_ns, w.end_ns), None, "{period}");
+            assert_eq!(stall(&steady, w.start_ns, w.end_ns, false), None, "{period}");
             let stalled = load(0, 32_000 * MS, period, (9_000 * MS, 12_000 * MS));
-            assert!(stall(&stalled, w.start_ns, w.end_ns).unwrap().starts_with("stalled: "), "{period}");
+            assert!(
+                stall(&stalled, w.start_ns, w.end_ns, false).unwrap().starts_with("stalled: "),
+                "{period}"
+            );
         }
     }
 
     #[test]
     fn the_common_window_is_where_all_measured() {
         let (a, b) = (window(0, 10), window(4, 20));
-        let part = |w| Part { recording: Some(w), load: None };
-        assert_eq!(common_window(&[part(&a), part(&b), Part { recording: None, load: None }]), Some((4, 10)));
+        let part = |w| Part { recording: Some(w), load: None, scheduled: false };
+        assert_eq!(
+            common_window(&[part(&a), part(&b), Part { recording: None, load: None, scheduled: false }]),
+            Some((4, 10))
+        );
         assert_eq!(common_window(&[part(&a), part(&window(11, 12))]), None);
-        assert_eq!(judge(&[Part { recording: None, load: None }], &names(), 0), CoRun::default());
+        assert_eq!(
+            judge(&[Part { recording: None, load: None, scheduled: false }], &names(), 0),
+            CoRun::default()
+        );
     }
 }

@@ -80,6 +80,8 @@ pub struct Outcome {
     pub output_error: Option<f64>,
     /// Why the output is wrong.
     pub output_failure: Option<String>,
+    /// Not all of it was checked.
+    pub output_partial: bool,
     /// Why there is no result.
     pub failure: Option<String>,
 }
@@ -260,7 +262,8 @@ impl Group<'_> {
                 player.outcome.load = Some(load);
                 player.stage = Stage::Split;
             }
-            (Stage::Stopping, FromWorker::Done { output_error, output_failure, forced }) => {
+            (Stage::Stopping, FromWorker::Done { output_error, output_failure, output_partial, forced }) => {
+                player.outcome.output_partial = output_partial;
                 player.outcome.warnings.extend(forced.then_some(Warning::EndedByForce));
                 player.outcome.output_error = output_error;
                 player.outcome.output_failure = output_failure;

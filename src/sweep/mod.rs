@@ -13,4 +13,5 @@ pub mod plan;
 pub mod resume;
 pub mod rows;
 pub mod select;
+pub mod slo;
 pub mod telemetry;

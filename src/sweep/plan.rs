@@ -277,6 +277,11 @@ pub fn estimate(runs: &[Run]) -> Duration {
 
 /// The user's own workload issues its batches as it does.
 fn refuse_pace(own: &OwnTemplate, options: &Options) -> Result<()> {
+    if options.rule.precision.is_some() && matches!(own, OwnTemplate::Program(_)) {
+        bail!(
+            "--precision-target looks at the batches of migbench's own loop: say --duration or --batches instead"
+        );
+    }
     for pace in &options.paces {
         if pace.inflight > 1 {
             bail!("a workload of your own has one batch in flight: leave --inflight out");
@@ -309,10 +314,17 @@ pub fn refuse_impossible(options: &Options) -> Result<()> {
         (Device::Cpu, Precision::Fp16 | Precision::Bf16) => {
             bail!("the CPU device computes in fp32 only: leave --precision {precision} out")
         }
-        (Device::Cuda, Precision::Fp32) => {
-            bail!("the GPU workloads compute in fp16 or bf16, not in fp32: choose one of those")
+        (Device::Cuda, _) => {
+            let all = options.workloads.iter().chain(options.aggressors.iter().map(|a| &a.workload));
+            if let Some(reason) = all.filter_map(|workload| workload.refusal(precision)).next() {
+                bail!("{reason}");
+            }
         }
         _ => {}
+    }
+    if let Some(workload) = options.workloads.iter().find(|w| w.is_transfer() && !options.settings.transfers)
+    {
+        bail!("{workload} measures the copies that --no-transfers leaves out: leave one of the two out");
     }
     for pace in options.paces.iter().filter(|pace| pace.inflight > 1) {
         if options.device == Device::Cpu && pace.load != Load::Closed {
@@ -508,7 +520,20 @@ mod tests {
              choose a smaller --batch"
         );
         assert!(refusal(|o| o.batches = vec![u64::MAX]).contains("18446744073"));
-        assert!(refusal(|o| o.settings.precision = Precision::Fp32).contains("fp16 or bf16"));
+        assert!(
+            refusal(|o| {
+                o.settings.precision = Precision::Fp32;
+                o.workloads.push("resnet50".parse().unwrap());
+            })
+            .contains("fp16 or bf16 only")
+        );
+        assert!(
+            refusal(|o| {
+                o.settings.transfers = false;
+                o.workloads.push("transfer".parse().unwrap());
+            })
+            .contains("--no-transfers")
+        );
         assert!(refusal(|o| o.device = Device::Cpu).contains("fp32 only"));
     }
 }

@@ -51,6 +51,9 @@ fn text<T: ToString>(value: &Option<T>) -> String {
 
 fn place(row: &Row) -> Place {
     let (point, subject) = (&row.point, &row.subject);
+    // Whether the user's program reports its batches is not known before it runs.
+    let is_program = point.backend == "command";
+    let corunners = point.corunners.clone();
     Place {
         round: row.provenance.repetition,
         uuid: subject.instance.uuid().unwrap_or_default().to_owned(),
@@ -58,9 +61,12 @@ fn place(row: &Row) -> Place {
         workload: point.workload.clone(),
         batch: point.batch,
         mode: format!("{:?}", point.mode).to_lowercase(),
-        corunners: point.corunners.clone(),
-        load: point.load.clone(),
-        inflight: point.inflight,
+        corunners: match is_program {
+            true => corunners.replace("/once", "/closed").replace("/imported", "/closed"),
+            false => corunners,
+        },
+        load: if is_program { String::new() } else { point.load.clone() },
+        inflight: if is_program { 0 } else { point.inflight },
     }
 }
 

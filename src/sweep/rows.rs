@@ -6,6 +6,7 @@ use super::plan::{Member, Run};
 use super::telemetry::Edges;
 use crate::machine::{Instance, InstanceKind, Topology, host};
 use crate::measure::bins::LoadLog;
+use crate::measure::load::Arrivals;
 use crate::measure::protocol::{Device, Job};
 use crate::measure::recorder::Recording;
 use crate::results::Row;
@@ -37,16 +38,17 @@ pub fn rows<'a>(context: &Context, run: &Run, outcomes: &'a [Outcome]) -> Vec<Ro
         recording: outcome.recording.as_ref(),
         // Only a program of the user's may load in silence.
         load: outcome.load.as_ref().filter(|load| member.job.own.is_some() || !load.is_unknown()),
+        scheduled: outcome.extras.arrived.is_some(),
     };
     let parts: Vec<_> = run.members.iter().zip(outcomes).map(part).collect();
     let names: Vec<_> = run.members.iter().map(|member| name(&member.instance)).collect();
-    let once = outcomes.iter().any(without_a_word);
+    let own_load = own_load(outcomes);
     let mut rows = Vec::new();
     for (i, (member, outcome)) in run.members.iter().zip(outcomes).enumerate() {
         let mut row = row(context, run, member, outcome);
-        if once && member.job.own.is_some() {
-            row.point.load = ONCE.into();
-            row.point.corunners = corunners(run, member, ONCE);
+        if let Some(load) = own_load.filter(|_| matches!(member.job.own, Some(Own::Program(_)))) {
+            row.point.load = load.into();
+            row.point.corunners = corunners(run, member, load);
             row.seal();
         }
         row.health.gpu_energy_per_sample_j = energy_per_sample(run, outcomes, &parts, i);
@@ -80,6 +82,7 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
         window: Window { rule: member.job.rule.to_string(), ..Window::default() },
         ..Row::default()
     };
+    row.point.inflight = outcome.extras.imported.unwrap_or(row.point.inflight);
     row.seal();
     row.outcome.warnings.0.extend(&outcome.warnings);
     if let Some(recording) = &outcome.recording {
@@ -104,6 +107,9 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
     if outcome.device.as_ref().is_some_and(DeviceIdentity::is_stand_in) {
         row.outcome.warnings.0.insert(Warning::UncheckedOutput);
     }
+    if outcome.output_partial {
+        row.outcome.warnings.0.insert(Warning::PartlyChecked);
+    }
     row.stages = summary::stages(&outcome.stages);
     row.health = health(&row.window, outcome);
     warn(&mut row);
@@ -124,7 +130,7 @@ fn samples_per_batch(member: &Member, outcome: &Outcome) -> f64 {
 
 /// Everything that is counted and timed in the window.
 fn numbers(row: &mut Row, job: &Job, recording: &Recording, outcome: &Outcome) -> Result<()> {
-    (row.latency, row.histograms.latency) = summary::latency(recording, job.inflight as u64)?;
+    (row.latency, row.histograms.latency) = summary::latency(recording, row.point.inflight.into())?;
     let rule = std::mem::take(&mut row.window.rule);
     let named_start_ns = outcome.named_start_ns;
     row.window = Window { rule, named_start_ns, ..summary::window(recording, outcome.warmup_batches) };
@@ -133,6 +139,7 @@ fn numbers(row: &mut Row, job: &Job, recording: &Recording, outcome: &Outcome) -
     }
     let (flops, bytes) = counts(job);
     row.rates = summary::rates(&row.latency, &row.window, &row.point, flops, bytes);
+    row.rates.offered = job.load.arrivals().map(Arrivals::rate);
     if let Some(known) = &outcome.extras.known {
         let unmet = known.unmet().join(";");
         (row.window.mean_halfwidth, row.window.p99_halfwidth) = (known.mean, known.p99);
@@ -147,7 +154,15 @@ fn numbers(row: &mut Row, job: &Job, recording: &Recording, outcome: &Outcome) -
     Ok(())
 }
 
-/// The user's program reported nothing: all of it is one batch.
+/// The load of the user's programs, known when they have ended without a report: all of each is one
+/// batch, or its file tells the batches.
+fn own_load(outcomes: &[Outcome]) -> Option<&'static str> {
+    let imported = outcomes.iter().any(|outcome| outcome.extras.imported.is_some());
+    let silent = outcomes.iter().any(without_a_word);
+    if imported { Some("imported") } else { silent.then_some("once") }
+}
+
+/// The user's program reported nothing while it ran.
 fn without_a_word(outcome: &Outcome) -> bool {
     outcome.load.as_ref().is_some_and(LoadLog::is_unknown)
 }
@@ -292,8 +307,6 @@ fn own_point(run: &Run, member: &Member) -> Point {
 
 /// The next batch is issued when one is done.
 const CLOSED: &str = "closed";
-/// The user's program is one batch.
-const ONCE: &str = "once";
 
 /// Who measures beside a member: the sorted multiset of profile/workload/batch/load, of the user's own
 /// programs with `own_load`.

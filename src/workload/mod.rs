@@ -12,7 +12,7 @@ pub mod onnx;
 pub mod scripted;
 mod spec;
 
-pub use spec::{Kind, Spec};
+pub use spec::{Kind, LlamaSize, Spec};
 
 use crate::machine::Instance;
 use anyhow::Result;
@@ -84,7 +84,7 @@ impl fmt::Display for Sync {
 #[serde(rename_all = "lowercase")]
 pub enum Own {
     /// A program.
-    Program(command::Program),
+    Program(Box<command::Program>),
     /// A network.
     Model(Box<onnx::Model>),
 }
@@ -113,7 +113,7 @@ impl OwnTemplate {
     /// The network does not take this batch.
     pub fn on(&self, instance: &Instance, index: usize, batch: u64) -> Result<Own> {
         match self {
-            OwnTemplate::Program(template) => Ok(Own::Program(template.on(instance, index, batch))),
+            OwnTemplate::Program(template) => Ok(Own::Program(Box::new(template.on(instance, index, batch)))),
             OwnTemplate::Model(template) => template.on(batch).map(|model| Own::Model(Box::new(model))),
         }
     }
@@ -199,8 +199,8 @@ pub struct Stages {
     pub enqueue_ns: u64,
 }
 
-/// Sees the result of an operation: its number, the sample, its values.
-pub type Visit<'a> = dyn FnMut(usize, usize, &[f32]) + 'a;
+/// Sees the result of an operation: its number, the buffer that it wrote, the sample, the values.
+pub type Visit<'a> = dyn FnMut(usize, model::BufferId, usize, &[f32]) + 'a;
 
 /// One batch, issued and waited for.
 ///
@@ -232,8 +232,9 @@ pub trait Workload {
     }
 
     /// Runs one batch on lane 0 operation by operation, with the kernels of an ordinary batch, each
-    /// into an output of NaN unless it works in place, and shows what each operation left for each
-    /// of `samples`: `visit(operation, sample, values)`, values as f32, row-major.
+    /// into outputs of NaN unless it keeps what is there, and shows what each operation left for each
+    /// of `samples`, buffer by buffer: `visit(operation, buffer, sample, values)`, values as f32,
+    /// row-major.
     fn trace(&mut self, batch: usize, samples: &[usize], visit: &mut Visit) -> Result<()> {
         let _ = (batch, samples, visit);
         Ok(())
@@ -287,23 +288,46 @@ impl Corruption {
     }
 }
 
-/// Refuses what cannot fit, before anything is allocated. Sizes in bytes.
-pub(crate) fn refuse_if_too_large(
-    name: &str,
-    batch: usize,
-    lanes: usize,
-    needed: u64,
-    free: Option<u64>,
-    place: &str,
-) -> Result<()> {
-    let Some(free) = free.filter(|&free| needed > free) else { return Ok(()) };
-    let in_flight = if lanes > 1 { format!(" with {lanes} in flight") } else { String::new() };
-    let gb = |bytes: u64| bytes as f64 / 1e9;
-    anyhow::bail!(
-        "{name} at batch {batch}{in_flight} needs {:.1} GB, {place} has {:.1} GB free: choose a smaller --batch",
-        gb(needed),
-        gb(free)
-    )
+/// What a workload will allocate, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Need {
+    /// Of weights that are not there yet.
+    pub(crate) weights: u64,
+    /// Of one lane.
+    pub(crate) lane: u64,
+    /// Lanes.
+    pub(crate) lanes: usize,
+    /// Samples in a batch.
+    pub(crate) batch: usize,
+}
+
+impl Need {
+    /// All of it.
+    pub(crate) fn total(&self) -> u64 {
+        self.weights.saturating_add(self.lane.saturating_mul(self.lanes as u64))
+    }
+
+    /// Refuses what cannot fit, before anything is allocated.
+    pub(crate) fn refuse_unless_it_fits(&self, name: &str, free: Option<u64>, place: &str) -> Result<()> {
+        let Some(free) = free.filter(|&free| self.total() > free) else { return Ok(()) };
+        let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+        if self.weights > free {
+            anyhow::bail!(
+                "{name} needs {} for its weights alone, {place} has {} free: choose a smaller network or a \
+                 larger instance",
+                gb(self.weights),
+                gb(free)
+            );
+        }
+        let in_flight =
+            if self.lanes > 1 { format!(" with {} in flight", self.lanes) } else { String::new() };
+        anyhow::bail!(
+            "{name} at batch {}{in_flight} needs {}, {place} has {} free: choose a smaller --batch",
+            self.batch,
+            gb(self.total()),
+            gb(free)
+        )
+    }
 }
 
 #[cfg(test)]
@@ -311,20 +335,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_that_cannot_fit_is_refused_with_both_sizes() {
-        let refusal = |lanes, needed, free| {
-            refuse_if_too_large("mlp", 8, lanes, needed, free, "the device").err().map(|e| e.to_string())
+    fn what_cannot_fit_is_refused_with_both_sizes() {
+        let refusal = |weights, lane, lanes, free| {
+            let need = Need { weights, lane, lanes, batch: 8 };
+            need.refuse_unless_it_fits("mlp", free, "the instance").err().map(|e| e.to_string())
         };
         assert_eq!(
-            refusal(1, 61_300_000_000, Some(15_800_000_000)).unwrap(),
-            "mlp at batch 8 needs 61.3 GB, the device has 15.8 GB free: choose a smaller --batch"
+            refusal(1_000_000_000, 5_100_000_000, 1, Some(4_600_000_000)).unwrap(),
+            "mlp at batch 8 needs 6.1 GB, the instance has 4.6 GB free: choose a smaller --batch"
         );
-        assert!(
-            refusal(2, 1_000_000_000, Some(0))
-                .unwrap()
-                .starts_with("mlp at batch 8 with 2 in flight needs 1.0 GB")
+        assert_eq!(
+            refusal(16_100_000_000, 1, 1, Some(4_600_000_000)).unwrap(),
+            "mlp needs 16.1 GB for its weights alone, the instance has 4.6 GB free: choose a smaller network \
+             or a larger instance"
         );
-        assert_eq!(refusal(1, 5, Some(5)), None);
-        assert_eq!(refusal(1, u64::MAX, None), None, "unknown is not too little");
+        let two = refusal(0, 500_000_000, 2, Some(0)).unwrap();
+        assert!(two.starts_with("mlp at batch 8 with 2 in flight needs 1.0 GB"), "{two}");
+        assert_eq!(refusal(1, 4, 1, Some(5)), None);
+        assert_eq!(refusal(u64::MAX, u64::MAX, 9, None), None, "unknown is not too little");
     }
 }

@@ -119,6 +119,25 @@ fn has_company() -> bool {
     answer
 }
 
+/// CUlaunchConfig.
+#[repr(C)]
+struct LaunchConfig {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared_bytes: u32,
+    stream: u64,
+    attributes: *const LaunchAttribute,
+    count: u32,
+}
+
+/// CUlaunchAttribute: a number that says which, and 64 bytes.
+#[repr(C, align(8))]
+struct LaunchAttribute {
+    id: u32,
+    _padding: u32,
+    value: [u32; 16],
+}
+
 static LOST: AtomicU32 = AtomicU32::new(0);
 static DEVICES: OnceLock<Result<Vec<Device>, u32>> = OnceLock::new();
 
@@ -402,6 +421,42 @@ export! {
         }
         code(state().work(stream, Work::kernel()))
     };
+    fn cuLaunchKernelEx(config: *const LaunchConfig, function: u64, _arguments: *mut *mut c_void,
+        _extra: *mut *mut c_void) => {
+        let config = &*config;
+        let attributes = std::slice::from_raw_parts(config.attributes, config.count as usize);
+        // A cluster (4) must divide the grid; the other that is known is an early start (6).
+        for attribute in attributes {
+            match attribute.id {
+                4 if config.grid[0].is_multiple_of(attribute.value[0].max(1)) => {}
+                6 if attribute.value[0] == 1 => {}
+                _ => return Err(INVALID_VALUE),
+            }
+        }
+        if function == 0 || config.shared_bytes as i32 > at(0)?.shared_bytes {
+            return Err(INVALID_VALUE);
+        }
+        code(state().work(config.stream, Work::kernel()))
+    };
+    fn cuTensorMapEncodeTiled(map: *mut c_void, _format: u32, rank: u32, address: *mut c_void, sizes: *const u64,
+        strides: *const u64, boxes: *const u32, _steps: *const u32, _interleave: u32, swizzle: u32,
+        _promotion: u32, _fill: u32) => {
+        // What NVIDIA's documentation of it demands of dimensions of 16-bit numbers.
+        let rank = rank as usize;
+        let sizes = std::slice::from_raw_parts(sizes, rank);
+        let strides = std::slice::from_raw_parts(strides, rank - 1);
+        let boxes = std::slice::from_raw_parts(boxes, rank);
+        let row = boxes[0] * 2;
+        let widest = match swizzle { 1 => 32, 2 => 64, 3 => 128, _ => return Err(INVALID_VALUE) };
+        let right = (map as usize).is_multiple_of(64)
+            && (address as usize).is_multiple_of(16)
+            && sizes.iter().all(|&size| (1..=1 << 32).contains(&size))
+            && strides.iter().all(|&bytes| bytes.is_multiple_of(16) && bytes < 1 << 40)
+            && boxes.iter().all(|&size| (1..=256).contains(&size))
+            && row.is_multiple_of(16)
+            && row <= widest;
+        if right { Ok(()) } else { Err(INVALID_VALUE) }
+    };
     fn cuStreamCreate(to: *mut u64, _flags: u32) => {
         let mut state = state();
         let handle = state.handle();
@@ -473,6 +528,13 @@ export! {
         let mut state = state();
         let when = state.streams.get(&stream).ok_or(INVALID_HANDLE)?.busy_until.max(now());
         *state.events.get_mut(&event).ok_or(INVALID_HANDLE)? = when;
+        Ok(())
+    };
+    fn cuStreamWaitEvent(stream: u64, event: u64, _flags: u32) => {
+        let mut state = state();
+        let when = *state.events.get(&event).ok_or(INVALID_HANDLE)?;
+        let stream = state.streams.get_mut(&stream).ok_or(INVALID_HANDLE)?;
+        stream.busy_until = stream.busy_until.max(when);
         Ok(())
     };
     fn cuEventElapsedTime(to: *mut f32, start: u64, end: u64) => {

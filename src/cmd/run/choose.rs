@@ -77,8 +77,13 @@ fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result
     if args.mode == Some(Modes::Isolated) && !selection.aggressors.is_empty() {
         bail!("--mode isolated leaves nobody for --aggressor to disturb: say --mode concurrent or both");
     }
-    // A program runs as it is, unless it is to be called with several sizes.
-    let mut batches = args.batch.clone().unwrap_or(if own.is_some() { vec![1] } else { vec![1, 32] });
+    let workloads = match &own {
+        Some(own) => vec![own::spec(own)],
+        None => workloads(args, cpu)?,
+    };
+    // A program runs as it is, unless it is to be called with several sizes; a probe has its own size.
+    let once = own.is_some() || workloads.iter().all(Spec::is_probe);
+    let mut batches = args.batch.clone().unwrap_or(if once { vec![1] } else { vec![1, 32] });
     batches.sort_unstable();
     batches.dedup();
     let paces = load::paces(&args.load)?;
@@ -99,10 +104,7 @@ fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result
             extra_work_us: args.extra_work_us,
             corruption: args.corrupt,
         },
-        workloads: match &own {
-            Some(own) => vec![own::spec(own)],
-            None => workloads(args, cpu)?,
-        },
+        workloads,
         own,
         batches,
         repeat: args.repeat,
@@ -135,18 +137,34 @@ fn near(selection: &Selection, topology: &Topology) -> BTreeMap<String, Vec<usiz
     gpus.filter_map(|gpu| Some((gpu.uuid.clone(), cpus(gpu)?))).collect()
 }
 
-/// The workloads asked for, each once, with the sequence length asked for.
+/// The workloads asked for, each once, with the sizes asked for.
 fn workloads(args: &RunArgs, cpu: bool) -> Result<Vec<Spec>> {
     let default = if cpu { "bert-tiny" } else { "bert-base" };
-    let mut workloads =
-        if args.workload.is_empty() { vec![default.parse::<Spec>()?] } else { args.workload.clone() };
+    let mut workloads: Vec<Spec> = args.workload.iter().flat_map(|named| named.0.clone()).collect();
+    if workloads.is_empty() {
+        workloads.push(default.parse()?);
+    }
+    let first = workloads[0].clone();
+    let meaningless = |option: &str| -> Result<()> {
+        bail!("{option} means nothing to the workload {first}: leave it out")
+    };
     if let Some(seq_len) = args.seq_len {
         if !workloads.iter().any(Spec::has_seq_len) {
-            bail!("--seq-len means nothing to the workload {}: leave it out", workloads[0]);
+            meaningless("--seq-len")?;
         }
-        for workload in workloads.iter_mut().filter(|w| w.has_seq_len()) {
-            workload.seq_len = seq_len.into();
+        workloads.iter_mut().try_for_each(|w| w.set_seq_len(seq_len as usize))?;
+    }
+    if let Some(size) = args.llama_size {
+        if !workloads.iter().any(Spec::is_llama) {
+            meaningless("--llama-size")?;
         }
+        workloads.iter_mut().for_each(|w| w.set_llama_size(size));
+    }
+    if let Some(context) = args.context {
+        if !workloads.iter().any(Spec::has_context) {
+            meaningless("--context")?;
+        }
+        workloads.iter_mut().for_each(|w| w.set_context(context as usize));
     }
     let mut once: Vec<Spec> = Vec::new();
     for workload in workloads {

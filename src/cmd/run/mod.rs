@@ -7,7 +7,7 @@ mod saved;
 use crate::analysis::{rounds, slowdown as analysis};
 use crate::machine::Topology;
 use crate::machine::nvml::Library;
-use crate::render::{names::Names, progress::Progress, runs, slowdown, table};
+use crate::render::{names::Names, progress::Progress, runs, slo, slowdown, table};
 use crate::results::csv_file::Output;
 use crate::results::environment::provenance;
 use crate::results::row::Status;
@@ -16,6 +16,7 @@ use crate::sweep::launch::Launcher;
 use crate::sweep::monitor::Monitor;
 use crate::sweep::plan::{self, Options, Run};
 use crate::sweep::rows::{self, Context};
+use crate::sweep::slo::Hunt;
 use crate::workload::Spec;
 use anyhow::{Context as _, Result, bail};
 use choose::{Planned, plan_runs};
@@ -167,11 +168,18 @@ fn listen_to_signals() -> Result<()> {
 fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result<Exit> {
     let mut progress = Progress::new(prepared.runs.len(), args.quiet);
     for (index, run) in prepared.runs.iter().enumerate() {
-        progress.begin(index + 1, run);
-        let mut observe = |member: usize, stage, batches| progress.show(member, stage, batches);
-        let outcomes = group::play(run, &prepared.conductor, &mut observe);
-        progress.end();
-        prepared.saved.add(rows::rows(&prepared.context, run, &outcomes))?;
+        let mut hunt = args.load.slo.map(|slo| Hunt::new(run, slo));
+        let mut next = hunt.as_ref().map_or_else(|| Some(run.clone()), Hunt::next);
+        while let Some(run) = next {
+            progress.begin(index + 1, &run);
+            let mut observe = |member: usize, stage, batches| progress.show(member, stage, batches);
+            let outcomes = group::play(&run, &prepared.conductor, &mut observe);
+            progress.end();
+            let mut rows = rows::rows(&prepared.context, &run, &outcomes);
+            hunt.iter_mut().for_each(|hunt| hunt.learn(&mut rows));
+            prepared.saved.add(rows)?;
+            next = hunt.as_ref().filter(|_| INTERRUPTS.load(Relaxed) == 0).and_then(Hunt::next);
+        }
         if INTERRUPTS.load(Relaxed) > 0 {
             break;
         }
@@ -195,6 +203,7 @@ fn show(saved: &Saved, out: &mut dyn Write) -> Result<()> {
     let mut write = || {
         table::write(out, &rounds::fold(&shown), &names)?;
         slowdown::write(out, &analysis::slowdowns(&all), &analysis::packed(&all), &names)?;
+        slo::write(out, saved.shown())?;
         writeln!(out, "saved: {}", path.display())
     };
     match write() {

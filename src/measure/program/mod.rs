@@ -6,16 +6,18 @@
 //! A program that ends without a word on MIGBENCH_FD is one batch, from its start to its end. One that
 //! says hello reports its own batches (docs/protocol.md).
 
+mod import;
 mod process;
 mod reported;
 
+use self::import::Imported;
 use self::process::{Process, Read1, status_text};
 use self::reported::{At, Reported};
 use super::bins::LoadLog;
 use super::clock::{Clock, Monotonic};
 use super::fault::Phase;
 use super::protocol::{FromWorker, Job};
-use super::recorder::Recorder;
+use super::records::Extras;
 use super::window::Control;
 use super::worker::Out;
 use crate::machine::host;
@@ -25,6 +27,7 @@ use crate::workload::command::line::Lines;
 use anyhow::{Result, bail, ensure};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::SystemTime;
 
 /// Between two signs of life.
 const SIGN_NS: u64 = 1_000_000_000;
@@ -45,6 +48,7 @@ pub(super) fn supervise(
     // Had the kernel ended this process with its parent, the program would stay. The end of standard
     // input ends the whole group instead.
     set_parent_process_death_signal(None::<Signal>)?;
+    let file_before = program.import.as_deref().and_then(import::written);
     let process = Process::start(program)?;
     let mut session = Session {
         program,
@@ -57,6 +61,7 @@ pub(super) fn supervise(
         heard_at: Monotonic.now(),
         signed_at: 0,
         throttled_before: None,
+        file_before,
     };
     let outcome = session.run();
     if outcome.is_err() {
@@ -77,6 +82,8 @@ struct Session<'a> {
     heard_at: u64,
     signed_at: u64,
     throttled_before: Option<u64>,
+    /// When the file to import had been written before the program was started.
+    file_before: Option<SystemTime>,
 }
 
 impl Session<'_> {
@@ -85,6 +92,7 @@ impl Session<'_> {
         if self.reported.at == At::Silent {
             return self.without_a_word();
         }
+        ensure!(self.program.import.is_none(), "the program reports its batches itself: leave --import out");
         self.out.send(&FromWorker::Hello { identity: identity(self.reported.uuid.clone()) })?;
         *self.phase = Phase::Prepare;
         self.until(At::Warming)?;
@@ -241,7 +249,7 @@ impl Session<'_> {
             "the program {} after it was told to stop",
             status_text(status)
         );
-        self.out.send(&FromWorker::Done { output_error: None, output_failure: None, forced: !by_itself })
+        self.out.send(&done(!by_itself))
     }
 
     /// Ends a program that did something wrong.
@@ -263,14 +271,15 @@ impl Session<'_> {
         self.out.send(&FromWorker::Ready { warmup_batches: 0 })?;
         self.wait_for(|c| c.start_at.load(Relaxed) > 0 || c.cut.load(Relaxed));
         *self.phase = Phase::Window;
-        let mut recorder = Recorder::new();
-        recorder.open(start);
-        recorder.record(start, end);
+        let left = match self.program.import.as_ref().filter(|_| status.success()) {
+            Some(file) => import::read(file, self.file_before, start, end)?,
+            None => Imported::whole(start, end),
+        };
         // Who did what in that time is not known.
         let load = LoadLog { start_ns: start, end_ns: end, ..LoadLog::default() };
         self.out.send(&FromWorker::WindowDone {
-            latency: recorder.finish(),
-            extras: Box::default(),
+            latency: left.latency,
+            extras: Box::new(Extras { imported: left.inflight, ..Extras::default() }),
             load: load.clone(),
             cut: false,
             cpu_throttled_us: None,
@@ -279,10 +288,10 @@ impl Session<'_> {
         ensure!(status.success(), "the program {}", status_text(status));
         self.wait_for(|c| c.stages.load(Relaxed));
         if self.control.stages.load(Relaxed) {
-            self.out.send(&FromWorker::StagesDone { stages: Vec::new(), load })?;
+            self.out.send(&FromWorker::StagesDone { stages: left.stages, load })?;
         }
         self.wait_for(|_| false);
-        self.out.send(&FromWorker::Done { output_error: None, output_failure: None, forced: false })
+        self.out.send(&done(false))
     }
 
     /// Until it holds, or the parent wants a stop.
@@ -308,4 +317,9 @@ fn sign(out: &Out, control: &Control, signed_at: &mut u64) {
 /// What is known of the device without opening it: the program was given one, and may have said which.
 fn identity(uuid: Option<String>) -> DeviceIdentity {
     DeviceIdentity { device_count: 1, uuid, ..DeviceIdentity::default() }
+}
+
+/// The last message: a program's output is its own affair.
+fn done(forced: bool) -> FromWorker {
+    FromWorker::Done { output_error: None, output_failure: None, output_partial: false, forced }
 }

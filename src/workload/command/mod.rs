@@ -2,6 +2,7 @@
 //! behind. No process is started here ([`crate::measure::program`] does), no time is read.
 
 pub mod line;
+pub mod trtexec;
 
 use crate::machine::Instance;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,8 @@ pub struct Template {
     pub arguments: Vec<String>,
     /// How long it may say nothing, in ns.
     pub deadline_ns: u64,
+    /// The file that trtexec leaves behind.
+    pub import: Option<String>,
 }
 
 /// A program as it is started on one instance.
@@ -22,6 +25,9 @@ pub struct Program {
     pub arguments: Vec<String>,
     /// How long it may say nothing, in ns.
     pub deadline_ns: u64,
+    /// The file that trtexec leaves behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import: Option<String>,
 }
 
 /// What the placeholders stand for.
@@ -38,6 +44,7 @@ impl Template {
         Program {
             arguments: self.arguments.iter().map(|argument| place.fill(argument)).collect(),
             deadline_ns: self.deadline_ns,
+            import: self.import.as_ref().map(|file| place.fill(file)),
         }
     }
 
@@ -81,17 +88,19 @@ impl Place<'_> {
     }
 }
 
-/// One word of a shell's command line, without line breaks.
+/// One word of a shell's command line, without line breaks and semicolons.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "_@%+=:,./{}-".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
     }
-    if word.chars().any(char::is_control) {
+    // A row lists its co-runners between semicolons.
+    if word.chars().any(|c| c.is_control() || c == ';') {
         let escaped: String = word
             .chars()
             .map(|c| match c {
                 '\'' | '\\' => format!("\\{c}"),
+                ';' => "\\x3b".to_owned(),
                 c if c.is_control() => c.escape_default().to_string(),
                 c => c.to_string(),
             })
@@ -107,7 +116,11 @@ mod tests {
     use crate::machine::InstanceKind;
 
     fn template(arguments: &[&str]) -> Template {
-        Template { arguments: arguments.iter().map(|&a| a.to_owned()).collect(), deadline_ns: 1 }
+        Template {
+            arguments: arguments.iter().map(|&a| a.to_owned()).collect(),
+            deadline_ns: 1,
+            import: None,
+        }
     }
 
     #[test]
@@ -130,7 +143,10 @@ mod tests {
 
     #[test]
     fn the_text_is_one_line_that_a_shell_understands() {
-        let template = template(&["sh", "-c", "echo 'a b' > {index}", "", "x=1", "two\nlines\t'\\"]);
-        assert_eq!(template.text(), r#"sh -c 'echo '\''a b'\'' > {index}' '' x=1 $'two\nlines\t\'\\'"#);
+        let template = template(&["sh", "-c", "echo 'a b' > {index}", "", "x=1", "a; b", "two\nlines\t'\\"]);
+        assert_eq!(
+            template.text(),
+            r#"sh -c 'echo '\''a b'\'' > {index}' '' x=1 $'a\x3b b' $'two\nlines\t\'\\'"#
+        );
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! fp32 throughout, rows spread over rayon's threads.
 
-use crate::workload::model::Activation;
+use crate::workload::model::{Activation, Buffer};
 use gemm::Parallelism;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -31,19 +31,61 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// `out = activation(x · w + bias)`; `out` is dense, `bias` has one element a column.
-pub fn linear(x: Matrix, w: Matrix, bias: &[f32], activation: Activation, out: &mut [f32]) {
+/// What is added to a product before its activation.
+#[derive(Clone, Copy)]
+pub enum Residual<'a> {
+    /// Nothing.
+    None,
+    /// What is in the output already.
+    InPlace,
+    /// As many values as the output has.
+    Values(&'a [f32]),
+}
+
+/// What follows a product.
+pub struct Epilogue<'a> {
+    /// One element a column.
+    pub bias: Option<&'a [f32]>,
+    /// Added.
+    pub residual: Residual<'a>,
+    /// Applied last.
+    pub activation: Activation,
+}
+
+/// `out = activation(x · w + bias + residual)`; `out` is dense.
+pub fn linear(x: Matrix, w: Matrix, epilogue: &Epilogue, out: &mut [f32]) {
     let n = w.columns;
-    assert!(x.columns == w.rows && out.len() == x.rows * n && bias.len() == n);
-    let strides = ((w.row_stride as isize, 1), (n as isize, 1));
-    product(x, w, strides.0, out.as_mut_ptr(), strides.1, (x.rows, n, x.columns), 1.0, threads());
-    for_row_blocks(out, n, |rows| {
-        for row in rows.chunks_exact_mut(n) {
-            for (value, bias) in row.iter_mut().zip(bias) {
-                *value += bias;
+    assert!(x.columns == w.rows && out.len() == x.rows * epilogue.activation.columns(n));
+    if epilogue.activation == Activation::SwiGlu {
+        let mut pairs = vec![0.0; x.rows * n];
+        let plain = Epilogue { activation: Activation::None, ..*epilogue };
+        linear(x, w, &plain, &mut pairs);
+        out.par_chunks_mut(GRAIN).zip(pairs.par_chunks(2 * GRAIN)).for_each(|(out, pairs)| {
+            for (out, pair) in out.iter_mut().zip(pairs.chunks_exact(2)) {
+                *out = pair[0] / (1.0 + exp(-pair[0])) * pair[1];
             }
-            activate(activation, row);
-        }
+        });
+        return;
+    }
+    let strides = ((w.row_stride as isize, 1), (n as isize, 1));
+    let add = matches!(epilogue.residual, Residual::InPlace);
+    product(x, w, strides.0, (out.as_mut_ptr(), add), strides.1, (x.rows, n, x.columns), 1.0, threads());
+    let block = (GRAIN / n).max(1) * n;
+    out.par_chunks_mut(block).enumerate().for_each(|(i, rows)| {
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                if let Residual::Values(residual) = epilogue.residual {
+                    rows.iter_mut().zip(&residual[i * block..]).for_each(|(value, r)| *value += r);
+                }
+                for row in rows.chunks_exact_mut(n) {
+                    if let Some(bias) = epilogue.bias {
+                        row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+                    }
+                    activate(epilogue.activation, row);
+                }
+            },
+        )
     });
 }
 
@@ -54,13 +96,13 @@ fn threads() -> Parallelism {
     }
 }
 
-/// `out = scale · x · w`, with (row, column) strides for `w` and `out`; `shape` is (m, n, k).
+/// `out = scale · x · w`, or that added to it, with (row, column) strides for `w` and `out`; `shape` is (m, n, k).
 #[expect(clippy::too_many_arguments, reason = "a matrix product has that many")]
 fn product(
     x: Matrix,
     w: Matrix,
     w_strides: (isize, isize),
-    out: *mut f32,
+    (out, add): (*mut f32, bool),
     out_strides: (isize, isize),
     (m, n, k): (usize, usize, usize),
     scale: f32,
@@ -76,14 +118,14 @@ fn product(
             out,
             out_strides.1,
             out_strides.0,
-            false,
+            add,
             x.values.as_ptr(),
             1,
             x.row_stride as isize,
             w.values.as_ptr(),
             w_strides.1,
             w_strides.0,
-            0.0,
+            if add { 1.0 } else { 0.0 },
             scale,
             false,
             false,
@@ -94,7 +136,7 @@ fn product(
 }
 
 /// `out[r] = word[tokens[r]] + position[r mod positions] + segment`.
-pub fn embed(tokens: &[u32], word: &[f32], position: &[f32], segment: &[f32], out: &mut [f32]) {
+pub fn embed(tokens: &[f32], word: &[f32], position: &[f32], segment: &[f32], out: &mut [f32]) {
     let h = segment.len();
     let positions = position.len() / h;
     out.par_chunks_mut(h).with_min_len(GRAIN / h).enumerate().for_each(|(r, out)| {
@@ -104,6 +146,116 @@ pub fn embed(tokens: &[u32], word: &[f32], position: &[f32], segment: &[f32], ou
             *value = word[c] + position[c] + segment[c];
         }
     });
+}
+
+/// `out[r] = table[tokens[r]]`.
+pub fn lookup(tokens: &[f32], table: &[f32], out: &mut [f32]) {
+    let h = out.len() / tokens.len();
+    for (out, &token) in out.chunks_exact_mut(h).zip(tokens) {
+        out.copy_from_slice(&table[token as usize * h..][..h]);
+    }
+}
+
+/// `out = x`.
+pub fn copy(x: &[f32], out: &mut [f32]) {
+    let chunks = out.par_chunks_mut(GRAIN * 16).zip(x.par_chunks(GRAIN * 16));
+    chunks.for_each(|(out, x)| out.copy_from_slice(x));
+}
+
+/// The position of the largest value, the first of equals.
+pub fn first_largest(row: &[f32]) -> usize {
+    (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
+}
+
+/// See [`crate::workload::model::Op::RmsNorm`].
+pub fn rms_norm(x: &[f32], gamma: &[f32], epsilon: f32, out: &mut [f32]) {
+    let h = gamma.len();
+    out.par_chunks_mut(h).zip(x.par_chunks(h)).with_min_len(GRAIN / h).for_each(|(out, x)| {
+        let factor = 1.0 / (sum(x, |v| v * v) / h as f32 + epsilon).sqrt();
+        for ((out, x), gamma) in out.iter_mut().zip(x).zip(gamma) {
+            *out = x * factor * gamma;
+        }
+    });
+}
+
+/// The shapes of a decoder's attention; see [`crate::workload::model::Op::Rotate`].
+pub struct Heads {
+    rows: usize,
+    context: usize,
+    /// Of a row of queries, keys and values, and of the cache.
+    columns: usize,
+    wide: usize,
+    width: usize,
+    heads: usize,
+    kv_heads: usize,
+}
+
+impl Heads {
+    /// From the shapes of the two buffers.
+    pub fn new(qkv: &Buffer, heads: usize, kv_heads: usize, cache: &Buffer) -> Heads {
+        let (rows, columns, wide) = (qkv.rows, qkv.columns, cache.columns);
+        Heads { rows, context: cache.rows, columns, wide, width: wide / 2 / kv_heads, heads, kv_heads }
+    }
+
+    /// Queries in place; keys and values into the cache. All samples of `qkv`.
+    pub fn rotate(&self, qkv: &mut [f32], angles: &[f32], cache: &mut [f32]) {
+        for (r, row) in qkv.chunks_exact_mut(self.columns).enumerate() {
+            let angles = &angles[r % self.rows * self.width..][..self.width];
+            let (queries, rest) = row.split_at_mut(self.heads * self.width);
+            queries.chunks_exact_mut(self.width).for_each(|head| turn(head, angles));
+            let place = r / self.rows * self.context + self.context - self.rows + r % self.rows;
+            let cached = &mut cache[place * self.wide..][..self.wide];
+            cached.copy_from_slice(rest);
+            cached[..self.wide / 2].chunks_exact_mut(self.width).for_each(|head| turn(head, angles));
+        }
+    }
+
+    /// Causal attention of all samples of `out`.
+    pub fn attend(&self, qkv: &[f32], cache: &[f32], out: &mut [f32]) {
+        let d = self.width;
+        let rows = out.par_chunks_mut(self.heads * d).enumerate();
+        rows.for_each(|(r, out)| {
+            let seen = self.context - self.rows + 1 + r % self.rows;
+            let cache = &cache[r / self.rows * self.context * self.wide..][..seen * self.wide];
+            let mut scores = vec![0.0; seen];
+            for (head, out) in out.chunks_exact_mut(d).enumerate() {
+                let kv = head / (self.heads / self.kv_heads) * d;
+                let query = &qkv[r * self.columns + head * d..][..d];
+                let scale = 1.0 / (d as f32).sqrt();
+                for (score, row) in scores.iter_mut().zip(cache.chunks_exact(self.wide)) {
+                    *score = dot(query, &row[kv..][..d]) * scale;
+                }
+                softmax(&mut scores);
+                out.fill(0.0);
+                for (score, row) in scores.iter().zip(cache.chunks_exact(self.wide)) {
+                    let values = &row[self.wide / 2 + kv..][..d];
+                    out.iter_mut().zip(values).for_each(|(o, v)| *o += score * v);
+                }
+            }
+        });
+    }
+}
+
+/// The two halves of a head against each other.
+fn turn(head: &mut [f32], angles: &[f32]) {
+    let half = head.len() / 2;
+    let ((first, second), (cosines, sines)) = (head.split_at_mut(half), angles.split_at(half));
+    for i in 0..half {
+        let (a, b) = (first[i], second[i]);
+        first[i] = a * cosines[i] - b * sines[i];
+        second[i] = b * cosines[i] + a * sines[i];
+    }
+}
+
+/// In eight lanes, as [`sum`].
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0f32; 8];
+    for (a, b) in a.chunks_exact(8).zip(b.chunks_exact(8)) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * b;
+        }
+    }
+    lanes.iter().sum()
 }
 
 /// Normalises each row of `x` (+ `residual`) in place; see [`crate::workload::model::Op::AddNorm`].
@@ -148,7 +300,16 @@ pub fn attention(qkv: &[f32], batch: usize, rows: usize, heads: usize, out: &mut
             let scale = 1.0 / (d as f32).sqrt();
             let transposed = (1, 3 * h as isize);
             let dense = (rows as isize, 1);
-            product(q, k, transposed, scores.as_mut_ptr(), dense, (rows, rows, d), scale, Parallelism::None);
+            product(
+                q,
+                k,
+                transposed,
+                (scores.as_mut_ptr(), false),
+                dense,
+                (rows, rows, d),
+                scale,
+                Parallelism::None,
+            );
             pulp::Arch::new().dispatch(
                 #[inline(always)]
                 || scores.chunks_exact_mut(rows).for_each(softmax),
@@ -158,7 +319,7 @@ pub fn attention(qkv: &[f32], batch: usize, rows: usize, heads: usize, out: &mut
             // rows' columns head·d..head·d+d and no other.
             let start = unsafe { out.0.add(sample * rows * h + head * d) };
             let strides = ((3 * h as isize, 1), (h as isize, 1));
-            product(scores, v, strides.0, start, strides.1, (rows, d, rows), 1.0, Parallelism::None);
+            product(scores, v, strides.0, (start, false), strides.1, (rows, d, rows), 1.0, Parallelism::None);
         });
     });
 }
@@ -168,21 +329,11 @@ struct Shared(*mut f32);
 // SAFETY: see the only use, in `attention`.
 unsafe impl std::marker::Sync for Shared {}
 
-/// Blocks of whole rows, in parallel, in the widest instruction set.
-fn for_row_blocks(values: &mut [f32], columns: usize, body: impl Fn(&mut [f32]) + Sync) {
-    let block = (GRAIN / columns).max(1) * columns;
-    values.par_chunks_mut(block).for_each(|rows| {
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || body(rows),
-        )
-    });
-}
-
 #[inline(always)]
 fn activate(activation: Activation, row: &mut [f32]) {
     match activation {
-        Activation::None => {}
+        // Two columns become one: not here.
+        Activation::None | Activation::SwiGlu => {}
         Activation::Relu => row.iter_mut().for_each(|v| *v = if *v < 0.0 { 0.0 } else { *v }),
         Activation::Gelu => {
             row.iter_mut().for_each(|v| *v *= 0.5 + 0.5 * erf(*v * std::f32::consts::FRAC_1_SQRT_2))

@@ -4,7 +4,8 @@
 //! a network is. None of it may leave the thread that opened the device, which is the one that the
 //! context is current in.
 
-use super::driver::{Api, CudaError, api};
+use super::driver::{Api, CudaError, Newer, api, newer};
+use super::kernels::Set;
 use super::network::Gpu;
 use crate::workload::{DeviceIdentity, Sync};
 use anyhow::{Context as _, Result};
@@ -42,7 +43,7 @@ impl Device {
             api.context_flags(device, flags)?;
             api.context_retain(&mut handle, device)?;
         }
-        let context = Rc::new(Context { api, device, sync });
+        let context = Rc::new(Context { api, newer: newer(), device, sync });
         // SAFETY: the context was retained and is released by `context` only.
         unsafe { api.context_set(handle) }?;
         Ok(Device { context })
@@ -75,7 +76,7 @@ impl Device {
             free_bytes: self.context.free_bytes().ok(),
             cuda_version: version_known.then_some(version),
             mps: mps.ok().map(|enabled| enabled != 0),
-            kernels: super::kernels_name(),
+            kernels: self.context.kernel_set().unwrap_or(Set::Portable).name(),
         }
     }
 }
@@ -102,6 +103,8 @@ pub(super) fn spell_uuid(name: &str, bytes: [u8; 16]) -> String {
 /// The device's primary context, current in the thread that opened it.
 pub(super) struct Context {
     pub(super) api: &'static Api,
+    /// None with a driver that lacks them.
+    pub(super) newer: Option<&'static Newer>,
     device: i32,
     sync: Sync,
 }
@@ -122,13 +125,38 @@ impl Context {
     /// What the launches of kernels depend on.
     pub(super) fn gpu(&self) -> Result<Gpu, CudaError> {
         let shared = self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
-        Ok(Gpu { multiprocessors: self.sm_count()? as usize, shared_bytes: shared.max(0) as u32 })
+        Ok(Gpu {
+            multiprocessors: self.sm_count()? as usize,
+            shared_bytes: shared.max(0) as u32,
+            newer: self.newer,
+        })
     }
 
     /// Compute capability.
     pub(super) fn capability(&self) -> Result<(i32, i32), CudaError> {
         let major = self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         Ok((major, self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?))
+    }
+
+    /// The kernels for this device and driver.
+    pub(super) fn kernel_set(&self) -> Result<Set, CudaError> {
+        // A driver that can't say its version is given what every driver can run.
+        let version = self.driver_version().unwrap_or(0);
+        Ok(Set::of(self.capability()?, version, self.newer.is_some()))
+    }
+
+    /// Can a kernel start before the one in front of it ends, in a graph too? Such an edge of a graph
+    /// came with CUDA 12.3.
+    pub(super) fn may_overlap(&self) -> bool {
+        self.newer.is_some() && self.driver_version().is_ok_and(|version| version >= 12_030)
+    }
+
+    /// CUDA version of the driver, 1000 x major + 10 x minor.
+    fn driver_version(&self) -> Result<i32, CudaError> {
+        let mut version = 0;
+        // SAFETY: `version` outlives the call.
+        unsafe { self.api.driver_version(&mut version) }?;
+        Ok(version)
     }
 
     /// Device memory that is free now, in bytes.
@@ -242,6 +270,12 @@ impl Stream {
     pub(super) fn synchronize(&self) -> Result<(), CudaError> {
         // SAFETY: the stream lives.
         unsafe { self.context.api.stream_synchronize(self.handle) }
+    }
+
+    /// Later work of this stream starts after the event.
+    pub(super) fn wait_for(&self, event: &Event) -> Result<(), CudaError> {
+        // SAFETY: both live.
+        unsafe { self.context.api.stream_wait(self.handle, event.handle, 0) }
     }
 
     /// Is all issued work done?

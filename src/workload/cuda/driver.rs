@@ -13,18 +13,18 @@ use std::ffi::{CStr, c_char, c_void};
 use std::fmt;
 use std::sync::OnceLock;
 
-/// Declares [`Api`]: a method for each symbol, named as the driver names it.
+/// Declares a structure with a method for each symbol, named as the driver names it.
 macro_rules! api {
-    ($($method:ident = $symbol:ident $(or $older:ident)? ($($name:ident: $kind:ty),*);)*) => {
-        /// The driver's functions. Every method is as unsafe as the C function that it calls, whose
-        /// contract is NVIDIA's documentation of it.
-        pub(super) struct Api {
+    ($(#[$doc:meta])* $table:ident:
+     $($method:ident = $symbol:ident $(or $older:ident)? ($($name:ident: $kind:ty),*);)*) => {
+        $(#[$doc])*
+        pub(super) struct $table {
             $($method: unsafe extern "C" fn($($kind),*) -> u32,)*
         }
 
-        impl Api {
-            fn load() -> Result<Api, String> {
-                Ok(Api {
+        impl $table {
+            fn load() -> Result<$table, String> {
+                Ok($table {
                     // SAFETY: the type is the C prototype of this symbol, with CUresult as the
                     // unsigned integer that it is in C.
                     $($method: unsafe { symbol(&[stringify!($symbol) $(, stringify!($older))?])? },)*
@@ -44,6 +44,9 @@ macro_rules! api {
 }
 
 api! {
+    /// The driver's functions. Every method is as unsafe as the C function that it calls, whose
+    /// contract is NVIDIA's documentation of it.
+    Api:
     init = cuInit(flags: u32);
     driver_version = cuDriverGetVersion(version: *mut i32);
     error_name = cuGetErrorName(code: u32, name: *mut *const c_char);
@@ -89,7 +92,25 @@ api! {
     event_destroy = cuEventDestroy_v2(event: CUevent);
     event_record = cuEventRecord(event: CUevent, stream: CUstream);
     // The _v2 of 12.8 differs in an error code only.
+    stream_wait = cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: u32);
     event_elapsed = cuEventElapsedTime or cuEventElapsedTime_v2(ms: *mut f32, start: CUevent, end: CUevent);
+}
+
+api! {
+    /// Functions that Hopper's kernels need and that drivers before CUDA 12.0 lack.
+    Newer:
+    encode_tiled = cuTensorMapEncodeTiled(map: *mut c_void, format: u32, rank: u32, address: *mut c_void,
+        sizes: *const u64, strides: *const u64, box_sizes: *const u32, element_strides: *const u32,
+        interleave: u32, swizzle: u32, promotion: u32, fill: u32);
+    launch_kernel = cuLaunchKernelEx(config: *const sys::CUlaunchConfig, function: CUfunction,
+        arguments: *mut *mut c_void, extra: *mut *mut c_void);
+}
+
+/// The newer functions; none where the driver (or the whole library) lacks them.
+pub(super) fn newer() -> Option<&'static Newer> {
+    static NEWER: OnceLock<Option<Newer>> = OnceLock::new();
+    api().ok()?;
+    NEWER.get_or_init(|| Newer::load().ok()).as_ref()
 }
 
 /// The driver's functions, opened at the first call.

@@ -1,89 +1,138 @@
 //! The embedded kernels: their text, its hash, and loading them into a context.
 
 use super::device::{Context, Stream};
-use super::driver::CudaError;
+use super::driver::{CudaError, Newer};
 use crate::workload::Precision;
-use anyhow::{Context as _, Result};
-use cudarc::driver::sys::{CUfunction, CUfunction_attribute, CUjit_option, CUmodule};
+use anyhow::{Context as _, Result, bail};
+use cudarc::driver::sys::{
+    CUfunction, CUfunction_attribute, CUjit_option, CUlaunchAttribute, CUlaunchAttributeID,
+    CUlaunchAttributeValue, CUlaunchConfig, CUmodule,
+};
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::ptr::null_mut;
 use std::rc::Rc;
 
-/// One source file of `kernels/`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
-    Attention,
-    Embed,
-    Fill,
-    Linear,
-    Norm,
-    Null,
-}
-
-/// The texts of a family for one number format, NUL-terminated for the driver.
-macro_rules! text {
-    ($file:literal) => {
-        concat!(include_str!(concat!("../../../kernels/ptx/", $file, ".ptx")), "\0")
-    };
-}
-
-/// In the order of [`Family`]: for fp16, and for bf16.
-const TEXTS: [[&str; 2]; 6] = [
-    [text!("attention_f16"), text!("attention_bf16")],
-    [text!("embed_f16"), text!("embed_bf16")],
-    [text!("fill_f16"), text!("fill_bf16")],
-    [text!("linear_f16"), text!("linear_bf16")],
-    [text!("norm_f16"), text!("norm_bf16")],
-    [text!("null"), text!("null")],
-];
+/// `(name, text)` in the order of the names, as `sm_90a/linear_c64x96_bf16`: the set, the source
+/// file, its tile, the number format. The texts are NUL-terminated for the driver.
+const TEXTS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 /// The oldest compute capability that the texts are for.
 pub(super) const CAPABILITY: (i32, i32) = (8, 0);
 
-/// The set of kernels and the first 48 bits of the SHA-256 of their texts: `sm_80:1a2b3c4d5e6f`.
-pub(super) fn name() -> String {
-    let mut hash = Sha256::new();
-    for text in TEXTS.as_flattened() {
-        hash.update(text);
-    }
-    let mut name = format!("sm_{}{}:", CAPABILITY.0, CAPABILITY.1);
-    for byte in &hash.finalize()[..6] {
-        name.push_str(&format!("{byte:02x}"));
-    }
-    name
+/// Which of the texts a device is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Set {
+    /// `sm_80`: every GPU that is supported.
+    Portable,
+    /// `sm_90a`: compute capability 9.0 and nothing else. What has no text of its own there is taken
+    /// from the portable set.
+    Hopper,
 }
 
-/// The kernels of one context for fp16 or bf16, each family loaded when it is first asked for: the
+impl Set {
+    /// All of them.
+    pub(super) const ALL: [Set; 2] = [Set::Portable, Set::Hopper];
+
+    /// The set for a device: Hopper's needs the device, and a driver of CUDA 12.0 or newer for its
+    /// instructions and for describing matrices to the copy engine.
+    pub(super) fn of(capability: (i32, i32), cuda_version: i32, newer: bool) -> Set {
+        if capability == (9, 0) && cuda_version >= 12_000 && newer { Set::Hopper } else { Set::Portable }
+    }
+
+    fn folder(self) -> &'static str {
+        match self {
+            Set::Portable => "sm_80",
+            Set::Hopper => "sm_90a",
+        }
+    }
+
+    /// The set and the first 48 bits of the SHA-256 of the texts that it draws on, as
+    /// `sm_80:1a2b3c4d5e6f`.
+    pub(super) fn name(self) -> String {
+        let mut hash = Sha256::new();
+        for (name, text) in TEXTS {
+            let portable = name.starts_with(Set::Portable.folder());
+            if portable || name.starts_with(self.folder()) {
+                hash.update(name);
+                hash.update(text);
+            }
+        }
+        let mut name = format!("{}:", self.folder());
+        for byte in &hash.finalize()[..6] {
+            name.push_str(&format!("{byte:02x}"));
+        }
+        name
+    }
+
+    /// The text of a file, and whether it is Hopper's own.
+    fn text(self, file: &str) -> Option<(&'static str, bool)> {
+        let find = |set: Set| {
+            let name = format!("{}/{file}", set.folder());
+            TEXTS.binary_search_by(|(n, _)| (*n).cmp(&name)).ok().map(|i| TEXTS[i].1)
+        };
+        match self {
+            Set::Portable => find(Set::Portable).map(|text| (text, false)),
+            Set::Hopper => match find(Set::Hopper) {
+                Some(text) => Some((text, true)),
+                None => find(Set::Portable).map(|text| (text, false)),
+            },
+        }
+    }
+}
+
+/// The kernels of one context for one number format, each text loaded when it is first asked for: the
 /// first load on a machine compiles, and the driver keeps the result.
 pub(super) struct Kernels {
     context: Rc<Context>,
     precision: Precision,
-    modules: [Option<CUmodule>; TEXTS.len()],
+    set: Set,
+    modules: HashMap<String, (CUmodule, bool)>,
 }
 
 impl Kernels {
-    pub(super) fn new(context: &Rc<Context>, precision: Precision) -> Kernels {
-        Kernels { context: context.clone(), precision, modules: [None; TEXTS.len()] }
+    pub(super) fn new(context: &Rc<Context>, precision: Precision, set: Set) -> Kernels {
+        Kernels { context: context.clone(), precision, set, modules: HashMap::new() }
     }
 
-    /// A kernel of this precision, by the name that it has in its source.
-    pub(super) fn number_function(&mut self, family: Family, name: &str) -> Result<Function> {
-        let suffix = if self.precision == Precision::Bf16 { "bf16" } else { "f16" };
-        self.function(family, &format!("{name}_{suffix}"))
+    /// Which texts these are.
+    pub(super) fn set(&self) -> Set {
+        self.set
+    }
+
+    /// The number format.
+    pub(super) fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The number format's part of a name.
+    fn suffix(&self) -> &'static str {
+        match self.precision {
+            Precision::Fp32 => "f32",
+            Precision::Fp16 => "f16",
+            Precision::Bf16 => "bf16",
+        }
+    }
+
+    /// A kernel of this number format, by the name that it has in its source; `file` is the source's,
+    /// with the tile where it lists some.
+    pub(super) fn number_function(&mut self, file: &str, name: &str) -> Result<Function> {
+        self.function(file, &format!("{name}_{}", self.suffix()))
     }
 
     /// A kernel by its full name.
-    pub(super) fn function(&mut self, family: Family, name: &str) -> Result<Function> {
-        let module = match self.modules[family as usize] {
-            Some(module) => module,
+    pub(super) fn function(&mut self, file: &str, name: &str) -> Result<Function> {
+        let (module, hopper) = match self.modules.get(file) {
+            Some(&known) => known,
             None => {
-                let module = load(
-                    &self.context,
-                    TEXTS[family as usize][usize::from(self.precision == Precision::Bf16)],
-                )
-                .with_context(|| format!("loading the {family:?} kernels"))?;
-                *self.modules[family as usize].insert(module)
+                let with_format = format!("{file}_{}", self.suffix());
+                let found = self.set.text(&with_format).or_else(|| self.set.text(file));
+                let Some((text, hopper)) = found else { bail!("no kernels named {file} are embedded") };
+                let module =
+                    load(&self.context, text).with_context(|| format!("loading the {file} kernels"))?;
+                self.modules.insert(file.to_owned(), (module, hopper));
+                (module, hopper)
             }
         };
         let text = CString::new(name)?;
@@ -91,7 +140,7 @@ impl Kernels {
         // SAFETY: the module is loaded; the others outlive the call.
         unsafe { self.context.api.module_function(&mut handle, module, text.as_ptr()) }
             .with_context(|| format!("kernel {name}"))?;
-        Ok(Function { handle })
+        Ok(Function { handle, may_overlap: hopper && self.context.may_overlap() })
     }
 
     /// Lets a kernel use this much dynamic shared memory: above 48 KiB it must be asked for.
@@ -104,7 +153,7 @@ impl Kernels {
 
 impl Drop for Kernels {
     fn drop(&mut self) {
-        for module in self.modules.iter().flatten() {
+        for (module, _) in self.modules.values() {
             // SAFETY: loaded once, unloaded once; launches hold the context's work only until their
             // lane has been waited for.
             let _ = unsafe { self.context.api.module_unload(*module) };
@@ -140,20 +189,95 @@ fn load(context: &Context, text: &str) -> Result<CUmodule, CudaError> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Function {
     handle: CUfunction,
+    /// It waits by itself for the kernels before it (`kernels/overlap.cuh`), and the driver can let it
+    /// start before they end.
+    may_overlap: bool,
 }
 
-/// Most arguments that a kernel has.
-const MOST_ARGUMENTS: usize = 9;
+/// A matrix as the copy engine knows it: where it lies, its shape, and the box that is copied at a
+/// time. Opaque; 128 bytes that begin at a multiple of 64.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub(super) struct TensorMap([u64; 16]);
 
-/// The arguments of a launch, in order; each lies in the low bytes of its slot, as the little-endian
-/// machines that have such GPUs read it.
+/// What [`TensorMap::new`] is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Matrix {
+    pub(super) address: u64,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    /// Elements from row to row.
+    pub(super) stride: usize,
+    pub(super) box_rows: usize,
+    /// 32 or 64: rows of 64 or 128 bytes, swizzled over as many.
+    pub(super) box_columns: usize,
+    /// How many of them lie one after another, for a kernel that takes the matrix's number too.
+    pub(super) stack: Option<usize>,
+}
+
+impl TensorMap {
+    /// # Errors
+    /// The driver refuses the shape.
+    pub(super) fn new(newer: &Newer, precision: Precision, matrix: Matrix) -> Result<TensorMap> {
+        let mut map = TensorMap::default();
+        // CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 and _FLOAT16.
+        let format = if precision == Precision::Bf16 { 9 } else { 6 };
+        // CU_TENSOR_MAP_SWIZZLE_64B and _128B.
+        let swizzle = match matrix.box_columns {
+            32 => 2,
+            64 => 3,
+            other => bail!("a box of {other} columns can't be copied"),
+        };
+        let row = (matrix.stride * precision.bytes()) as u64;
+        let sizes = [matrix.columns as u64, matrix.rows as u64, matrix.stack.unwrap_or(1) as u64];
+        let strides = [row, row * matrix.rows as u64];
+        let boxes = [matrix.box_columns as u32, matrix.box_rows as u32, 1];
+        // SAFETY: two or three dimensions with a size, a box size and an element stride each, and a
+        // stride for all but the first; the map has the size and alignment of a CUtensorMap. The
+        // address is only written down.
+        unsafe {
+            newer.encode_tiled(
+                std::ptr::from_mut(&mut map).cast(),
+                format,
+                2 + u32::from(matrix.stack.is_some()),
+                matrix.address as *mut c_void,
+                sizes.as_ptr(),
+                strides.as_ptr(),
+                boxes.as_ptr(),
+                [1, 1, 1].as_ptr(),
+                0, // CU_TENSOR_MAP_INTERLEAVE_NONE
+                swizzle,
+                2, // CU_TENSOR_MAP_L2_PROMOTION_L2_128B
+                0, // CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE: zeros
+            )
+        }
+        .with_context(|| format!("{matrix:?}"))?;
+        Ok(map)
+    }
+}
+
+/// Most arguments that a kernel has, and most matrices among them.
+const MOST_ARGUMENTS: usize = 14;
+const MOST_MATRICES: usize = 3;
+
+/// The arguments of a launch: matrices, then the others in order; each of those lies in the low bytes
+/// of its slot, as the little-endian machines that have such GPUs read it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Arguments {
+    matrices: [TensorMap; MOST_MATRICES],
+    matrix_count: usize,
     slots: [u64; MOST_ARGUMENTS],
     count: usize,
 }
 
 impl Arguments {
+    /// A matrix for the copy engine; these come first.
+    pub(super) fn matrix(mut self, map: TensorMap) -> Arguments {
+        self.matrices[self.matrix_count] = map;
+        self.matrix_count += 1;
+        self
+    }
+
     /// A device address or another 64-bit integer.
     pub(super) fn long(mut self, value: u64) -> Arguments {
         self.slots[self.count] = value;
@@ -177,6 +301,8 @@ pub(super) struct Launch {
     pub(super) blocks: u32,
     pub(super) threads: u32,
     pub(super) shared_bytes: u32,
+    /// Blocks of a cluster; `blocks` is a multiple of it.
+    pub(super) cluster: u32,
     pub(super) arguments: Arguments,
 }
 
@@ -186,72 +312,179 @@ impl Launch {
     /// # Safety
     /// The arguments are what the kernel expects, and the memory they point to outlives the work.
     pub(super) unsafe fn issue(&self, context: &Context, stream: &Stream) -> Result<(), CudaError> {
-        let mut pointers = [null_mut::<c_void>(); MOST_ARGUMENTS];
-        for (pointer, slot) in pointers.iter_mut().zip(&self.arguments.slots) {
+        // SAFETY: the caller's promise.
+        unsafe { self.issue_as(context, stream, false) }
+    }
+
+    /// Issues it right after another kernel, with whose end its start may overlap: a kernel that can
+    /// waits by itself where it must.
+    ///
+    /// # Safety
+    /// As [`issue`](Launch::issue); and what the kernel reads before it waits (the weights) was written
+    /// before the kernel in front of it started.
+    pub(super) unsafe fn issue_next(&self, context: &Context, stream: &Stream) -> Result<(), CudaError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.issue_as(context, stream, self.function.may_overlap) }
+    }
+
+    unsafe fn issue_as(&self, context: &Context, stream: &Stream, overlap: bool) -> Result<(), CudaError> {
+        let mut pointers = [null_mut::<c_void>(); MOST_MATRICES + MOST_ARGUMENTS];
+        let (matrices, others) = pointers.split_at_mut(self.arguments.matrix_count);
+        for (pointer, map) in matrices.iter_mut().zip(&self.arguments.matrices) {
+            *pointer = std::ptr::from_ref(map).cast_mut().cast();
+        }
+        for (pointer, slot) in others.iter_mut().zip(&self.arguments.slots) {
             *pointer = std::ptr::from_ref(slot).cast_mut().cast();
         }
-        // SAFETY: the driver reads as many pointers as the kernel has arguments, at most
-        // MOST_ARGUMENTS, and copies what they point to before it returns.
-        unsafe {
-            context.api.launch_kernel(
-                self.function.handle,
-                self.blocks,
-                1,
-                1,
-                self.threads,
-                1,
-                1,
-                self.shared_bytes,
-                stream.handle(),
-                pointers.as_mut_ptr(),
-                null_mut(),
-            )
-        }
+        let Some(newer) = context.newer.filter(|_| overlap || self.cluster > 1) else {
+            // SAFETY: the driver reads as many pointers as the kernel has arguments, no more than there
+            // are, and copies what they point to before it returns.
+            return unsafe {
+                context.api.launch_kernel(
+                    self.function.handle,
+                    self.blocks,
+                    1,
+                    1,
+                    self.threads,
+                    1,
+                    1,
+                    self.shared_bytes,
+                    stream.handle(),
+                    pointers.as_mut_ptr(),
+                    null_mut(),
+                )
+            };
+        };
+        let mut attributes = [attribute(Id::CLUSTER, self.cluster), attribute(Id::OVERLAP, 1)];
+        let config = CUlaunchConfig {
+            gridDimX: self.blocks,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: self.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: self.shared_bytes,
+            hStream: stream.handle(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: 1 + u32::from(overlap),
+        };
+        // SAFETY: as above; the attributes outlive the call.
+        unsafe { newer.launch_kernel(&config, self.function.handle, pointers.as_mut_ptr(), null_mut()) }
     }
+}
+
+/// The attributes of a launch that are used here.
+struct Id;
+
+impl Id {
+    const CLUSTER: CUlaunchAttributeID = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+    const OVERLAP: CUlaunchAttributeID =
+        CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+}
+
+/// An attribute whose value is one number, or three of which the last two are 1.
+fn attribute(id: CUlaunchAttributeID, value: u32) -> CUlaunchAttribute {
+    // SAFETY: plain numbers, for which zeros are a value.
+    let mut attribute: CUlaunchAttribute = unsafe { std::mem::zeroed() };
+    attribute.id = id;
+    // SAFETY: as above.
+    let mut bytes: CUlaunchAttributeValue = unsafe { std::mem::zeroed() };
+    if id == Id::CLUSTER {
+        // SAFETY: the member of the union that this attribute has.
+        let dimension = unsafe { &mut bytes.clusterDim };
+        (dimension.x, dimension.y, dimension.z) = (value, 1, 1);
+    } else {
+        bytes.programmaticStreamSerializationAllowed = value as i32;
+    }
+    attribute.value = bytes;
+    attribute
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tiles::TILES;
+    use super::super::tiles::{Design, tiles};
     use super::*;
 
     #[test]
     fn texts_are_for_every_driver_and_gpu_that_is_supported() {
-        for text in TEXTS.as_flattened() {
+        for (name, text) in TEXTS {
+            let (version, target) = match name.split_once('/') {
+                Some(("sm_80", _)) => (".version 7.0", ".target sm_80"),
+                Some(("sm_90a", _)) => (".version 8.0", ".target sm_90a"),
+                _ => panic!("{name}"),
+            };
             let mut lines = text.lines();
-            assert_eq!(lines.next(), Some(".version 7.0"));
-            assert_eq!(lines.next(), Some(".target sm_80"));
-            assert!(text.ends_with("}\n\0") || text.ends_with("\n\0"), "NUL-terminated");
-            assert_eq!(text.matches('\0').count(), 1);
+            assert_eq!(lines.next(), Some(version), "{name}");
+            assert_eq!(lines.next(), Some(target), "{name}");
+            assert!(text.ends_with("}\n\0") || text.ends_with("\n\0"), "{name}: NUL-terminated");
+            assert_eq!(text.matches('\0').count(), 1, "{name}");
         }
+        assert!(TEXTS.is_sorted_by_key(|(name, _)| *name), "found by binary search");
     }
 
     #[test]
     fn every_kernel_is_there() {
-        let expect = |family: Family, format: usize, name: &str| {
-            let text = TEXTS[family as usize][format];
-            assert!(text.contains(&format!(".entry {name}(")), "{family:?}: {name}");
-        };
-        for (format, suffix) in ["f16", "bf16"].into_iter().enumerate() {
-            expect(Family::Null, format, "null");
-            expect(Family::Fill, format, "fill_tokens");
-            expect(Family::Fill, format, &format!("fill_{suffix}"));
-            expect(Family::Attention, format, &format!("attention_{suffix}"));
-            expect(Family::Embed, format, &format!("embed_{suffix}"));
-            expect(Family::Norm, format, &format!("add_norm_{suffix}"));
-            for tile in &TILES {
-                expect(Family::Linear, format, &format!("linear_{}_{suffix}", tile.name));
+        for set in Set::ALL {
+            let expect = |file: &str, name: &str| {
+                let (text, _) = set.text(file).unwrap_or_else(|| panic!("{set:?}: {file}"));
+                assert!(text.contains(&format!(".entry {name}(")), "{set:?}, {file}: {name}");
+            };
+            for suffix in ["f16", "bf16"] {
+                expect("null", "null");
+                expect(&format!("fill_{suffix}"), "fill_tokens");
+                expect(&format!("fill_{suffix}"), &format!("fill_{suffix}"));
+                expect(&format!("attention_{suffix}"), &format!("attention_{suffix}"));
+                if set == Set::Hopper {
+                    expect(&format!("flash_{suffix}"), &format!("flash_{suffix}"));
+                }
+                expect(&format!("embed_{suffix}"), &format!("embed_{suffix}"));
+                expect(&format!("norm_{suffix}"), &format!("add_norm_{suffix}"));
+                for tile in tiles(set) {
+                    let name = format!("linear_{}_{suffix}", tile.name);
+                    expect(&name, &name);
+                }
             }
+        }
+    }
+
+    /// Such a kernel may be launched while the one before it runs.
+    #[test]
+    fn every_kernel_of_the_hopper_set_waits_for_the_one_before_it() {
+        for (name, text) in TEXTS.iter().filter(|(name, _)| name.starts_with("sm_90a/")) {
+            let mut entries = 0;
+            for entry in text.split(".entry ").skip(1) {
+                entries += 1;
+                assert!(entry.contains("griddepcontrol.wait"), "{name}: {:.40}", entry);
+            }
+            assert!(entries > 0, "{name}");
+        }
+        for tile in tiles(Set::Hopper) {
+            let (text, own) = Set::Hopper.text(&format!("linear_{}_f16", tile.name)).unwrap();
+            assert!(own, "{}", tile.name);
+            assert_eq!(text.contains("wgmma.mma_async"), tile.design != Design::Mma, "{}", tile.name);
         }
     }
 
     #[test]
     fn the_name_is_the_target_and_a_hash() {
-        let name = name();
-        let (set, hash) = name.split_once(':').unwrap();
-        assert_eq!(set, "sm_80");
-        assert!(hash.len() == 12 && hash.bytes().all(|b| b.is_ascii_hexdigit()), "{name}");
+        let names = Set::ALL.map(Set::name);
+        for (name, target) in names.iter().zip(["sm_80", "sm_90a"]) {
+            let (set, hash) = name.split_once(':').unwrap();
+            assert_eq!(set, target);
+            assert!(hash.len() == 12 && hash.bytes().all(|b| b.is_ascii_hexdigit()), "{name}");
+        }
     }
+
+    #[test]
+    fn hoppers_set_is_for_hopper_alone() {
+        assert_eq!(Set::of((9, 0), 12_000, true), Set::Hopper);
+        for (capability, version, newer) in
+            [((8, 0), 13_000, true), ((10, 0), 13_000, true), ((9, 0), 11_080, true), ((9, 0), 12_000, false)]
+        {
+            assert_eq!(Set::of(capability, version, newer), Set::Portable);
+        }
+    }
+
     #[test]
     #[ignore = "needs an NVIDIA GPU"]
     fn a_broken_text_is_an_error_with_the_compilers_words() {

@@ -5,7 +5,8 @@
 use super::device::{Context, DeviceMemory, Event, Graph, PinnedMemory, Stream};
 use super::kernels::Launch;
 use super::network::{Builder, Layout};
-use crate::workload::model::Network;
+use super::operations;
+use crate::workload::model::{BufferId, Element, Exchange, Network};
 use crate::workload::{Precision, Settings, Stages, Visit};
 use anyhow::{Context as _, Result};
 use std::rc::Rc;
@@ -21,8 +22,13 @@ pub(super) struct Lane {
     transfers: bool,
     input: Option<End>,
     output: Option<End>,
-    /// Around the three stages.
+    /// A batch writes the output anew, on the device.
+    output_rewritten: bool,
+    output_element: Element,
+    /// Around the three stages; the first two also fork to `side` and join it.
     events: [Event; 4],
+    /// Where the output leaves while the input arrives, of a network that has both at once.
+    side: Option<Stream>,
     addresses: Vec<u64>,
     _memory: DeviceMemory,
     context: Rc<Context>,
@@ -30,7 +36,8 @@ pub(super) struct Lane {
 
 /// Where the network meets the host: a device buffer and its page-locked counterpart.
 struct End {
-    host: PinnedMemory,
+    /// None for what stays on the device.
+    host: Option<PinnedMemory>,
     address: u64,
     /// Of one sample.
     bytes: usize,
@@ -67,25 +74,41 @@ impl Lane {
         let layout = Layout::buffers(network, largest, precision);
         let memory = DeviceMemory::new(context, layout.bytes as usize)?;
         let addresses = layout.addresses(memory.address());
-        let end = |id| End::new(context, network, id, &addresses, largest, precision);
+        let exchange = network.exchange;
+        let end = |id: BufferId, host: bool| {
+            let bytes = network.buffers[id.0].bytes(1, precision);
+            let host = host.then(|| PinnedMemory::new(context, largest * bytes)).transpose()?;
+            anyhow::Ok(End { host, address: addresses[id.0], bytes })
+        };
+        let rewritten = |id: BufferId| {
+            let by_copy = network.input() == Some(id) && exchange.has_input();
+            by_copy || network.ops.iter().any(|op| op.outs().any(|out| out == id))
+        };
         let mut lane = Lane {
             stream: Stream::new(context)?,
             batches: Vec::new(),
             precision,
             transfers: settings.transfers,
-            input: network.input().map(|b| end(b.0)).transpose()?,
-            output: network.output().map(|b| end(b.0)).transpose()?,
+            input: network.input().map(|b| end(b, exchange.has_input())).transpose()?,
+            output: network.output().map(|b| end(b, exchange.has_output())).transpose()?,
+            output_rewritten: network.output().is_some_and(rewritten),
+            output_element: network.output().map_or(Element::Value, |b| network.buffers[b.0].element),
+            side: (exchange == Exchange::AtOnce).then(|| Stream::new(context)).transpose()?,
             events: [Event::new(context)?, Event::new(context)?, Event::new(context)?, Event::new(context)?],
             addresses,
             _memory: memory,
             context: context.clone(),
         };
-        if let Some(launch) = builder.fill_input(settings.seed, largest, &lane.addresses)? {
-            // SAFETY: it writes exactly the input buffer, which the lane owns.
+        let scratch = operations::scratch_bytes(network, largest) as usize;
+        if scratch > 0 {
+            lane.stream.set(lane.addresses[network.buffers.len()], 0, scratch)?;
+        }
+        for launch in builder.fill_buffers(settings.seed, largest, &lane.addresses)? {
+            // SAFETY: it writes exactly one buffer, which the lane owns.
             unsafe { launch.issue(context, &lane.stream) }?;
         }
-        if let Some(input) = &lane.input {
-            lane.stream.copy_out(&input.host, input.address, largest * input.bytes)?;
+        if let Some(End { host: Some(host), address, bytes }) = &lane.input {
+            lane.stream.copy_out(host, *address, largest * bytes)?;
         }
         for &samples in batch_sizes {
             let mut launches = builder.batch(samples, &lane.addresses)?;
@@ -141,6 +164,16 @@ impl Lane {
     }
 
     fn issue_plainly(&self, batch: &Batch) -> Result<()> {
+        if let Some(side) = self.side.as_ref().filter(|_| self.transfers) {
+            let [fork, join, ..] = &self.events;
+            fork.record(&self.stream)?;
+            side.wait_for(fork)?;
+            self.copy_in(batch)?;
+            self.copy_out_by(batch, side)?;
+            join.record(side)?;
+            self.stream.wait_for(join)?;
+            return Ok(());
+        }
         if self.transfers {
             self.copy_in(batch)?;
         }
@@ -152,23 +185,30 @@ impl Lane {
     }
 
     fn launch(&self, batch: &Batch) -> Result<()> {
-        for launch in &batch.launches {
-            // SAFETY: built from this lane's addresses and the weights, which outlive the lane.
-            unsafe { launch.issue(&self.context, &self.stream) }?;
+        let Some((first, others)) = batch.launches.split_first() else { return Ok(()) };
+        // SAFETY: built from this lane's addresses and the weights, which outlive the lane; nothing
+        // writes weights while a lane works.
+        unsafe {
+            first.issue(&self.context, &self.stream)?;
+            others.iter().try_for_each(|launch| launch.issue_next(&self.context, &self.stream))?;
         }
         Ok(())
     }
 
     fn copy_in(&self, batch: &Batch) -> Result<()> {
-        if let Some(input) = &self.input {
-            self.stream.copy_in(input.address, &input.host, batch.samples * input.bytes)?;
+        if let Some(End { host: Some(host), address, bytes }) = &self.input {
+            self.stream.copy_in(*address, host, batch.samples * bytes)?;
         }
         Ok(())
     }
 
     fn copy_out(&self, batch: &Batch) -> Result<()> {
-        if let Some(output) = &self.output {
-            self.stream.copy_out(&output.host, output.address, batch.samples * output.bytes)?;
+        self.copy_out_by(batch, &self.stream)
+    }
+
+    fn copy_out_by(&self, batch: &Batch, stream: &Stream) -> Result<()> {
+        if let Some(End { host: Some(host), address, bytes }) = &self.output {
+            stream.copy_out(host, *address, batch.samples * bytes)?;
         }
         Ok(())
     }
@@ -183,7 +223,7 @@ impl Lane {
         self.wait()?;
 
         let batch = self.batch(samples)?;
-        if batch.whole.is_some() && batch.compute.is_none() {
+        if batch.whole.is_some() && batch.compute.is_none() && !batch.launches.is_empty() {
             let graph = self.stream.capture(|_| self.launch(batch))?;
             // Its first launch is slower than the others.
             graph.launch(&self.stream)?;
@@ -231,19 +271,28 @@ impl Lane {
         let batch = self.batch(samples)?;
         self.wait()?;
         self.copy_in(batch)?;
+        let largest = network.buffers.iter().map(|b| b.bytes(1, self.precision)).max().unwrap_or(0);
+        let host = PinnedMemory::new(&self.context, largest)?;
         for (index, (op, launch)) in network.ops.iter().zip(&batch.launches).enumerate() {
-            let (buffer, address) = (&network.buffers[op.out().0], self.addresses[op.out().0]);
-            if !op.is_in_place() {
-                self.stream.set(address, NAN_BYTE, buffer.bytes(samples, self.precision))?;
+            for out in op.outs().filter(|&out| !op.keeps(out)) {
+                let bytes = network.buffers[out.0].bytes(samples, self.precision);
+                self.stream.set(self.addresses[out.0], NAN_BYTE, bytes)?;
             }
             // SAFETY: built from this lane's addresses and the weights, which outlive the lane.
             unsafe { launch.issue(&self.context, &self.stream) }?;
-            let bytes = buffer.bytes(1, self.precision);
-            let host = PinnedMemory::new(&self.context, bytes)?;
-            for &sample in shown {
-                self.stream.copy_out(&host, address + (sample * bytes) as u64, bytes)?;
-                self.stream.synchronize().with_context(|| format!("operation {index}: {op:?}"))?;
-                visit(index, sample, &numbers(host.as_slice(), self.precision));
+            for out in op.outs() {
+                let (buffer, address) = (&network.buffers[out.0], self.addresses[out.0]);
+                let bytes = buffer.bytes(1, self.precision);
+                for &sample in shown {
+                    self.stream.copy_out(&host, address + (sample * bytes) as u64, bytes)?;
+                    self.stream.synchronize().with_context(|| format!("operation {index}: {op:?}"))?;
+                    visit(
+                        index,
+                        out,
+                        sample,
+                        &elements(&host.as_slice()[..bytes], buffer.element, self.precision),
+                    );
+                }
             }
         }
         Ok(())
@@ -254,9 +303,13 @@ impl Lane {
     pub(super) fn checked_output(&mut self, samples: usize) -> Result<Option<Vec<f32>>> {
         self.wait()?;
         let Some(output) = &mut self.output else { return Ok(None) };
-        let bytes = samples * output.bytes;
-        output.host.as_mut_slice().fill(NAN_BYTE);
-        self.stream.set(output.address, NAN_BYTE, bytes)?;
+        let (address, bytes) = (output.address, samples * output.bytes);
+        if let Some(host) = &mut output.host {
+            host.as_mut_slice().fill(NAN_BYTE);
+        }
+        if self.output_rewritten {
+            self.stream.set(address, NAN_BYTE, bytes)?;
+        }
         if !self.transfers {
             self.copy_in(self.batch(samples)?)?;
         }
@@ -265,23 +318,30 @@ impl Lane {
             self.copy_out(self.batch(samples)?)?;
         }
         self.wait()?;
-        let output = self.output.as_ref().map(|end| &end.host.as_slice()[..bytes]);
-        Ok(output.map(|bytes| numbers(bytes, self.precision)))
+        let read = |bytes: &[u8]| elements(bytes, self.output_element, self.precision);
+        if let Some(End { host: Some(host), .. }) = &self.output {
+            return Ok(Some(read(&host.as_slice()[..bytes])));
+        }
+        // It stays on the device: fetched for this once, in pieces.
+        const PIECE: usize = 1 << 26;
+        let host = PinnedMemory::new(&self.context, bytes.min(PIECE))?;
+        let mut values = Vec::new();
+        for start in (0..bytes).step_by(PIECE) {
+            let len = PIECE.min(bytes - start);
+            self.stream.copy_out(&host, address + start as u64, len)?;
+            self.wait()?;
+            values.extend(read(&host.as_slice()[..len]));
+        }
+        Ok(Some(values))
     }
 }
 
-impl End {
-    fn new(
-        context: &Rc<Context>,
-        network: &Network,
-        buffer: usize,
-        addresses: &[u64],
-        samples: usize,
-        precision: Precision,
-    ) -> Result<End> {
-        let bytes = network.buffers[buffer].bytes(1, precision);
-        Ok(End { host: PinnedMemory::new(context, samples * bytes)?, address: addresses[buffer], bytes })
-    }
+/// What a buffer holds, as fp32, which is exact for token ids; one beyond all of them is NaN.
+pub(super) fn elements(bytes: &[u8], element: Element, precision: Precision) -> Vec<f32> {
+    let Element::Token { vocabulary } = element else { return numbers(bytes, precision) };
+    let id = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+    let known = |id: u32| if id < vocabulary { id as f32 } else { f32::NAN };
+    bytes.chunks_exact(4).map(|b| known(id(b))).collect()
 }
 
 /// Stored numbers as fp32.
@@ -305,6 +365,14 @@ mod tests {
         for precision in [Precision::Fp16, Precision::Bf16, Precision::Fp32] {
             assert!(numbers(&[NAN_BYTE; 4], precision).iter().all(|x| x.is_nan()));
         }
+    }
+
+    #[test]
+    fn ids_are_exact_and_poison_is_no_id() {
+        let tokens = Element::Token { vocabulary: 1 << 24 };
+        let bytes = [0xff, 0xff, 0xff, 0, 1, 0, 0, 0, NAN_BYTE, NAN_BYTE, NAN_BYTE, NAN_BYTE];
+        let ids = elements(&bytes, tokens, Precision::Fp16);
+        assert!(ids[..2] == [16_777_215.0, 1.0] && ids[2].is_nan());
     }
 
     #[test]

@@ -9,15 +9,17 @@ mod driver;
 mod kernels;
 mod lane;
 mod network;
+mod operations;
 mod probe;
 mod tiles;
 mod tune;
 mod verify;
+mod verify_further;
 
 pub use device::Device;
 pub use driver::CudaError;
 pub use probe::probe;
-pub use tune::time_tiles;
+pub use tune::{time_operations, time_tiles};
 pub use verify::verify;
 
 use self::corrupt::Target;
@@ -26,14 +28,9 @@ use self::kernels::Kernels;
 use self::lane::Lane;
 use self::network::{Builder, Gpu, Layout};
 use super::model::Network;
-use super::{Precision, Settings, Stages, Visit, Workload, refuse_if_too_large};
-use anyhow::{Context as _, Result, bail, ensure};
+use super::{Need, Settings, Stages, Visit, Workload};
+use anyhow::{Context as _, Result, ensure};
 use std::rc::Rc;
-
-/// The set of kernels that this program embeds and the hash of their text: `sm_80:1a2b3c4d5e6f`.
-pub fn kernels_name() -> String {
-    kernels::name()
-}
 
 /// A network on a device.
 pub struct Cuda {
@@ -42,6 +39,8 @@ pub struct Cuda {
     weights: Option<DeviceMemory>,
     kernels: Kernels,
     name: String,
+    /// What messages call the device.
+    place: &'static str,
     network: Network,
     settings: Settings,
     gpu: Gpu,
@@ -53,11 +52,10 @@ impl Cuda {
     /// [`prepare`](Workload::prepare).
     ///
     /// # Errors
-    /// The device is older than the kernels, or the precision is fp32.
+    /// The device is older than the kernels, or the network has no kernels for the precision.
     pub fn new(device: Device, name: String, network: Network, settings: Settings) -> Result<Cuda> {
-        if settings.precision == Precision::Fp32 && !network.ops.is_empty() {
-            bail!("fp32 on CUDA is not built in yet: choose fp16 or bf16");
-        }
+        operations::refuse_precision(&network, settings.precision)?;
+        let place = if device.identity().name.contains(" MIG ") { "the instance" } else { "the GPU" };
         let context = device.context;
         let (major, minor) = context.capability()?;
         let (oldest_major, oldest_minor) = kernels::CAPABILITY;
@@ -69,8 +67,9 @@ impl Cuda {
         Ok(Cuda {
             lanes: Vec::new(),
             weights: None,
-            kernels: Kernels::new(&context, settings.precision),
+            kernels: Kernels::new(&context, settings.precision, context.kernel_set()?),
             name,
+            place,
             network,
             settings,
             gpu: context.gpu()?,
@@ -93,6 +92,7 @@ impl Cuda {
             unsafe { launch.issue(&self.context, &stream) }?;
         }
         stream.synchronize()?;
+        network::write_angles(&self.context, &self.network, self.settings.precision, &addresses)?;
         Ok(memory)
     }
 
@@ -112,14 +112,16 @@ impl Workload for Cuda {
         self.lanes.clear();
 
         let precision = self.settings.precision;
-        let weight_bytes = match self.weights {
-            Some(_) => 0,
-            None => Layout::weights(&self.network, precision).bytes,
+        let need = Need {
+            weights: match self.weights {
+                Some(_) => 0,
+                None => Layout::weights(&self.network, precision).bytes,
+            },
+            lane: Layout::buffers(&self.network, largest, precision).bytes,
+            lanes,
+            batch: largest,
         };
-        let lane_bytes = Layout::buffers(&self.network, largest, precision).bytes;
-        let needed = weight_bytes.saturating_add(lane_bytes.saturating_mul(lanes as u64));
-        let free = Some(self.context.free_bytes()?);
-        refuse_if_too_large(&self.name, largest, lanes, needed, free, "the device")?;
+        need.refuse_unless_it_fits(&self.name, Some(self.context.free_bytes()?), self.place)?;
 
         let first_time = self.weights.is_none();
         if first_time {

@@ -3,17 +3,23 @@
 //! What a launch is told (shapes, addresses) is decided here; what a kernel requires of a shape
 //! beyond that is refused here, before anything runs.
 
-use super::kernels::{Arguments, Family, Function, Kernels, Launch};
-use super::tiles::{self, Tile};
+use super::device::{Context, PinnedMemory, Stream};
+use super::driver::Newer;
+use super::kernels::{Arguments, Function, Kernels, Launch, Matrix, Set, TensorMap};
+use super::operations;
+use super::tiles::{self, Design, Tile};
 use crate::workload::Precision;
-use crate::workload::model::{Activation, Element, Network, Op, random};
+use crate::workload::model::{Activation, BufferId, Element, Network, Op, Weight, random};
 use anyhow::{Context as _, Result, bail, ensure};
+use std::rc::Rc;
 
 /// Every tensor starts at a multiple of this: a kernel's widest access, and a DRAM burst.
 const ALIGNMENT: u64 = 256;
 
 /// Most columns that `norm.cu` holds in a warp's registers.
 const MOST_NORM_COLUMNS: usize = 1024;
+
+const NO_TENSOR_MAPS: &str = "the driver can't describe matrices to the copy engine";
 
 /// Where each tensor lies in one allocation: offsets, and the bytes of the whole.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,10 +46,11 @@ impl Layout {
         Layout::new(network.weights.iter().map(|w| (w.len() * precision.bytes()) as u64))
     }
 
-    /// The working memory of one lane.
+    /// The working memory of one lane: the buffers, and after them the kernels' own scratch.
     pub(super) fn buffers(network: &Network, batch: usize, precision: Precision) -> Layout {
         let sample = |b: &crate::workload::model::Buffer| b.bytes(1, precision) as u64;
-        Layout::new(network.buffers.iter().map(|b| sample(b).saturating_mul(batch as u64)))
+        let buffers = network.buffers.iter().map(|b| sample(b).saturating_mul(batch as u64));
+        Layout::new(buffers.chain([operations::scratch_bytes(network, batch)]))
     }
 
     /// Addresses, when the allocation starts at `start`.
@@ -52,12 +59,43 @@ impl Layout {
     }
 }
 
+/// Writes the weights that are not random: the host computes them in f64.
+pub(super) fn write_angles(
+    context: &Rc<Context>,
+    network: &Network,
+    precision: Precision,
+    weights: &[u64],
+) -> Result<()> {
+    let stream = Stream::new(context)?;
+    for (id, weight) in network.weights.iter().enumerate().filter(|(_, w)| w.rotary.is_some()) {
+        let mut values = vec![0.0; weight.len()];
+        weight.fill(&mut values, 0, id, 0, precision);
+        let bytes = stored(&values, precision);
+        let mut host = PinnedMemory::new(context, bytes.len())?;
+        host.as_mut_slice().copy_from_slice(&bytes);
+        stream.copy_in(weights[id], &host, bytes.len())?;
+        stream.synchronize()?;
+    }
+    Ok(())
+}
+
+/// Numbers, already rounded, as they lie in memory.
+pub(super) fn stored(values: &[f32], precision: Precision) -> Vec<u8> {
+    match precision {
+        Precision::Fp16 => values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect(),
+        Precision::Bf16 => values.iter().flat_map(|&v| half::bf16::from_f32(v).to_le_bytes()).collect(),
+        Precision::Fp32 => values.iter().flat_map(|&v| v.to_le_bytes()).collect(),
+    }
+}
+
 /// What launches depend on, of the device.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Gpu {
     pub(super) multiprocessors: usize,
     /// Shared memory that a block may ask for.
     pub(super) shared_bytes: u32,
+    /// What Hopper's kernels need of the driver.
+    pub(super) newer: Option<&'static Newer>,
 }
 
 /// What turns a network into launches.
@@ -74,9 +112,11 @@ pub(super) struct Builder<'a> {
 impl Builder<'_> {
     /// The launches that generate all weights.
     pub(super) fn fill_weights(&mut self, seed: u64) -> Result<Vec<Launch>> {
-        let function = self.kernels.number_function(Family::Fill, "fill")?;
+        let function = self.kernels.number_function("fill", "fill")?;
         let mut launches = Vec::new();
-        for (i, weight) in self.network.weights.iter().enumerate() {
+        // Angles are computed by the host.
+        let random = |(_, weight): &(usize, &Weight)| weight.rotary.is_none();
+        for (i, weight) in self.network.weights.iter().enumerate().filter(random) {
             let init = weight.init;
             let arguments = Arguments::default()
                 .long(self.weights[i])
@@ -92,42 +132,45 @@ impl Builder<'_> {
         Ok(launches)
     }
 
-    /// The launch that generates the input of a batch; none for a network without input.
-    pub(super) fn fill_input(&mut self, seed: u64, batch: usize, buffers: &[u64]) -> Result<Option<Launch>> {
-        let Some(id) = self.network.input() else { return Ok(None) };
-        let buffer = &self.network.buffers[id.0];
-        let len = buffer.len(batch);
-        let key = random::tensor_key(seed, random::INPUT_TENSOR);
-        let arguments = Arguments::default().long(buffers[id.0]).long(len as u64).long(key);
-        let (function, arguments) = match buffer.element {
-            Element::Token { vocabulary } => {
-                (self.kernels.function(Family::Fill, "fill_tokens")?, arguments.int(vocabulary))
-            }
-            Element::Value => {
-                let columns = u32::try_from(buffer.columns)?;
-                let scale = random::scale_of(1.0);
-                let arguments = arguments.int(columns).float(0.0).float(scale).int(0).float(scale);
-                (self.kernels.number_function(Family::Fill, "fill")?, arguments)
-            }
-        };
-        Ok(Some(self.fill(function, len, arguments)))
+    /// The launches that generate what the buffers hold before the first batch.
+    pub(super) fn fill_buffers(&mut self, seed: u64, batch: usize, buffers: &[u64]) -> Result<Vec<Launch>> {
+        let mut launches = Vec::new();
+        for (id, buffer) in self.network.buffers.iter().enumerate() {
+            let Some((key, init)) = self.network.origin(BufferId(id), seed) else { continue };
+            let len = buffer.len(batch);
+            let arguments = Arguments::default().long(buffers[id]).long(len as u64).long(key);
+            let (function, arguments) = match buffer.element {
+                Element::Token { vocabulary } => {
+                    (self.kernels.function("fill", "fill_tokens")?, arguments.int(vocabulary))
+                }
+                Element::Value => {
+                    let arguments = arguments
+                        .int(u32::try_from(buffer.columns)?)
+                        .float(init.mean)
+                        .float(random::scale_of(init.std))
+                        .int(u32::try_from(init.wide_columns)?)
+                        .float(random::scale_of(init.wide_std));
+                    (self.kernels.number_function("fill", "fill")?, arguments)
+                }
+            };
+            launches.push(self.fill(function, len, arguments));
+        }
+        Ok(launches)
     }
 
     fn fill(&self, function: Function, len: usize, arguments: Arguments) -> Launch {
         // The kernel strides over whatever is left.
         let blocks = len.div_ceil(256).min(self.gpu.multiprocessors * 16) as u32;
-        Launch { function, blocks, threads: 256, shared_bytes: 0, arguments }
+        Launch { function, blocks, threads: 256, shared_bytes: 0, cluster: 1, arguments }
     }
 
-    /// The launches of one batch; one empty kernel for a network without operations.
+    /// The launches of one batch, one an operation; one empty kernel for a network of nothing.
     ///
     /// # Errors
     /// A shape that a kernel can't compute, or a batch beyond the 32-bit indices of the kernels.
     pub(super) fn batch(&mut self, batch: usize, buffers: &[u64]) -> Result<Vec<Launch>> {
-        if self.network.ops.is_empty() {
-            let function = self.kernels.function(Family::Null, "null")?;
-            let arguments = Arguments::default();
-            return Ok(vec![Launch { function, blocks: 1, threads: 1, shared_bytes: 0, arguments }]);
+        if self.network.ops.is_empty() && self.network.buffers.is_empty() {
+            return Ok(vec![self.nothing()?]);
         }
         let network = self.network;
         let launch = |op| self.operation(op, batch, buffers).with_context(|| format!("{op:?}"));
@@ -136,9 +179,9 @@ impl Builder<'_> {
 
     /// A launch that takes so long and does nothing.
     pub(super) fn spin(&mut self, us: u64) -> Result<Launch> {
-        let function = self.kernels.function(Family::Null, "spin")?;
+        let function = self.kernels.function("null", "spin")?;
         let arguments = Arguments::default().long(us * 1000);
-        Ok(Launch { function, blocks: 1, threads: 1, shared_bytes: 0, arguments })
+        Ok(Launch { function, blocks: 1, threads: 1, shared_bytes: 0, cluster: 1, arguments })
     }
 
     fn operation(&mut self, op: &Op, batch: usize, buffers: &[u64]) -> Result<Launch> {
@@ -147,6 +190,8 @@ impl Builder<'_> {
             Op::Linear { .. } => self.linear(op, batch, buffers),
             Op::AddNorm { .. } => self.add_norm(op, batch, buffers),
             Op::Attention { .. } => self.attention(op, batch, buffers),
+            Op::Nothing => self.nothing(),
+            _ => self.further_operation(op, batch, buffers),
         }
     }
 
@@ -156,10 +201,11 @@ impl Builder<'_> {
         ensure!(buffer.columns.is_multiple_of(8), "columns must be a multiple of 8");
         let rows = index(batch, buffer.rows)?;
         Ok(Launch {
-            function: self.kernels.number_function(Family::Embed, "embed")?,
+            function: self.kernels.number_function("embed", "embed")?,
             blocks: grid((buffer.len(batch) / 8).div_ceil(256))?,
             threads: 256,
             shared_bytes: 0,
+            cluster: 1,
             arguments: Arguments::default()
                 .long(buffers[tokens.0])
                 .long(self.weights[word.0])
@@ -172,40 +218,107 @@ impl Builder<'_> {
         })
     }
 
+    fn nothing(&mut self) -> Result<Launch> {
+        let function = self.kernels.function("null", "null")?;
+        let arguments = Arguments::default();
+        Ok(Launch { function, blocks: 1, threads: 1, shared_bytes: 0, cluster: 1, arguments })
+    }
+
     fn linear(&mut self, op: &Op, batch: usize, buffers: &[u64]) -> Result<Launch> {
-        let Op::Linear { x, row_step, weight, bias, activation, out } = *op else { unreachable!() };
+        let Op::Linear { x, first_row, row_step, weight, bias, residual, activation, out } = *op else {
+            unreachable!()
+        };
         let (k, n) = (self.network.weights[weight.0].rows, self.network.weights[weight.0].columns);
         let (x_buffer, out_buffer) = (&self.network.buffers[x.0], &self.network.buffers[out.0]);
         ensure!(k.is_multiple_of(8) && n.is_multiple_of(8), "{k} x {n}: both must be multiples of 8");
-        ensure!(x_buffer.columns == k && out_buffer.columns == n, "columns do not match");
+        ensure!(x_buffer.columns == k && out_buffer.columns == activation.columns(n), "columns do not match");
         ensure!(row_step > 0 && x_buffer.rows == out_buffer.rows * row_step, "rows do not match");
+        let gated = activation == Activation::SwiGlu;
+        ensure!(first_row < row_step && !(gated && residual.is_some()), "no kernel for this");
         let m = index(batch, out_buffer.rows)?;
+        let first = (first_row * k * self.kernels.precision().bytes()) as u64;
+        let (x, weight, out) = (buffers[x.0] + first, self.weights[weight.0], buffers[out.0]);
+        let stride = row_step * k;
+        let bias = bias.map_or(0, |bias| self.weights[bias.0]);
+        let residual = residual.map_or(0, |residual| buffers[residual.0]);
+        let by_addresses = Arguments::default().long(x).long(stride as u64).long(weight).long(bias);
+        let by_addresses = by_addresses.long(residual).long(out);
+        let shape = |arguments: Arguments| {
+            arguments.int(m).int(n as u32).int(k as u32).int(operations::number_of(activation))
+        };
+        if self.kernels.precision() == Precision::Fp32 {
+            return self.linear32([m as usize, n], shape(by_addresses));
+        }
+        // Hopper's own kernels add a bias and nothing else.
+        let plain = bias != 0 && residual == 0 && !gated;
         let tile = self.tile.unwrap_or_else(|| {
-            tiles::choose(m as usize, n, k, self.gpu.multiprocessors, self.gpu.shared_bytes)
+            let Gpu { multiprocessors, shared_bytes, .. } = self.gpu;
+            let set = if plain { self.kernels.set() } else { Set::Portable };
+            tiles::choose(set, [m as usize, n, k], multiprocessors, shared_bytes)
         });
-        let function = self.kernels.number_function(Family::Linear, &format!("linear_{}", tile.name))?;
+        let name = format!("linear_{}", tile.name);
+        let function = self.kernels.number_function(&name, &name)?;
         self.kernels.allow_shared(function, tile.shared_bytes())?;
+        let arguments = match tile.design {
+            Design::Mma => by_addresses,
+            _ => self.matrices(tile, [x, weight, out], [m as usize, n, k], stride)?.long(bias),
+        };
         Ok(Launch {
             function,
-            blocks: grid(tile.blocks(m as usize, n))?,
+            blocks: grid(tile.blocks(m as usize, n, self.gpu.multiprocessors))?,
             threads: tile.threads(),
             shared_bytes: tile.shared_bytes(),
-            arguments: Arguments::default()
-                .long(buffers[x.0])
-                .long((row_step * k) as u64)
-                .long(self.weights[weight.0])
-                .long(self.weights[bias.0])
-                .long(buffers[out.0])
-                .int(m)
-                .int(n as u32)
-                .int(k as u32)
-                .int(match activation {
-                    Activation::None => 0,
-                    Activation::Relu => 1,
-                    Activation::Gelu => 2,
-                    Activation::Tanh => 3,
-                }),
+            cluster: tile.cluster() as u32,
+            arguments: shape(arguments),
         })
+    }
+
+    /// What the copy engine moves for `hopper/linear.cu`: x (`stride` elements from row to row), the
+    /// weight and the result, at these addresses.
+    fn matrices(
+        &self,
+        tile: &Tile,
+        [x, weight, out]: [u64; 3],
+        [m, n, k]: [usize; 3],
+        stride: usize,
+    ) -> Result<Arguments> {
+        let newer = self.gpu.newer.context(NO_TENSOR_MAPS)?;
+        let columns = tile.box_columns();
+        let matrices = [
+            Matrix {
+                address: x,
+                rows: m,
+                columns: k,
+                stride,
+                box_rows: tile.m,
+                box_columns: 64,
+                stack: None,
+            },
+            // Each block of a pair fetches its half.
+            Matrix {
+                address: weight,
+                rows: k,
+                columns: n,
+                stride: n,
+                box_rows: 64 / tile.paired(),
+                box_columns: columns,
+                stack: None,
+            },
+            Matrix {
+                address: out,
+                rows: m,
+                columns: n,
+                stride: n,
+                box_rows: 16,
+                box_columns: columns,
+                stack: None,
+            },
+        ];
+        let mut arguments = Arguments::default();
+        for matrix in matrices {
+            arguments = arguments.matrix(TensorMap::new(newer, self.kernels.precision(), matrix)?);
+        }
+        Ok(arguments)
     }
 
     fn add_norm(&mut self, op: &Op, batch: usize, buffers: &[u64]) -> Result<Launch> {
@@ -217,10 +330,11 @@ impl Builder<'_> {
         let rows = index(batch, buffer.rows)?;
         const THREADS: u32 = 128;
         Ok(Launch {
-            function: self.kernels.number_function(Family::Norm, "add_norm")?,
+            function: self.kernels.number_function("norm", "add_norm")?,
             blocks: rows.div_ceil(THREADS / 32),
             threads: THREADS,
             shared_bytes: 0,
+            cluster: 1,
             arguments: Arguments::default()
                 .long(buffers[x.0])
                 .long(residual.map_or(0, |r| buffers[r.0]))
@@ -239,31 +353,54 @@ impl Builder<'_> {
         ensure!(buffer.columns == heads * 64, "heads must be 64 wide");
         ensure!(self.network.buffers[qkv.0].columns == 3 * buffer.columns, "columns do not match");
         index(batch, buffer.rows)?;
+        let (qkv, out) = (buffers[qkv.0], buffers[out.0]);
+        let (mut rows_of_a_block, set) = (64, self.kernels.set());
+        let (function, arguments) = match set {
+            _ if self.kernels.precision() == Precision::Fp32 => {
+                rows_of_a_block = 16;
+                let function = self.kernels.function("plain", "attention32")?;
+                (function, Arguments::default().long(qkv).long(out))
+            }
+            Set::Portable => {
+                let function = self.kernels.number_function("attention", "attention")?;
+                (function, Arguments::default().long(qkv).long(out))
+            }
+            Set::Hopper => {
+                let function = self.kernels.number_function("flash", "flash")?;
+                let newer = self.gpu.newer.context(NO_TENSOR_MAPS)?;
+                // A sample is a matrix: what lies beyond its rows is not the next one's.
+                let map = |address, columns, box_rows| {
+                    let (rows, stack) = (buffer.rows, Some(batch));
+                    let matrix =
+                        Matrix { address, rows, columns, stride: columns, box_rows, box_columns: 64, stack };
+                    TensorMap::new(newer, self.kernels.precision(), matrix)
+                };
+                let (qkv, out) = (map(qkv, 3 * buffer.columns, 64)?, map(out, buffer.columns, 16)?);
+                (function, Arguments::default().matrix(qkv).matrix(out))
+            }
+        };
         Ok(Launch {
-            function: self.kernels.number_function(Family::Attention, "attention")?,
-            blocks: grid(batch * heads * buffer.rows.div_ceil(64))?,
+            function,
+            blocks: grid(batch * heads * buffer.rows.div_ceil(rows_of_a_block))?,
             threads: 128,
             shared_bytes: 0,
-            arguments: Arguments::default()
-                .long(buffers[qkv.0])
-                .long(buffers[out.0])
-                .int(buffer.rows as u32)
-                .int(heads as u32),
+            cluster: 1,
+            arguments: arguments.int(buffer.rows as u32).int(heads as u32),
         })
     }
 }
 
 /// `batch` x `rows` as the kernels' 32-bit row index.
-fn index(batch: usize, rows: usize) -> Result<u32> {
+pub(super) fn index(batch: usize, rows: usize) -> Result<u32> {
     match batch.checked_mul(rows).and_then(|r| i32::try_from(r).ok()) {
         // A tile may reach beyond the last row.
-        Some(rows) if rows <= i32::MAX - 128 => Ok(rows as u32),
+        Some(rows) if rows <= i32::MAX - 1024 => Ok(rows as u32),
         _ => bail!("{batch} samples of {rows} rows are more than the kernels can index"),
     }
 }
 
 /// Blocks of a launch: CUDA's limit is 2^31 - 1.
-fn grid(blocks: usize) -> Result<u32> {
+pub(super) fn grid(blocks: usize) -> Result<u32> {
     match i32::try_from(blocks) {
         Ok(blocks) => Ok(blocks as u32),
         Err(_) => bail!("{blocks} blocks are more than one launch can have"),

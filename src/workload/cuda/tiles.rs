@@ -1,18 +1,36 @@
-//! Which of `kernels/linear.cu`'s tiles computes a matrix product: a pure function of its shape and
-//! of the number of multiprocessors.
+//! Which kernel computes a matrix product: a pure function of its shape, of the set of kernels and of
+//! the number of multiprocessors.
 
-/// One kernel of `linear.cu`: the part of the output that a block of threads computes, and how.
+use super::kernels::Set;
+
+/// How a kernel of `kernels/linear.cu` or `kernels/hopper/linear.cu` computes its tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Design {
+    /// `linear.cu`: a block a tile, mma.sync.
+    Mma,
+    /// `hopper/linear.cu`: the groups of warps of a block share each tile.
+    Cooperate,
+    /// The same by two blocks of a cluster on one tile, half of the reduction each.
+    Split,
+    /// The two groups of warps of a block take turns, a tile each.
+    TakeTurns,
+    /// The same by two blocks of a cluster, with tiles one above the other.
+    TakeTurnsInPairs,
+}
+
+/// One kernel: the part of the output that a block of threads computes at a time, and how.
 #[derive(Debug, PartialEq)]
 pub(super) struct Tile {
     /// The kernel is `linear_<name>_<precision>`.
     pub(super) name: &'static str,
+    pub(super) design: Design,
     /// Rows of the output.
-    m: usize,
+    pub(super) m: usize,
     /// Columns of the output.
-    n: usize,
+    pub(super) n: usize,
     /// Step along the reduction.
-    k: usize,
-    /// Warps of a block.
+    pub(super) k: usize,
+    /// Warps of a block that multiply.
     warps: usize,
     /// Groups of warps that share each step's reduction.
     slices: usize,
@@ -20,78 +38,210 @@ pub(super) struct Tile {
     stages: usize,
     /// Blocks that fit on a multiprocessor at once.
     resident: usize,
-    /// Nanoseconds of a multiprocessor for one block and one k when it is full of blocks ...
+    /// Nanoseconds of a multiprocessor for one tile and one k when it is full of blocks ...
     busy: f64,
     /// ... and when the block is alone on it, waiting for its data.
     alone: f64,
-    /// Microseconds of a block before its first and after its last product.
+    /// Microseconds before the first and after the last product of a block's first tile ...
     fixed: f64,
+    /// ... and of each later one.
+    again: f64,
 }
 
 /// Largest first. The times were measured on an H200 (`tune.rs`) and weigh the tiles against each
 /// other; on another GPU all of them differ, in much the same proportion.
 #[rustfmt::skip] // a table
-pub(super) const TILES: [Tile; 7] = [
-    //   name, [m, n, k], [warps, slices, stages], resident, [busy, alone, fixed]
-    tile("256x128", [256, 128, 64], [8, 1, 3], 1, [17.3, 16.5, 3.0]),
-    tile("256x96", [256, 96, 64], [8, 1, 3], 1, [14.7, 13.8, 2.9]),
-    tile("128x96", [128, 96, 32], [4, 1, 4], 2, [8.7, 10.0, 1.5]),
-    tile("64x96", [64, 96, 64], [4, 1, 3], 3, [6.2, 6.1, 1.0]),
-    tile("64x64", [64, 64, 64], [8, 2, 4], 2, [3.9, 3.8, 1.2]),
-    tile("32x32", [32, 32, 128], [4, 4, 4], 3, [1.55, 1.5, 1.0]),
-    tile("16x32", [16, 32, 128], [4, 4, 4], 4, [1.35, 1.36, 1.0]),
+const PORTABLE: [Tile; 7] = [
+    //  name, [m, n, k], [warps, slices, stages], resident, [busy, alone, fixed]
+    mma("256x128", [256, 128, 64], [8, 1, 3], 1, [17.3, 16.5, 3.0]),
+    mma("256x96", [256, 96, 64], [8, 1, 3], 1, [14.7, 13.8, 2.9]),
+    mma("128x96", [128, 96, 32], [4, 1, 4], 2, [8.7, 10.0, 1.5]),
+    mma("64x96", [64, 96, 64], [4, 1, 3], 3, [6.2, 6.1, 1.0]),
+    mma("64x64", [64, 64, 64], [8, 2, 4], 2, [3.9, 3.8, 1.2]),
+    mma("32x32", [32, 32, 128], [4, 4, 4], 3, [1.55, 1.5, 1.0]),
+    mma("16x32", [16, 32, 128], [4, 4, 4], 4, [1.35, 1.36, 1.0]),
 ];
 
-const fn tile(
+/// As above; the small ones are the portable kernels, which start early here.
+#[rustfmt::skip] // a table
+const HOPPER: [Tile; 16] = [
+    //    name, design, [m, n], [groups, stages], resident, [busy, alone, fixed, again]
+    wgmma("p128x192", Design::TakeTurnsInPairs, [128, 192], [2, 4], 1, [7.4, 7.4, 3.0, 0.3]),
+    wgmma("t128x192", Design::TakeTurns, [128, 192], [2, 4], 1, [7.4, 7.4, 3.0, 0.3]),
+    wgmma("t128x128", Design::TakeTurns, [128, 128], [2, 5], 1, [5.2, 5.2, 3.0, 0.3]),
+    wgmma("c128x192", Design::Cooperate, [128, 192], [2, 4], 1, [7.4, 7.4, 2.5, 1.5]),
+    wgmma("c128x128", Design::Cooperate, [128, 128], [2, 5], 1, [5.2, 5.2, 2.5, 1.5]),
+    wgmma("c128x96", Design::Cooperate, [128, 96], [2, 6], 1, [5.0, 5.0, 2.0, 1.0]),
+    wgmma("c64x192", Design::Cooperate, [64, 192], [1, 5], 1, [5.0, 5.0, 2.0, 1.5]),
+    wgmma("c64x128", Design::Cooperate, [64, 128], [1, 4], 1, [4.0, 4.0, 2.0, 1.0]),
+    wgmma("c64x96", Design::Cooperate, [64, 96], [1, 5], 1, [2.6, 2.6, 2.0, 1.0]),
+    wgmma("c64x64", Design::Cooperate, [64, 64], [1, 6], 2, [2.3, 2.3, 2.2, 1.0]),
+    wgmma("c64x32", Design::Cooperate, [64, 32], [1, 8], 2, [1.8, 1.8, 2.1, 1.0]),
+    wgmma("s64x64", Design::Split, [64, 64], [1, 6], 2, [2.3, 2.3, 2.4, 2.4]),
+    wgmma("s64x32", Design::Split, [64, 32], [1, 7], 2, [1.8, 1.8, 2.3, 2.3]),
+    mma("64x64", [64, 64, 64], [8, 2, 4], 2, [3.9, 3.8, 1.2]),
+    mma("32x32", [32, 32, 128], [4, 4, 4], 3, [1.55, 1.5, 1.0]),
+    mma("16x32", [16, 32, 128], [4, 4, 4], 4, [1.35, 1.36, 1.0]),
+];
+
+/// The tiles of a set, largest first.
+pub(super) fn tiles(set: Set) -> &'static [Tile] {
+    match set {
+        Set::Portable => &PORTABLE,
+        Set::Hopper => &HOPPER,
+    }
+}
+
+const fn mma(
     name: &'static str,
     [m, n, k]: [usize; 3],
     [warps, slices, stages]: [usize; 3],
     resident: usize,
     [busy, alone, fixed]: [f64; 3],
 ) -> Tile {
-    Tile { name, m, n, k, warps, slices, stages, resident, busy, alone, fixed }
+    let design = Design::Mma;
+    Tile { name, design, m, n, k, warps, slices, stages, resident, busy, alone, fixed, again: fixed }
+}
+
+const fn wgmma(
+    name: &'static str,
+    design: Design,
+    [m, n]: [usize; 2],
+    [groups, stages]: [usize; 2],
+    resident: usize,
+    [busy, alone, fixed, again]: [f64; 4],
+) -> Tile {
+    let warps = 4 * groups;
+    Tile { name, design, m, n, k: 64, warps, slices: 1, stages, resident, busy, alone, fixed, again }
 }
 
 impl Tile {
-    /// Threads of a block.
+    /// Threads of a block, those that copy included.
     pub(super) fn threads(&self) -> u32 {
-        32 * self.warps as u32
+        32 * match self.design {
+            Design::Mma => self.warps,
+            Design::Cooperate | Design::Split => self.warps + 1,
+            Design::TakeTurns | Design::TakeTurnsInPairs => self.warps + 4,
+        } as u32
     }
 
-    /// Blocks for an m x n output.
-    pub(super) fn blocks(&self, m: usize, n: usize) -> usize {
-        m.div_ceil(self.m) * n.div_ceil(self.n)
+    /// It is a kernel of `linear.cu` or `conv.cu`, which have every epilogue.
+    pub(super) fn is_portable(&self) -> bool {
+        self.design == Design::Mma
     }
 
-    /// Shared memory of a block, in bytes: the stages, and after them, in the same place, the fp32
-    /// sums of each slice with 8 numbers of padding a row.
+    /// Blocks of a cluster.
+    pub(super) fn cluster(&self) -> usize {
+        match self.design {
+            Design::Mma | Design::Cooperate | Design::TakeTurns => 1,
+            Design::Split | Design::TakeTurnsInPairs => 2,
+        }
+    }
+
+    /// Blocks that compute tiles one above the other, and share the weight's.
+    pub(super) fn paired(&self) -> usize {
+        match self.design {
+            Design::TakeTurnsInPairs => 2,
+            Design::Mma | Design::Cooperate | Design::Split | Design::TakeTurns => 1,
+        }
+    }
+
+    /// Columns of the boxes in which `hopper/linear.cu` moves the weight and the result.
+    pub(super) fn box_columns(&self) -> usize {
+        if self.n.is_multiple_of(64) { 64 } else { 32 }
+    }
+
+    /// Tiles of an m x n output, those of a cluster counted as one.
+    fn count(&self, m: usize, n: usize) -> usize {
+        m.div_ceil(self.m * self.paired()) * n.div_ceil(self.n)
+    }
+
+    /// Blocks to launch for an m x n output: Hopper's kernels stay for several tiles each.
+    pub(super) fn blocks(&self, m: usize, n: usize, multiprocessors: usize) -> usize {
+        let count = self.count(m, n);
+        match self.design {
+            Design::Mma => count,
+            Design::Split => count * 2,
+            _ => count.min((multiprocessors * self.resident / self.cluster()).max(1)) * self.cluster(),
+        }
+    }
+
+    /// Shared memory of a block, in bytes.
     pub(super) fn shared_bytes(&self) -> u32 {
         let stages = self.stages * (self.m * self.k + self.k * self.n) * 2;
-        let sums = self.slices * self.m * (self.n + 8) * 4;
-        stages.max(sums) as u32
+        let bytes = match self.design {
+            // The stages, and after them, in the same place, the fp32 sums of each slice with 8 numbers
+            // of padding a row.
+            Design::Mma => stages.max(self.slices * self.m * (self.n + 8) * 4),
+            // Alignment, the stages, up to three pieces of 16 rows on their way out of each warp, two
+            // barriers a stage, a bias for each group, and where blocks split a tile the sums of two
+            // warps: `Shape` in `hopper/linear.cu`.
+            _ => {
+                let turns = matches!(self.design, Design::TakeTurns | Design::TakeTurnsInPairs);
+                let rows = if turns { self.m } else { self.m * 4 / self.warps };
+                let pieces = match rows / 64 * self.n / self.box_columns() {
+                    pieces if pieces.is_multiple_of(3) => 3,
+                    pieces if pieces.is_multiple_of(2) => 2,
+                    _ => 1,
+                };
+                let received = if self.design == Design::Split { 64 * self.n * 2 } else { 0 };
+                let pieces = self.warps * pieces * 16 * self.box_columns() * 2;
+                let biases = self.warps / 4 * self.n * 2;
+                1024 + stages + pieces + 16 * self.stages + 16 + biases + received
+            }
+        };
+        bytes as u32
     }
 
     /// Estimated nanoseconds of the whole product.
     fn time(&self, m: usize, n: usize, k: usize, multiprocessors: usize) -> f64 {
         // Of the fullest multiprocessor.
-        let blocks = self.blocks(m, n).div_ceil(multiprocessors);
+        let blocks = self.count(m, n).div_ceil((multiprocessors / self.cluster()).max(1));
         let waves = blocks.div_ceil(self.resident) as f64;
+        let k = if self.design == Design::Split { k.div_ceil(2) } else { k };
         let k = k.div_ceil(self.k) * self.k;
-        waves * self.fixed * 1e3 + k as f64 * (blocks as f64 * self.busy).max(waves * self.alone)
+        let fixed = self.fixed + (waves - 1.0) * self.again;
+        fixed * 1e3 + k as f64 * (blocks as f64 * self.busy).max(waves * self.alone)
     }
 }
 
+/// The tiles of `kernels/conv.cu`, largest first; times as of the products' tiles of the same size.
+#[rustfmt::skip] // a table
+const CONVOLUTIONS: [Tile; 5] = [
+    mma("128x128", [128, 128, 64], [8, 1, 3], 2, [11.0, 12.0, 2.0]),
+    mma("128x64", [128, 64, 64], [8, 1, 4], 2, [7.0, 7.5, 1.6]),
+    mma("64x64", [64, 64, 64], [8, 2, 4], 2, [4.2, 4.0, 1.3]),
+    mma("32x64", [32, 64, 64], [4, 2, 4], 3, [2.6, 2.6, 1.1]),
+    mma("32x32", [32, 32, 128], [4, 4, 4], 3, [1.7, 1.7, 1.1]),
+];
+
+/// The tiles of convolutions.
+pub(super) fn convolutions() -> &'static [Tile] {
+    &CONVOLUTIONS
+}
+
 /// The tile with the least estimated time among those that fit into `shared_bytes` of shared memory
-/// a block; the larger one of equals. Some tile fits every GPU that the kernels run on.
+/// a block and whose clusters fit the device; the larger one of equals. Some tile fits every GPU that
+/// the kernels run on.
 pub(super) fn choose(
-    m: usize,
-    n: usize,
-    k: usize,
+    set: Set,
+    [m, n, k]: [usize; 3],
     multiprocessors: usize,
     shared_bytes: u32,
 ) -> &'static Tile {
-    let mut best = &TILES[TILES.len() - 1];
-    for tile in TILES.iter().rev().filter(|tile| tile.shared_bytes() <= shared_bytes) {
+    choose_among(tiles(set), [m, n, k], multiprocessors, shared_bytes)
+}
+
+/// As [`choose`], for other kernels.
+pub(super) fn choose_among(
+    tiles: &'static [Tile],
+    [m, n, k]: [usize; 3],
+    multiprocessors: usize,
+    shared_bytes: u32,
+) -> &'static Tile {
+    let mut best = &tiles[tiles.len() - 1];
+    let fits = |tile: &&Tile| tile.shared_bytes() <= shared_bytes && tile.cluster() <= multiprocessors;
+    for tile in tiles.iter().rev().filter(fits) {
         if tile.time(m, n, k, multiprocessors) <= best.time(m, n, k, multiprocessors) {
             best = tile;
         }
@@ -110,36 +260,56 @@ mod tests {
 
     #[test]
     fn large_products_take_large_tiles_and_single_rows_small_ones() {
-        assert_eq!(choose(1 << 16, 4096, 4096, 132, H200).name, "256x128");
-        assert_eq!(choose(1, 4096, 1024, 132, H200).name, "16x32");
-        assert_eq!(choose(1, 1000, 4096, 16, H200).name, "16x32");
+        assert_eq!(choose(Set::Portable, [1 << 16, 4096, 4096], 132, H200).name, "256x128");
+        assert_eq!(choose(Set::Portable, [1, 4096, 1024], 132, H200).name, "16x32");
+        assert_eq!(choose(Set::Portable, [1, 1000, 4096], 16, H200).name, "16x32");
         // bert-base, 32 samples: 768 columns are 8 tiles of 96, and 16 x 8 blocks fill 97 % of 132
         // multiprocessors; with 128 columns they would fill 73 %.
-        assert_eq!(choose(4096, 768, 3072, 132, H200).name, "256x96");
+        assert_eq!(choose(Set::Portable, [4096, 768, 3072], 132, H200).name, "256x96");
     }
 
     #[test]
     fn few_rows_are_spread_over_all_multiprocessors() {
         // bert-base, one sample of 128 tokens.
         for (n, k) in [(2304, 768), (768, 768), (3072, 768), (768, 3072)] {
-            let tile = choose(128, n, k, 132, H200);
-            assert!(tile.blocks(128, n) >= 72, "{n} x {k}: {}", tile.name);
+            let tile = choose(Set::Portable, [128, n, k], 132, H200);
+            assert!(tile.blocks(128, n, 132) >= 72, "{n} x {k}: {}", tile.name);
         }
     }
 
     #[test]
     fn every_gpu_has_tiles_that_fit() {
-        assert!(TILES.iter().all(|tile| tile.shared_bytes() <= A100 && tile.threads() <= 1024));
-        assert_eq!(choose(1 << 16, 4096, 4096, 108, A100).name, "256x128");
-        assert_eq!(choose(1 << 16, 4096, 4096, 188, SMALL).name, "128x96");
-        assert!(choose(1, 8, 8, 1, 0).shared_bytes() <= SMALL);
+        assert!(PORTABLE.iter().all(|tile| tile.shared_bytes() <= A100 && tile.threads() <= 1024));
+        assert!(HOPPER.iter().all(|tile| tile.shared_bytes() <= H200 && tile.threads() <= 1024));
+        assert_eq!(choose(Set::Portable, [1 << 16, 4096, 4096], 108, A100).name, "256x128");
+        assert_eq!(choose(Set::Portable, [1 << 16, 4096, 4096], 188, SMALL).name, "128x96");
+        assert!(choose(Set::Portable, [1, 8, 8], 1, 0).shared_bytes() <= SMALL);
     }
 
     #[test]
     fn blocks_cover_the_output() {
-        for tile in &TILES {
-            assert_eq!(tile.blocks(1, 8), 1);
-            assert_eq!(tile.blocks(tile.m + 1, tile.n + 8), 4);
+        for tile in PORTABLE.iter().chain(&HOPPER) {
+            let cluster = tile.cluster();
+            assert_eq!(tile.blocks(1, 8, 132), cluster);
+            assert_eq!(tile.blocks(tile.m * tile.paired() + 1, tile.n + 8, 132), 4 * cluster);
         }
+    }
+
+    /// A block of Hopper's kernels stays for as many tiles as there are, on the multiprocessors that
+    /// an instance has, without one more block than fits.
+    #[test]
+    fn staying_blocks_fill_the_instance_and_no_more() {
+        for tile in HOPPER.iter().filter(|tile| !matches!(tile.design, Design::Mma | Design::Split)) {
+            for multiprocessors in [2, 16, 26, 32, 60, 64, 132] {
+                let blocks = tile.blocks(1 << 16, 4096, multiprocessors);
+                assert_eq!(blocks, multiprocessors * tile.resident, "{}", tile.name);
+            }
+            assert!(tile.blocks(1 << 16, 4096, 1) >= tile.cluster());
+        }
+    }
+
+    #[test]
+    fn a_pair_of_blocks_needs_two_multiprocessors() {
+        assert_eq!(choose(Set::Hopper, [1 << 14, 4096, 4096], 1, H200).cluster(), 1);
     }
 }

@@ -4,21 +4,22 @@
 //! compute what they should there.
 
 use super::device::{Context, DeviceMemory, PinnedMemory, Stream};
-use super::kernels::Kernels;
-use super::lane::numbers;
-use super::network::Builder;
-use super::tiles::{TILES, Tile};
+use super::kernels::{Kernels, Set};
+use super::lane::{elements, numbers};
+use super::network::{Builder, stored, write_angles};
+use super::operations;
+use super::tiles::{Tile, tiles};
 use super::{Cuda, Device};
 use crate::workload::model::{
     Activation, Bert, Buffer, BufferId, Element, Init, Network, Op, Weight, WeightId, bert, mlp, plain,
     random,
 };
 use crate::workload::{Corruption, Precision, Settings, Sync, Workload};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use std::io::Write;
 use std::rc::Rc;
 
-const SEED: u64 = 20_221;
+pub(super) const SEED: u64 = 20_221;
 
 /// Runs all checks, a line each; false if any fails.
 ///
@@ -27,21 +28,28 @@ const SEED: u64 = 20_221;
 pub fn verify(out: &mut dyn Write) -> Result<bool> {
     let device = Device::open(Sync::Spin)?;
     let mut verifier = Verifier {
-        kernels: Kernels::new(&device.context, Precision::Fp16),
+        kernels: Vec::new(),
         stream: Stream::new(&device.context)?,
         context: device.context.clone(),
         device,
         out,
         ok: true,
     };
-    for precision in [Precision::Fp16, Precision::Bf16] {
-        verifier.kernels = Kernels::new(&verifier.context, precision);
+    for precision in [Precision::Fp32, Precision::Fp16, Precision::Bf16] {
+        verifier.load(precision)?;
         verifier.fills(precision)?;
         verifier.embeds(precision)?;
         verifier.norms(precision)?;
         verifier.attentions(precision)?;
         verifier.linears(precision)?;
         verifier.networks(precision)?;
+        verifier.probes(precision)?;
+        if precision != Precision::Fp32 {
+            verifier.epilogues(precision)?;
+            verifier.images(precision)?;
+            verifier.decoders(precision)?;
+        }
+        verifier.workloads(precision)?;
     }
     let verdict = if verifier.ok { "all checks passed" } else { "SOME CHECKS FAILED" };
     writeln!(verifier.out, "{verdict}")?;
@@ -53,17 +61,19 @@ pub fn verify(out: &mut dyn Write) -> Result<bool> {
 /// exponentials.
 fn bound(precision: Precision) -> f64 {
     match precision {
-        Precision::Fp32 => 1e-6,
+        // Thousands of additions in another order, and exponentials to a part in 10^6.
+        Precision::Fp32 => 1e-5,
         Precision::Fp16 => 2.0 * 2f64.powi(-11),
         Precision::Bf16 => 2.0 * 2f64.powi(-8),
     }
 }
 
-struct Verifier<'a> {
-    kernels: Kernels,
+pub(super) struct Verifier<'a> {
+    /// The sets that the device can run, the one that it is given first.
+    kernels: Vec<Kernels>,
     stream: Stream,
-    context: Rc<Context>,
-    device: Device,
+    pub(super) context: Rc<Context>,
+    pub(super) device: Device,
     out: &'a mut dyn Write,
     ok: bool,
 }
@@ -85,9 +95,29 @@ fn l2_error(values: &[f32], reference: &[f64]) -> f64 {
     (difference / reference.iter().map(|r| square(*r)).sum::<f64>()).sqrt()
 }
 
+/// A kernel of a set: a tile of a matrix product, or the one that would be chosen.
+type Variant = (Set, Option<&'static Tile>);
+
+/// So few multiprocessors that a block which stays for several tiles has several even of a small
+/// product.
+const FEW: usize = 4;
+
 impl Verifier<'_> {
+    fn load(&mut self, precision: Precision) -> Result<()> {
+        let own = self.context.kernel_set()?;
+        let sets = Set::ALL.into_iter().filter(|set| *set != own && *set == Set::Portable);
+        let sets = std::iter::once(own).chain(sets);
+        self.kernels = sets.map(|set| Kernels::new(&self.context, precision, set)).collect();
+        Ok(())
+    }
+
+    /// Every set that the device can run, with what would be chosen.
+    pub(super) fn sets(&self) -> Vec<Variant> {
+        self.kernels.iter().map(|kernels| (kernels.set(), None)).collect()
+    }
+
     /// One line. NaN is no number within a bound.
-    fn report(&mut self, case: &str, error: f64, bound: f64) -> Result<()> {
+    pub(super) fn report(&mut self, case: &str, error: f64, bound: f64) -> Result<()> {
         let ok = error <= bound;
         self.ok &= ok;
         let verdict = if ok { "ok" } else { "FAILED" };
@@ -95,33 +125,37 @@ impl Verifier<'_> {
         Ok(self.out.flush()?)
     }
 
-    /// Runs the operations with the given contents of the buffers, the last of which is overwritten
-    /// with NaN first unless it is also the first, and returns it. Every tensor has an allocation of
-    /// its own, so that a memory checker sees accesses beyond it.
+    /// Runs the operations with the given contents of the buffers, NaN where there are none, and returns
+    /// what the last operation wrote. Every tensor has an allocation of its own, so that a memory checker
+    /// sees accesses beyond it.
     fn run(
         &mut self,
         network: &Network,
         precision: Precision,
         batch: usize,
         contents: &[Vec<u8>],
-        tile: Option<&'static Tile>,
-    ) -> Result<Vec<f32>> {
+        (set, tile): Variant,
+    ) -> Result<Vec<Vec<f32>>> {
         let allocate = |bytes: usize| DeviceMemory::new(&self.context, bytes);
         let weights: Vec<DeviceMemory> =
             network.weights.iter().map(|w| allocate(w.len() * precision.bytes())).collect::<Result<_>>()?;
         let buffers: Vec<DeviceMemory> =
             network.buffers.iter().map(|b| allocate(b.bytes(batch, precision))).collect::<Result<_>>()?;
         let addresses = |memories: &[DeviceMemory]| memories.iter().map(DeviceMemory::address).collect();
-        let (weights_at, buffers_at): (Vec<u64>, Vec<u64>) = (addresses(&weights), addresses(&buffers));
-        let mut builder = Builder {
-            network,
-            gpu: self.context.gpu()?,
-            kernels: &mut self.kernels,
-            weights: &weights_at,
-            tile,
-        };
-        let mut launches = builder.fill_weights(SEED)?;
-        launches.extend(builder.batch(batch, &buffers_at)?);
+        let (weights_at, mut buffers_at): (Vec<u64>, Vec<u64>) = (addresses(&weights), addresses(&buffers));
+        let scratch = allocate(operations::scratch_bytes(network, batch) as usize)?;
+        self.stream.set(scratch.address(), 0, scratch.bytes())?;
+        buffers_at.push(scratch.address());
+        write_angles(&self.context, network, precision, &weights_at)?;
+        let mut gpu = self.context.gpu()?;
+        if tile.is_some() {
+            gpu.multiprocessors = gpu.multiprocessors.min(FEW);
+        }
+        let kernels = self.kernels.iter_mut().find(|kernels| kernels.set() == set);
+        let kernels = kernels.context("the set was loaded")?;
+        let mut builder = Builder { network, gpu, kernels, weights: &weights_at, tile };
+        let fills = builder.fill_weights(SEED)?;
+        let launches = builder.batch(batch, &buffers_at)?;
         for (memory, content) in buffers.iter().zip(contents) {
             self.stream.set(memory.address(), 0xff, memory.bytes())?;
             let mut host = PinnedMemory::new(&self.context, content.len())?;
@@ -129,36 +163,38 @@ impl Verifier<'_> {
             self.stream.copy_in(memory.address(), &host, content.len())?;
             self.stream.synchronize()?;
         }
-        for launch in launches {
+        for launch in fills.into_iter().chain(launches) {
             // SAFETY: built from the addresses above, which live until after the synchronization.
             unsafe { launch.issue(&self.context, &self.stream) }?;
         }
-        let Some(last) = buffers.last() else { return Ok(Vec::new()) };
-        let host = PinnedMemory::new(&self.context, last.bytes())?;
-        self.stream.copy_out(&host, last.address(), last.bytes())?;
-        self.stream.synchronize()?;
-        Ok(numbers(host.as_slice(), precision))
+        let outs = network.ops.last().into_iter().flat_map(Op::outs);
+        outs.map(|out| {
+            let bytes = self.download(&buffers[out.0])?;
+            Ok(elements(&bytes, network.buffers[out.0].element, precision))
+        })
+        .collect()
     }
 
-    /// Random contents for every buffer but the last (the last too if it is the only one), on the
-    /// device and for the reference; then the device's result against the reference's.
-    fn compare(
+    /// Random contents for the buffers that have an init, and random tokens, on the device and for the
+    /// reference; then the device's results against the reference's.
+    pub(super) fn compare(
         &mut self,
         case: &str,
         network: &Network,
         inits: &[Init],
         precision: Precision,
         batch: usize,
-        tiles: &[Option<&'static Tile>],
+        variants: &[Variant],
     ) -> Result<()> {
-        let mut tokens = Vec::new();
         let (mut contents, mut expected) = (Vec::new(), Vec::new());
         for (i, buffer) in network.buffers.iter().enumerate() {
-            let mut values = vec![0.0; buffer.len(batch)];
-            if let Element::Token { .. } = buffer.element {
-                tokens = vec![0; buffer.len(batch)];
-                network.input_tokens(SEED, 0, &mut tokens);
-                contents.push(tokens.iter().flat_map(|t| t.to_le_bytes()).collect());
+            let mut values = vec![f32::NAN; buffer.len(batch)];
+            if let Element::Token { vocabulary } = buffer.element {
+                let key = random::tensor_key(SEED + 1, i as u32);
+                let ids = (0..values.len() as u64).map(|j| random::token(random::bits(key, j), vocabulary));
+                let ids: Vec<u32> = ids.collect();
+                values = ids.iter().map(|&id| id as f32).collect();
+                contents.push(ids.iter().flat_map(|id| id.to_le_bytes()).collect());
             } else if let Some(init) = inits.get(i) {
                 let key = random::tensor_key(SEED + 1, i as u32);
                 random::fill(&mut values, key, 0, buffer.columns, *init, precision);
@@ -169,13 +205,17 @@ impl Verifier<'_> {
             expected.push(values.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>());
         }
         let weights = plain::weights(network, SEED, precision);
-        plain::run(network, batch, &weights, &tokens, &mut expected);
-        let expected = expected.pop().unwrap_or_default();
+        plain::run(network, batch, &weights, &mut expected);
+        let outs: Vec<BufferId> = network.ops.last().into_iter().flat_map(Op::outs).collect();
         let mut worst = 0.0f64;
-        for tile in tiles {
-            let error = max_norm_error(&self.run(network, precision, batch, &contents, *tile)?, &expected);
-            if (error > bound(precision) || error.is_nan()) && tiles.len() > 1 {
-                writeln!(self.out, "       tile {}: error {error:.2e}", tile.map_or("", |t| t.name))?;
+        for variant in variants {
+            let results = self.run(network, precision, batch, &contents, *variant)?;
+            let errors =
+                results.iter().zip(&outs).map(|(result, out)| max_norm_error(result, &expected[out.0]));
+            let error = errors.fold(0.0f64, |worst, e| if e.is_nan() || e > worst { e } else { worst });
+            if error > bound(precision) || error.is_nan() {
+                let (set, tile) = (variant.0, variant.1.map_or("", |t| t.name));
+                writeln!(self.out, "       {set:?} {tile}: error {error:.2e}")?;
             }
             worst = if error.is_nan() { error } else { worst.max(error) };
         }
@@ -191,7 +231,7 @@ impl Verifier<'_> {
             let network = Network {
                 weights: vec![weight(rows, columns, init)],
                 buffers: vec![buffer(rows, columns)],
-                ops: Vec::new(),
+                ..Network::default()
             };
             let values = self.filled(&network, precision)?;
             let expected = plain::weights(&network, SEED, precision).remove(0);
@@ -200,9 +240,10 @@ impl Verifier<'_> {
             self.report(&format!("{precision} fill {rows} x {columns}"), unequal as f64, 0.0)?;
         }
         let network = bert(Bert::TINY, 77);
-        let mut expected = vec![0; 77 * 13];
-        network.input_tokens(SEED, 0, &mut expected);
-        let unequal = self.input_tokens(&network, 13)?.iter().zip(&expected).filter(|(a, b)| a != b).count();
+        let mut expected = vec![0.0; 77 * 13];
+        network.contents(BufferId(0), SEED, 0, precision, &mut expected);
+        let filled = self.input_tokens(&network, 13)?;
+        let unequal = filled.iter().zip(&expected).filter(|(a, b)| **a as f32 != **b).count();
         self.report(&format!("{precision} fill of {} tokens", expected.len()), unequal as f64, 0.0)
     }
 
@@ -222,8 +263,7 @@ impl Verifier<'_> {
     fn input_tokens(&mut self, network: &Network, batch: usize) -> Result<Vec<u32>> {
         let memory = DeviceMemory::new(&self.context, network.buffers[0].bytes(batch, Precision::Fp16))?;
         let buffers = [memory.address()];
-        let launch = self.builder(network, &[])?.fill_input(SEED, batch, &buffers)?;
-        if let Some(launch) = launch {
+        for launch in self.builder(network, &[])?.fill_buffers(SEED, batch, &buffers)? {
             // SAFETY: it writes exactly `memory`.
             unsafe { launch.issue(&self.context, &self.stream) }?;
         }
@@ -232,7 +272,8 @@ impl Verifier<'_> {
     }
 
     fn builder<'b>(&'b mut self, network: &'b Network, weights: &'b [u64]) -> Result<Builder<'b>> {
-        let (gpu, kernels) = (self.context.gpu()?, &mut self.kernels);
+        let gpu = self.context.gpu()?;
+        let kernels = self.kernels.first_mut().context("a set was loaded")?;
         Ok(Builder { network, gpu, kernels, weights, tile: None })
     }
 
@@ -246,7 +287,7 @@ impl Verifier<'_> {
     fn embeds(&mut self, precision: Precision) -> Result<()> {
         for (seq_len, columns) in [(1, 8), (17, 72), (128, 768)] {
             let vocabulary = 1000;
-            let tokens = Buffer { rows: seq_len, columns: 1, element: Element::Token { vocabulary } };
+            let tokens = Buffer::new(seq_len, 1, Element::Token { vocabulary });
             let network = Network {
                 weights: vec![
                     weight(vocabulary as usize, columns, Init::spread(1.0)),
@@ -261,8 +302,9 @@ impl Verifier<'_> {
                     segment: WeightId(2),
                     out: BufferId(1),
                 }],
+                ..Network::default()
             };
-            self.compare(&format!("embed {seq_len} x {columns}"), &network, &[], precision, 3, &[None])?;
+            self.compare(&format!("embed {seq_len} x {columns}"), &network, &[], precision, 3, &self.sets())?;
         }
         Ok(())
     }
@@ -286,10 +328,11 @@ impl Verifier<'_> {
                         epsilon: 1e-12,
                         out: BufferId(buffers - 1),
                     }],
+                    ..Network::default()
                 };
                 let inits = [Init::around(3.0, 1.0), Init::spread(1.0)];
                 let case = format!("norm 51 x {columns}, residual {residual}, in place {in_place}");
-                self.compare(&case, &network, &inits, precision, 3, &[None])?;
+                self.compare(&case, &network, &inits, precision, 3, &self.sets())?;
             }
         }
         Ok(())
@@ -311,10 +354,11 @@ impl Verifier<'_> {
                 weights: Vec::new(),
                 buffers: vec![buffer(seq_len, 3 * columns), buffer(seq_len, columns)],
                 ops: vec![Op::Attention { qkv: BufferId(0), heads, out: BufferId(1) }],
+                ..Network::default()
             };
             let init = Init::spread(1.0).with_wide_columns(2 * columns, std::f32::consts::SQRT_2);
             let case = format!("attention {batch} x {seq_len}, {heads} heads");
-            self.compare(&case, &network, &[init], precision, batch, &[None])?;
+            self.compare(&case, &network, &[init], precision, batch, &self.sets())?;
         }
         Ok(())
     }
@@ -322,8 +366,12 @@ impl Verifier<'_> {
     fn linears(&mut self, precision: Precision) -> Result<()> {
         let activations = [Activation::None, Activation::Relu, Activation::Gelu, Activation::Tanh];
         let most = self.context.gpu()?.shared_bytes;
-        let fitting = TILES.iter().filter(|tile| tile.shared_bytes() <= most).map(Some);
-        let tiles: Vec<_> = std::iter::once(None).chain(fitting).collect();
+        let mut variants = self.sets();
+        let tiled = self.sets().into_iter().filter(|_| precision != Precision::Fp32);
+        for (set, _) in tiled {
+            let fitting = tiles(set).iter().filter(|tile| tile.shared_bytes() <= most);
+            variants.extend(fitting.map(|tile| (set, Some(tile))));
+        }
         let mut case = 0;
         for m in [1, 3, 7, 17, 128, 511] {
             for n in [8, 24, 768, 1000] {
@@ -334,7 +382,7 @@ impl Verifier<'_> {
                     case += 1;
                     let network = single_linear(k, n, activation, row_step);
                     let name = format!("linear {m} x {n} x {k}, {activation:?}, row step {row_step}");
-                    self.compare(&name, &network, &[Init::spread(1.0)], precision, m, &tiles)?;
+                    self.compare(&name, &network, &[Init::spread(1.0)], precision, m, &variants)?;
                 }
             }
         }
@@ -350,8 +398,8 @@ impl Verifier<'_> {
             ("mlp", mlp(), 5),
         ] {
             let weights = plain::weights(&network, SEED, precision);
-            let (tokens, mut buffers) = plain::input(&network, SEED, precision, batch);
-            plain::run(&network, batch, &weights, &tokens, &mut buffers);
+            let mut buffers = plain::input(&network, SEED, precision, batch);
+            plain::run(&network, batch, &weights, &mut buffers);
             let expected = buffers.pop().unwrap_or_default();
 
             let first = self.whole(&network, precision, batch, true, true, None)?;
@@ -406,12 +454,12 @@ impl Verifier<'_> {
     }
 }
 
-fn weight(rows: usize, columns: usize, init: Init) -> Weight {
-    Weight { name: String::new(), rows, columns, init }
+pub(super) fn weight(rows: usize, columns: usize, init: Init) -> Weight {
+    Weight::new("", rows, columns, init)
 }
 
-fn buffer(rows: usize, columns: usize) -> Buffer {
-    Buffer { rows, columns, element: Element::Value }
+pub(super) fn buffer(rows: usize, columns: usize) -> Buffer {
+    Buffer::new(rows, columns, Element::Value)
 }
 
 /// One product of a row a sample.
@@ -421,21 +469,15 @@ pub(super) fn single_linear(k: usize, n: usize, activation: Activation, row_step
         buffers: vec![buffer(row_step, k), buffer(1, n)],
         ops: vec![Op::Linear {
             x: BufferId(0),
+            first_row: 0,
             row_step,
             weight: WeightId(0),
-            bias: WeightId(1),
+            bias: Some(WeightId(1)),
+            residual: None,
             activation,
             out: BufferId(1),
         }],
-    }
-}
-
-/// Numbers, already rounded, as they lie in memory.
-fn stored(values: &[f32], precision: Precision) -> Vec<u8> {
-    match precision {
-        Precision::Fp16 => values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect(),
-        Precision::Bf16 => values.iter().flat_map(|&v| half::bf16::from_f32(v).to_le_bytes()).collect(),
-        Precision::Fp32 => values.iter().flat_map(|&v| v.to_le_bytes()).collect(),
+        ..Network::default()
     }
 }
 

@@ -69,9 +69,11 @@ pub fn bert(shape: Bert, seq_len: usize) -> Network {
     let bias = net.weight("pooler.bias", 1, hidden, Init::spread(0.1));
     net.ops.push(Op::Linear {
         x,
+        first_row: 0,
         row_step: seq_len,
         weight,
-        bias,
+        bias: Some(bias),
+        residual: None,
         activation: Activation::Tanh,
         out: pooled,
     });
@@ -92,7 +94,8 @@ fn linear(
     out: BufferId,
 ) {
     let bias = net.weight(format!("{name}.bias"), 1, net.weights[weight.0].columns, Init::spread(0.1));
-    net.ops.push(Op::Linear { x, row_step: 1, weight, bias, activation, out });
+    let (first_row, row_step, bias, residual) = (0, 1, Some(bias), None);
+    net.ops.push(Op::Linear { x, first_row, row_step, weight, bias, residual, activation, out });
 }
 
 fn add_norm(net: &mut Network, name: &str, x: BufferId, residual: Option<BufferId>, out: BufferId) {

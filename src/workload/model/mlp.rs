@@ -20,7 +20,8 @@ pub fn mlp() -> Network {
         let last = layer == WIDTHS.len() - 2;
         let activation = if last { Activation::None } else { Activation::Relu };
         let (x, out) = (super::BufferId(layer), super::BufferId(layer + 1));
-        net.ops.push(Op::Linear { x, row_step: 1, weight, bias, activation, out });
+        let (first_row, row_step, bias, residual) = (0, 1, Some(bias), None);
+        net.ops.push(Op::Linear { x, first_row, row_step, weight, bias, residual, activation, out });
     }
     net
 }

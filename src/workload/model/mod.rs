@@ -5,13 +5,21 @@
 //! here. A new network is one file that builds a [`Network`].
 
 mod bert;
+mod llama;
 mod mlp;
+mod op;
 pub mod plain;
+mod probe;
 pub mod random;
+mod resnet;
 
 pub use bert::{Bert, bert};
+pub use llama::{Llama, llama_decode, llama_prefill};
 pub use mlp::mlp;
+pub use op::{Activation, Op, Window};
+pub use probe::{Direction, gemm, launch, stream, transfer};
 pub use random::Init;
+pub use resnet::resnet50;
 
 use super::Precision;
 
@@ -34,9 +42,42 @@ pub struct Weight {
     pub columns: usize,
     /// Distribution of its values.
     pub init: Init,
+    /// Not random but the cosines and sines of a rotary embedding.
+    pub rotary: Option<Rotary>,
+}
+
+/// Row r holds the cosines, then the sines, of the angles (first + r) · theta^(-2i / columns) for
+/// i from 0 to columns / 2 (Su et al., arXiv:2104.09864).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rotary {
+    /// The position of row 0.
+    pub first: usize,
+    /// The base of the frequencies.
+    pub theta: f64,
 }
 
 impl Weight {
+    /// Of these dimensions and this distribution.
+    pub fn new(name: impl Into<String>, rows: usize, columns: usize, init: Init) -> Weight {
+        Weight { name: name.into(), rows, columns, init, rotary: None }
+    }
+
+    /// Fills `out` with the elements `first..` as the device stores them; `tensor` is the number of
+    /// the weight.
+    pub fn fill(&self, out: &mut [f32], seed: u64, tensor: usize, first: u64, precision: Precision) {
+        let Some(rotary) = self.rotary else {
+            let key = random::tensor_key(seed, tensor as u32);
+            return random::fill(out, key, first, self.columns, self.init, precision);
+        };
+        let half = self.columns as u64 / 2;
+        for (i, value) in (first..).zip(out) {
+            let (row, column) = (i / self.columns as u64, i % self.columns as u64);
+            let frequency = rotary.theta.powf(-((column % half) as f64) / half as f64);
+            let angle = (rotary.first as u64 + row) as f64 * frequency;
+            *value = precision.round(if column < half { angle.cos() } else { angle.sin() } as f32);
+        }
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.rows * self.columns
@@ -55,7 +96,7 @@ pub enum Element {
     Value,
     /// A 32-bit token id below `vocabulary`.
     Token {
-        /// Number of different ids.
+        /// Number of different ids, at most 2^24, so that fp32 holds each exactly.
         vocabulary: u32,
     },
 }
@@ -69,9 +110,17 @@ pub struct Buffer {
     pub columns: usize,
     /// Element type.
     pub element: Element,
+    /// Filled before the first batch and kept from batch to batch: numbers of this distribution, or
+    /// random ids.
+    pub kept: Option<Init>,
 }
 
 impl Buffer {
+    /// Scratch: nothing is kept from batch to batch.
+    pub fn new(rows: usize, columns: usize, element: Element) -> Buffer {
+        Buffer { rows, columns, element, kept: None }
+    }
+
     /// Elements for a batch of `batch` samples.
     pub fn len(&self, batch: usize) -> usize {
         batch * self.rows * self.columns
@@ -87,92 +136,31 @@ impl Buffer {
     }
 }
 
-/// Applied to each element of a [`Op::Linear`]'s result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// As it is.
-    None,
-    /// max(0, x).
-    Relu,
-    /// x/2 · (1 + erf(x/√2)), the exact form (Hendrycks and Gimpel, arXiv:1606.08415).
-    Gelu,
-    /// tanh x.
-    Tanh,
+/// What a batch copies between host and device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Exchange {
+    /// The input before, the output after.
+    #[default]
+    InOut,
+    /// The input alone.
+    In,
+    /// The output alone.
+    Out,
+    /// Input and output at the same time.
+    AtOnce,
+    /// Nothing: both stay on the device.
+    Nothing,
 }
 
-/// One operation. Operations run in order; buffers are reused from layer to layer.
-#[derive(Clone, Debug)]
-pub enum Op {
-    /// `out[r] = word[tokens[r]] + position[r mod rows] + segment[0]`.
-    Embed {
-        /// Token ids, one a row.
-        tokens: BufferId,
-        /// vocabulary x columns.
-        word: WeightId,
-        /// rows x columns.
-        position: WeightId,
-        /// 1 x columns: every token belongs to the first segment.
-        segment: WeightId,
-        /// rows x columns.
-        out: BufferId,
-    },
-    /// `out = activation(x · weight + bias)`.
-    Linear {
-        /// rows x k.
-        x: BufferId,
-        /// Only rows 0, step, 2·step, … of x are used (a pooler reads the first token).
-        row_step: usize,
-        /// k x n.
-        weight: WeightId,
-        /// 1 x n.
-        bias: WeightId,
-        /// Applied last.
-        activation: Activation,
-        /// (rows / row_step) x n.
-        out: BufferId,
-    },
-    /// Each row of `x + residual` normalised to mean 0 and variance 1, times `gamma` plus `beta`
-    /// (Ba, Kiros, Hinton, arXiv:1607.06450). `out` may be `x` or `residual`.
-    AddNorm {
-        /// rows x columns.
-        x: BufferId,
-        /// rows x columns, if any.
-        residual: Option<BufferId>,
-        /// 1 x columns.
-        gamma: WeightId,
-        /// 1 x columns.
-        beta: WeightId,
-        /// Added to the variance.
-        epsilon: f32,
-        /// rows x columns.
-        out: BufferId,
-    },
-    /// Multi-head attention `softmax(q kᵀ / √d) v` within each sample (Vaswani et al.,
-    /// arXiv:1706.03762); d = columns of out / heads.
-    Attention {
-        /// rows x 3·heads·d: queries, keys, values side by side, each head by head.
-        qkv: BufferId,
-        /// Number of heads.
-        heads: usize,
-        /// rows x heads·d.
-        out: BufferId,
-    },
-}
-
-impl Op {
-    /// The buffer that it writes.
-    pub fn out(&self) -> BufferId {
-        match *self {
-            Op::Embed { out, .. }
-            | Op::Linear { out, .. }
-            | Op::AddNorm { out, .. }
-            | Op::Attention { out, .. } => out,
-        }
+impl Exchange {
+    /// The input is copied.
+    pub fn has_input(self) -> bool {
+        matches!(self, Exchange::InOut | Exchange::In | Exchange::AtOnce)
     }
 
-    /// Does it read what it overwrites?
-    pub fn is_in_place(&self) -> bool {
-        matches!(*self, Op::AddNorm { x, residual, out, .. } if out == x || residual == Some(out))
+    /// The output is copied.
+    pub fn has_output(self) -> bool {
+        matches!(self, Exchange::InOut | Exchange::Out | Exchange::AtOnce)
     }
 }
 
@@ -183,18 +171,20 @@ pub struct Network {
     pub weights: Vec<Weight>,
     /// Working memory; the first is the input, the last the output.
     pub buffers: Vec<Buffer>,
-    /// What is computed, in order. Empty for the `null` workload.
+    /// What is computed, in order. Empty for the `null` and `transfer` workloads.
     pub ops: Vec<Op>,
+    /// What is copied around that.
+    pub exchange: Exchange,
 }
 
 impl Network {
     fn weight(&mut self, name: impl Into<String>, rows: usize, columns: usize, init: Init) -> WeightId {
-        self.weights.push(Weight { name: name.into(), rows, columns, init });
+        self.weights.push(Weight::new(name, rows, columns, init));
         WeightId(self.weights.len() - 1)
     }
 
     fn buffer(&mut self, rows: usize, columns: usize, element: Element) -> BufferId {
-        self.buffers.push(Buffer { rows, columns, element });
+        self.buffers.push(Buffer::new(rows, columns, element));
         BufferId(self.buffers.len() - 1)
     }
 
@@ -223,61 +213,65 @@ impl Network {
     /// Floating-point operations for a batch: 2 per multiply-add of the matrix products, the
     /// attention's two products included, nothing else (the convention of vendors' FLOP/s).
     pub fn flops(&self, batch: usize) -> f64 {
-        let op = |op: &Op| match *op {
-            Op::Linear { weight, out, .. } => {
-                2.0 * self.weights[weight.0].len() as f64 * self.buffers[out.0].rows as f64
-            }
-            Op::Attention { out, .. } => {
-                let out = &self.buffers[out.0];
-                4.0 * (out.rows * out.rows * out.columns) as f64
-            }
-            Op::Embed { .. } | Op::AddNorm { .. } => 0.0,
-        };
-        self.ops.iter().map(op).sum::<f64>() * batch as f64
+        self.ops.iter().map(|op| op.flops(self)).sum::<f64>() * batch as f64
     }
 
-    /// The bytes that must cross device memory at least: every weight that is read, once, and the
-    /// input and output. Working memory is left out, since a fused kernel may never store it.
+    /// The bytes that must cross device memory at least: every weight that is read, once, what a
+    /// cache holds, and the input and output. Working memory is left out, since a fused kernel may
+    /// never store it.
     pub fn compulsory_bytes(&self, batch: usize, precision: Precision) -> f64 {
-        let mut elements = 0.0;
-        for op in &self.ops {
-            elements += match *op {
-                Op::Linear { weight, bias, .. } => {
-                    (self.weights[weight.0].len() + self.weights[bias.0].len()) as f64
-                }
-                Op::AddNorm { gamma, beta, .. } => {
-                    (self.weights[gamma.0].len() + self.weights[beta.0].len()) as f64
-                }
-                // At most the rows that are looked up; repeated tokens share them, so count one sample's.
-                Op::Embed { tokens, word, position, .. } => {
-                    let rows = self.buffers[tokens.0].rows.min(self.weights[word.0].rows);
-                    (rows * self.weights[word.0].columns + self.weights[position.0].len()) as f64
-                }
-                Op::Attention { .. } => 0.0,
-            };
-        }
-        let ends = [self.input(), self.output()];
-        let io: usize = ends.into_iter().flatten().map(|b| self.buffers[b.0].bytes(batch, precision)).sum();
-        elements * precision.bytes() as f64 + io as f64
+        let weights: f64 = self.ops.iter().map(|op| op.weight_elements(self)).sum();
+        let caches = self.ops.iter().filter_map(|op| match *op {
+            Op::CachedAttention { cache, .. } => Some(cache),
+            _ => None,
+        });
+        let output = self.output().filter(|_| self.output() != self.input());
+        let read = self.input().into_iter().chain(output).chain(caches);
+        let bytes: usize = read.map(|b| self.buffers[b.0].bytes(batch, precision)).sum();
+        weights * precision.bytes() as f64 + bytes as f64
     }
 
-    /// Fills `out` with the input of samples `first..`, as the device of this precision stores it.
-    pub fn input_values(&self, seed: u64, first: usize, precision: Precision, out: &mut [f32]) {
-        let Some(input) = self.input().map(|b| &self.buffers[b.0]) else { return };
-        debug_assert_eq!(input.element, Element::Value);
-        let offset = input.len(first) as u64;
-        let key = random::tensor_key(seed, random::INPUT_TENSOR);
-        random::fill(out, key, offset, input.columns, Init::spread(1.0), precision);
+    /// The buffer whose distance from the truth is the network's error: the output, or what the
+    /// output was chosen by.
+    pub fn judged(&self) -> Option<BufferId> {
+        match self.ops.last() {
+            Some(&Op::Argmax { x, .. }) => Some(x),
+            _ => self.output(),
+        }
     }
 
-    /// The token ids of samples `first..`.
-    pub fn input_tokens(&self, seed: u64, first: usize, out: &mut [u32]) {
-        let Some(input) = self.input().map(|b| &self.buffers[b.0]) else { return };
-        let Element::Token { vocabulary } = input.element else { return };
-        let key = random::tensor_key(seed, random::INPUT_TENSOR);
-        for (i, id) in out.iter_mut().enumerate() {
-            *id = random::token(random::bits(key, (input.len(first) + i) as u64), vocabulary);
+    /// Fills `out` with what `buffer` holds for samples `first..` before the first batch, as the
+    /// device of this precision stores it; `false` if it holds nothing.
+    pub fn contents(
+        &self,
+        buffer: BufferId,
+        seed: u64,
+        first: usize,
+        precision: Precision,
+        out: &mut [f32],
+    ) -> bool {
+        let shape = &self.buffers[buffer.0];
+        let Some((key, init)) = self.origin(buffer, seed) else { return false };
+        let first = shape.len(first) as u64;
+        match shape.element {
+            Element::Value => random::fill(out, key, first, shape.columns, init, precision),
+            Element::Token { vocabulary } => {
+                for (i, value) in (first..).zip(out) {
+                    *value = random::token(random::bits(key, i), vocabulary) as f32;
+                }
+            }
         }
+        true
+    }
+
+    /// What the first contents of a buffer are hashed from, and their distribution; none for scratch.
+    pub fn origin(&self, buffer: BufferId, seed: u64) -> Option<(u64, Init)> {
+        if Some(buffer) == self.input() && self.buffers[buffer.0].kept.is_none() {
+            return Some((random::tensor_key(seed, random::INPUT_TENSOR), Init::spread(1.0)));
+        }
+        // Numbered downwards from the input's, which weights never reach.
+        let tensor = random::INPUT_TENSOR - 1 - buffer.0 as u32;
+        self.buffers[buffer.0].kept.map(|init| (random::tensor_key(seed, tensor), init))
     }
 }
 
@@ -309,15 +303,14 @@ mod tests {
 
     #[test]
     fn inputs_of_a_sample_do_not_depend_on_the_batch() {
+        let of = |net: &Network, first, len| {
+            let mut values = vec![0.0; len];
+            assert!(net.contents(BufferId(0), 5, first, Precision::Fp16, &mut values));
+            values
+        };
         let net = bert(Bert::TINY, 16);
-        let (mut all, mut last) = (vec![0; 48], vec![0; 16]);
-        net.input_tokens(5, 0, &mut all);
-        net.input_tokens(5, 2, &mut last);
-        assert_eq!(all[32..], last);
+        assert_eq!(of(&net, 0, 48)[32..], of(&net, 2, 16));
         let net = mlp();
-        let (mut all, mut last) = (vec![0.0; 2048], vec![0.0; 1024]);
-        net.input_values(5, 0, Precision::Fp16, &mut all);
-        net.input_values(5, 1, Precision::Fp16, &mut last);
-        assert_eq!(all[1024..], last);
+        assert_eq!(of(&net, 0, 2048)[1024..], of(&net, 1, 1024));
     }
 }

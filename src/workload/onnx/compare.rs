@@ -46,7 +46,7 @@ pub fn verdict(outputs: &[Output], truth: &[Output], provider: Provider, low_pre
                 .get_or_insert(format!("output '{}': {what} {found:.1e} exceeds {limit:.0e}", output.name));
         }
     }
-    Verdict { error, failure }
+    Verdict { error, failure, partial: false }
 }
 
 /// ‖values - truth‖ / ‖truth‖; 0 where both are nothing but zeros. What is not a number on both sides is
@@ -88,7 +88,7 @@ mod tests {
         let truth: Vec<f32> = (0..1000).map(|i| (i as f32).sin()).collect();
         let judge = |values: &[f32], provider| verdict(&output(values), &output(&truth), provider, false);
         let mut values = truth.clone();
-        assert_eq!(judge(&values, Provider::Cpu), Verdict { error: 0.0, failure: None });
+        assert_eq!(judge(&values, Provider::Cpu), Verdict { error: 0.0, failure: None, partial: false });
         values[3] += 0.05;
         let found = judge(&values, Provider::Cpu);
         assert_eq!(found.failure.unwrap(), "output 'y': relative L2 error 2.2e-3 exceeds 1e-3");

@@ -28,8 +28,9 @@ impl Template {
     /// As a row names it: the file, the beginning of its hash, and what gives its numbers their meaning.
     pub fn text(&self) -> String {
         let name = |path: &std::path::Path| {
-            path.file_name()
-                .map_or_else(String::new, |name| name.to_string_lossy().replace(char::is_control, "?"))
+            path.file_name().map_or_else(String::new, |name| {
+                name.to_string_lossy().replace(|c: char| c.is_control() || c == ';', "?")
+            })
         };
         let model = &self.base;
         let digits = &model.sha256[..model.sha256.len().min(16)];

@@ -1,0 +1,270 @@
+//! The highest rate at which a latency target is met: bracket, then bisect, each probe a row. Pure.
+//!
+//! The first probe is a closed load: no more than that can arrive. A probe meets the target when the
+//! 99 % upper bound of the response's percentile does, for so many responses as do not depend on each
+//! other; one with too few of those is repeated with a longer window. Instances that measure at once are
+//! searched at once, each for a rate of its own; one that has found it stays there.
+
+use super::plan::Run;
+use crate::measure::load::Load;
+use crate::results::Row;
+use crate::results::row::Status;
+use crate::results::summary;
+use anyhow::{Context, Result, bail};
+use std::fmt;
+use std::str::FromStr;
+
+/// The rate is found to this share of it.
+const TOLERANCE: f64 = 0.01;
+/// The first probe below what a closed load did, as a share of it.
+const FIRST: f64 = 0.7;
+/// Below this share of it nothing is looked for.
+const LEAST: f64 = 0.01;
+/// How often, and by how much, a window that decided nothing is lengthened.
+const LONGER: u32 = 2;
+const LONGER_BY: u64 = 4;
+
+/// A percentile of the response and what it may be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Slo {
+    /// 0.99 for p99.
+    pub quantile: f64,
+    /// In ms.
+    pub limit_ms: f64,
+}
+
+impl fmt::Display for Slo {
+    /// As `p99<=10ms`.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        // 0.999 x 100 is not 99.9 in binary.
+        let percent = (self.quantile * 1e6).round() / 1e4;
+        write!(f, "p{percent}<={}ms", self.limit_ms)
+    }
+}
+
+impl FromStr for Slo {
+    type Err = anyhow::Error;
+
+    /// As `p99=10ms`.
+    fn from_str(text: &str) -> Result<Slo> {
+        let wanted = || format!("'{text}' is no target: write a percentile and a time, as p99=10ms");
+        let (percentile, time) = text.split_once('=').with_context(wanted)?;
+        let percent: f64 = percentile.strip_prefix('p').and_then(|p| p.parse().ok()).with_context(wanted)?;
+        let limit = crate::workload::scripted::parse_ns(time).with_context(wanted)?;
+        if !(50.0..=99.9).contains(&percent) || limit == 0 {
+            bail!("{}: from p50 to p99.9", wanted());
+        }
+        Ok(Slo { quantile: percent / 100.0, limit_ms: limit as f64 / 1e6 })
+    }
+}
+
+/// What a probe said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Met,
+    Missed,
+    /// Too few responses that do not depend on each other.
+    Undecided,
+}
+
+/// One instance's search.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Search {
+    /// What a closed load did; none before it was asked, or when it failed.
+    capacity: Option<f64>,
+    /// The highest rate that met the target, and the lowest that did not.
+    met: f64,
+    missed: f64,
+    over: bool,
+}
+
+impl Search {
+    fn begin(&mut self, capacity: Option<f64>) {
+        self.capacity = capacity.filter(|&capacity| capacity > 0.0);
+        self.missed = self.capacity.unwrap_or(0.0);
+        self.over = self.capacity.is_none();
+    }
+
+    /// The rate to try; once it is over, the one that was found.
+    fn rate(&self) -> f64 {
+        match (self.over, self.met > 0.0) {
+            (true, true) => self.met,
+            (true, false) => self.missed.max(f64::MIN_POSITIVE) * LEAST,
+            (false, true) => (self.met + self.missed) / 2.0,
+            (false, false) => self.missed * FIRST,
+        }
+    }
+
+    fn answer(&mut self, met: bool) {
+        if self.over {
+            return;
+        }
+        let rate = self.rate();
+        if met {
+            self.met = rate
+        } else {
+            self.missed = rate
+        }
+        let found = self.met > 0.0 && (self.missed - self.met) <= TOLERANCE * self.missed;
+        self.over = found || self.missed < LEAST * self.capacity.unwrap_or(0.0);
+    }
+}
+
+/// The searches of the members of one planned run.
+#[derive(Clone, Debug)]
+pub struct Hunt {
+    slo: Slo,
+    planned: Run,
+    searches: Vec<Search>,
+    begun: bool,
+    /// Windows that decided nothing at the present rates.
+    undecided: u32,
+}
+
+impl Hunt {
+    /// Of a run whose members have loads with arrivals.
+    pub fn new(planned: &Run, slo: Slo) -> Hunt {
+        let searches = vec![Search::default(); planned.members.len()];
+        Hunt { slo, planned: planned.clone(), searches, begun: false, undecided: 0 }
+    }
+
+    /// The next probe; none when every member has its rate.
+    pub fn next(&self) -> Option<Run> {
+        let mut run = self.planned.clone();
+        if !self.begun {
+            run.members.iter_mut().for_each(|member| member.job.load = Load::Closed);
+            return Some(run);
+        }
+        for (member, search) in run.members.iter_mut().zip(&self.searches) {
+            let job = &mut member.job;
+            if !self.is_closed(&job.load) {
+                job.load = job.load.at_rate(round(search.rate()));
+            }
+            for _ in 0..self.undecided {
+                job.rule.min_ns = job.rule.min_ns.saturating_mul(LONGER_BY).min(job.rule.max_ns);
+                job.rule.min_batches = job.rule.min_batches.saturating_mul(LONGER_BY);
+            }
+        }
+        let over = |(search, member): (&Search, &super::plan::Member)| {
+            search.over || self.is_closed(&member.job.load)
+        };
+        (!self.searches.iter().zip(&self.planned.members).all(over)).then_some(run)
+    }
+
+    /// An aggressor is loaded as it is.
+    fn is_closed(&self, load: &Load) -> bool {
+        *load == Load::Closed
+    }
+
+    /// Learns from the rows of a probe, and writes into them what was learnt.
+    pub fn learn(&mut self, rows: &mut [Row]) {
+        if !self.begun {
+            self.begun = true;
+            for ((row, search), member) in rows.iter().zip(&mut self.searches).zip(&self.planned.members) {
+                // A server's samples arrive one by one; whole batches else.
+                let per = if member.job.load.is_server() { 1 } else { row.point.batch.max(1) };
+                let wall = row.rates.throughput_wall.filter(|_| row.outcome.status == Status::Ok);
+                search.begin(wall.map(|wall| wall / per as f64));
+            }
+            return;
+        }
+        let mut answers = Vec::new();
+        for (row, member) in rows.iter_mut().zip(&self.planned.members) {
+            let searched = !self.is_closed(&member.job.load);
+            answers.push(if searched { judge(row, self.slo) } else { Answer::Missed });
+            row.provenance.attempt += self.undecided;
+        }
+        let open = |(answer, search): (&Answer, &Search)| *answer == Answer::Undecided && !search.over;
+        if self.undecided < LONGER && answers.iter().zip(&self.searches).any(open) {
+            self.undecided += 1;
+            return;
+        }
+        self.undecided = 0;
+        for (answer, search) in answers.iter().zip(&mut self.searches) {
+            search.answer(*answer == Answer::Met);
+        }
+    }
+
+    /// The rates that were found, one a member; none where even the lowest missed the target.
+    pub fn found(&self) -> Vec<Option<f64>> {
+        self.searches.iter().map(|search| Some(round(search.met)).filter(|&met| met > 0.0)).collect()
+    }
+}
+
+/// Four digits: a rate that can be typed again.
+fn round(rate: f64) -> f64 {
+    if rate <= 0.0 {
+        return 0.0;
+    }
+    let scale = 10f64.powi(3 - rate.log10().floor() as i32);
+    (rate * scale).round() / scale
+}
+
+/// Does the row meet the target? Writes the bound that says so into it.
+fn judge(row: &mut Row, slo: Slo) -> Answer {
+    row.slo.target = Some(slo.to_string());
+    let failed = row.outcome.status != Status::Ok;
+    let saturated = row.outcome.warnings.0.contains(&crate::results::row::Warning::Saturated);
+    let (value, bound) = summary::response_quantile(row, slo.quantile);
+    row.slo.bound = bound;
+    let answer = match (value, bound) {
+        _ if failed || saturated => Answer::Missed,
+        (_, Some(bound)) if bound <= slo.limit_ms => Answer::Met,
+        (_, Some(_)) => Answer::Missed,
+        // Not even the percentile itself does.
+        (Some(value), None) if value > slo.limit_ms => Answer::Missed,
+        _ => Answer::Undecided,
+    };
+    row.slo.met = Some(answer == Answer::Met);
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_read_and_spelt() {
+        let slo: Slo = "p99=10ms".parse().unwrap();
+        assert_eq!(slo, Slo { quantile: 0.99, limit_ms: 10.0 });
+        assert_eq!(slo.to_string(), "p99<=10ms");
+        assert_eq!("p99.9=500us".parse::<Slo>().unwrap().to_string(), "p99.9<=0.5ms");
+        for wrong in ["10ms", "p99", "q99=1ms", "p99=0ms", "p100=1ms", "p20=1ms", "p99=x"] {
+            let error = wrong.parse::<Slo>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("'{wrong}' is no target")), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_search_closes_in_on_the_truth() {
+        for truth in [30.0, 500.0, 999.0, 995.0] {
+            let mut search = Search::default();
+            search.begin(Some(1000.0));
+            let mut probes = 0;
+            while !search.over {
+                search.answer(search.rate() <= truth);
+                probes += 1;
+            }
+            assert!(search.met <= truth && search.met >= truth * 0.989, "{truth}: {search:?}");
+            assert!(probes <= 18, "{truth}: {probes} probes");
+        }
+    }
+
+    #[test]
+    fn a_target_that_nothing_meets_ends_the_search() {
+        let mut search = Search::default();
+        search.begin(Some(1000.0));
+        (0..20).for_each(|_| search.answer(false));
+        assert!(search.over && search.met == 0.0);
+        search = Search::default();
+        search.begin(None);
+        assert!(search.over);
+    }
+
+    #[test]
+    fn rates_can_be_typed_again() {
+        assert_eq!(round(1234.567), 1235.0);
+        assert_eq!(round(0.001_234_567), 0.001_235);
+        assert_eq!(round(0.0), 0.0);
+    }
+}
