@@ -30,6 +30,7 @@ fn job(device: Device) -> Job {
         load: Load::Closed,
         inflight: 1,
         arrival_seed: 1,
+        intervals: false,
         own: None,
     }
 }

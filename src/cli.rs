@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod compare;
+pub mod export;
 pub mod load;
 pub mod own;
 
@@ -69,6 +70,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Does each saved row hold together?
     Check(check::CheckArgs),
+    /// Saved histograms in other tools' forms
+    Export(export::ExportArgs),
     /// Did it change? A gate for CI
     Compare(Box<compare::CompareArgs>),
     /// One worker; spoken to by its parent

@@ -197,3 +197,53 @@ fn a_capacity_is_found_again() {
     let checked = bench.run(&["check", "a.csv"]);
     assert_eq!(checked.code, Some(0), "{}", checked.stdout);
 }
+
+/// The intervals of a log, the rows' histograms and what `export --merge` makes of them are the same.
+#[test]
+fn histograms_travel() {
+    use hdrhistogram::Histogram;
+    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+    use migbench::measure::recorder::decode;
+    let bench = Bench::new();
+    let base = ["--workload", "scripted(times=1ms:3ms:2ms)", "--batch", "1", "--rate", "300"];
+    let rest = ["--duration", "5s", "--repeat", "2", "--hlog", "a.hlog", "-q", "-o", "a.csv"];
+    let ran = bench.run(&[&base[..], &rest].concat());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let rows = bench.rows("a.csv");
+    let sum = |name: &str, metric: &str| {
+        let text = fs::read(bench.path(name)).unwrap();
+        let mut all: Option<Histogram<u64>> = None;
+        for entry in IntervalLogIterator::new(&text).map(Result::unwrap) {
+            let LogEntry::Interval(interval) = entry else { continue };
+            let tag = interval.tag().unwrap().to_string();
+            assert!(tag.starts_with("cpu/scripted("), "{tag}");
+            if tag.ends_with(metric) {
+                let part = decode(interval.encoded_histogram()).unwrap();
+                match &mut all {
+                    Some(all) => all.add(&part).unwrap(),
+                    None => all = Some(part),
+                }
+            }
+        }
+        all.unwrap()
+    };
+    for (name, metric) in [("latency", true), ("response", false)] {
+        let cell = |i: usize| {
+            let row = &rows[i].histograms;
+            decode(if metric { row.latency.as_ref() } else { row.response.as_ref() }.unwrap()).unwrap()
+        };
+        let mut both = cell(0);
+        both.add(cell(1)).unwrap();
+        assert_eq!(sum("a.hlog", name), both, "{name}");
+        let ran = bench.run(&["export", "a.csv", "--merge", "--format", "hlog", "-o", "merged.hlog"]);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert_eq!(sum("merged.hlog", name), both, "{name}");
+    }
+    let ran = bench.run(&["export", "a.csv", "--format", "json", "--metric", "latency"]);
+    let json: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), 2);
+    assert_eq!(json[0]["count"].as_u64(), rows[0].window.batches);
+    let ran = bench.run(&["export", "a.csv", "--format", "hgrm", "--merge"]);
+    assert_eq!(ran.stdout.matches("#[Mean").count(), 2, "{}", ran.stdout);
+    assert_eq!(bench.run(&["export", "nothing.csv"]).code, Some(2));
+}

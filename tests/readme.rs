@@ -52,7 +52,7 @@ fn help(verb: &[&str]) -> String {
 
 #[test]
 fn every_option_in_the_documents_exists() {
-    let verbs: [&[&str]; 5] = [&[], &["list"], &["doctor"], &["check"], &["compare"]];
+    let verbs: [&[&str]; 6] = [&[], &["list"], &["doctor"], &["check"], &["export"], &["compare"]];
     let help: String = verbs.iter().map(|verb| help(verb)).collect();
     let documents = [
         "README.md",

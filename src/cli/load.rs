@@ -59,6 +59,9 @@ pub struct LoadArgs {
     /// each probe is a row
     #[arg(long, value_name = "TARGET", value_parser = str::parse::<Slo>, conflicts_with_all = ["rate", "trace", "resume"])]
     pub slo: Option<Slo>,
+    /// Write an interval log of HdrHistogram's: a histogram of each second of each window
+    #[arg(long, value_name = "FILE")]
+    pub hlog: Option<PathBuf>,
     /// The longest a window may last [default: 60 s, unless --duration or --batches is given]
     #[arg(long, value_name = "TIME", value_parser = parse_ns)]
     pub max_duration: Option<u64>,

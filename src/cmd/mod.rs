@@ -3,6 +3,7 @@
 pub mod check;
 pub mod compare;
 pub mod doctor;
+pub mod export;
 pub mod list;
 pub mod load;
 mod own;
@@ -21,6 +22,7 @@ pub fn dispatch(cli: Cli, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
         Some(Command::Doctor(args)) => doctor::run(&args, out, err),
         Some(Command::Probe(args)) => probe::run(&args, out, err),
         Some(Command::Check(args)) => check::run(&args, out, err),
+        Some(Command::Export(args)) => export::run(&args, out, err),
         Some(Command::Compare(args)) => compare::run(&args, out, err),
         Some(Command::Worker) => match crate::measure::worker::run() {
             Ok(()) => Exit::Ok,

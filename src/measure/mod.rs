@@ -5,6 +5,7 @@
 pub mod bins;
 pub mod clock;
 pub mod fault;
+pub mod intervals;
 pub mod load;
 pub mod precision;
 pub mod program;

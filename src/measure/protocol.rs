@@ -2,6 +2,7 @@
 //! docs/protocol.md shows a whole conversation.
 
 use super::bins::LoadLog;
+use super::intervals::Interval;
 use super::load::Load;
 use super::recorder::Recording;
 use super::records::Extras;
@@ -47,6 +48,9 @@ pub struct Job {
     pub inflight: usize,
     /// Seed of the arrivals.
     pub arrival_seed: u64,
+    /// Send the histogram of each second of the window.
+    #[serde(default)]
+    pub intervals: bool,
     /// In place of a workload of migbench's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own: Option<Own>,
@@ -93,6 +97,8 @@ pub enum FromWorker {
         /// Batches of the window so far.
         batches: u64,
     },
+    /// A second of the window, or more where the writer was behind; where the job asked for it.
+    Interval(Interval),
     /// The window is over; the load goes on.
     WindowDone {
         /// The service times.

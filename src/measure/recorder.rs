@@ -103,6 +103,11 @@ impl Recorder {
         self.count
     }
 
+    /// End of the last batch, or the start.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
     /// HDR's ceil rank, in ns.
     pub fn quantile(&self, q: f64) -> f64 {
         self.histogram.value_at_quantile(q) as f64

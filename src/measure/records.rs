@@ -2,8 +2,10 @@
 //!
 //! Everything is allocated before the window opens; nothing here reads a clock.
 
+use super::intervals::{Intervals, Metric};
 use super::load::{Arrivals, Load, Strain};
 use super::precision::{Known, Precision, lag};
+use super::protocol::FromWorker;
 use super::recorder::{Recorder, Recording};
 use super::stopping::Rule;
 use serde::{Deserialize, Serialize};
@@ -37,6 +39,7 @@ pub struct Records {
     latency: Recorder,
     arrivals: Option<OpenRecords>,
     precision: Option<Precision>,
+    intervals: Option<Intervals>,
     log: Option<Vec<Entry>>,
     lanes: u64,
     start: u64,
@@ -66,6 +69,9 @@ pub struct Extras {
     pub imported: Option<u32>,
     /// How well mean and p99 are known, where that was asked for.
     pub known: Option<Known>,
+    /// The device's clock just before and just after it, in MHz, where it can be read.
+    #[serde(default)]
+    pub sm_clock_mhz: Vec<f64>,
 }
 
 /// What arrived in a window.
@@ -95,9 +101,25 @@ impl Records {
             latency: Recorder::new(),
             arrivals,
             precision: None,
+            intervals: None,
             log: None,
             lanes: lanes as u64,
             start: 0,
+        }
+    }
+
+    /// Hands in the histogram of each second, too.
+    pub fn keep_intervals(&mut self, send: impl FnMut(FromWorker) + Send + 'static) {
+        let metrics: &[Metric] =
+            if self.arrivals.is_some() { &[Metric::Latency, Metric::Response] } else { &[Metric::Latency] };
+        self.intervals = Some(Intervals::new(metrics, send));
+    }
+
+    /// The window is over: returns when every interval is handed in.
+    pub fn finish_intervals(&mut self) {
+        let end = self.latency.end();
+        if let Some(intervals) = self.intervals.take() {
+            intervals.finish(end);
         }
     }
 
@@ -130,6 +152,9 @@ impl Records {
         if let Some(arrivals) = &mut self.arrivals {
             arrivals.response.open(start);
         }
+        if let Some(intervals) = &mut self.intervals {
+            intervals.open(start);
+        }
     }
 
     /// Number of batches so far.
@@ -142,6 +167,9 @@ impl Records {
     #[inline]
     pub fn closed(&mut self, issued: u64, done: u64) {
         self.latency.record(issued, done);
+        if let Some(intervals) = &mut self.intervals {
+            intervals.add(Metric::Latency, done - issued, done);
+        }
         if let Some(precision) = &mut self.precision
             && precision.add(done - issued)
         {
@@ -155,6 +183,12 @@ impl Records {
     /// A batch. True when the load is hopelessly beyond the lanes.
     pub fn add(&mut self, batch: &Batch) -> bool {
         self.latency.record(batch.issued, batch.done);
+        if let Some(intervals) = &mut self.intervals {
+            intervals.add(Metric::Latency, batch.done - batch.issued, batch.done);
+            for intended in batch.intended {
+                intervals.add(Metric::Response, batch.done - intended, batch.done);
+            }
+        }
         if let Some(log) = &mut self.log {
             push(log, (batch.intended.first().copied().unwrap_or(batch.issued), batch.issued, batch.done));
         }

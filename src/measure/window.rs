@@ -180,6 +180,11 @@ impl<'a, C: Clock> Window<'a, C> {
         Ok(())
     }
 
+    /// The device's clock, read while no batch is in flight.
+    pub fn sm_clock_mhz(&mut self) -> Result<Option<f64>> {
+        self.workload.sm_clock_mhz()
+    }
+
     /// Measures: from the first batch issued now to the one that ends the window. The latency of a
     /// batch runs from before its issue to its output on the host, its response from its intended
     /// start.

@@ -212,13 +212,23 @@ impl Session<'_> {
         let before = workload.checked_output(batch)?;
         let mut records = Records::new(&task.load, batch, task.lanes);
         records.know(&self.job.rule);
+        if self.job.intervals {
+            let out = self.out.clone();
+            records.keep_intervals(move |message| {
+                // A parent that is gone ends the worker by itself.
+                let _ = out.send(&message);
+            });
+        }
         let mut window = Window::new(clock, workload, &task, self.control);
+        // Before the warm-up: the probe is made when it is first asked for.
+        window.sm_clock_mhz()?;
         let warmup_batches = window.warm_up()?;
         self.enter(Phase::Ready)?;
         window.start_log();
         self.out.send(&FromWorker::Ready { warmup_batches })?;
 
         window.load_while(|_, c| c.start_at.load(Relaxed) == 0 && !c.stop.load(Relaxed))?;
+        let clock_before = window.sm_clock_mhz()?;
         window.load_while(|clock, c| clock.now() < c.start_at.load(Relaxed) && !c.stop.load(Relaxed))?;
         if self.control.stop.load(Relaxed) {
             return self.out.send(&FromWorker::Done {
@@ -231,6 +241,8 @@ impl Session<'_> {
         self.enter(Phase::Window)?;
         let throttled_before = host::cgroup_throttled_us();
         let ended = window.measure(self.job.rule, &mut records)?;
+        let clock_after = window.sm_clock_mhz()?;
+        records.finish_intervals();
         let throttled_after = host::cgroup_throttled_us();
         self.enter(Phase::WindowDone)?;
         self.out.send(&FromWorker::WindowDone {
@@ -239,6 +251,7 @@ impl Session<'_> {
                 arrived: records.arrived(),
                 saturated: ended == Ended::Saturated,
                 known: records.known(),
+                sm_clock_mhz: clock_before.into_iter().chain(clock_after).collect(),
                 imported: None,
             }),
             load: window.log(),

@@ -5,6 +5,7 @@
 mod cell;
 pub mod csv_file;
 pub mod environment;
+pub mod export;
 pub mod histogram;
 pub mod lines;
 pub mod row;

@@ -318,6 +318,8 @@ pub struct Health {
     pub overlap: Option<f64>,
     /// Relative L2 error of the output against the fp32 reference.
     pub output_error: Option<f64>,
+    /// SM clock of the instance itself, by a probe kernel before and after the window: their mean.
+    pub sm_clock_mhz: Option<f64>,
     /// SM clock when the last window of the run ended; with periodic telemetry, its mean over the window.
     pub gpu_sm_clock_mhz: Option<f64>,
     /// Mean power over the window.

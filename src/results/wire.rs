@@ -159,6 +159,7 @@ columns! {
     stage_batches: stages.batches as Option<u64>;
     overlap: health.overlap as Option<f64>;
     output_error: health.output_error as Option<f64>;
+    sm_clock_mhz: health.sm_clock_mhz as Option<f64>;
     gpu_sm_clock_mhz: health.gpu_sm_clock_mhz as Option<f64>;
     gpu_power_w: health.gpu_power_w as Option<f64>;
     gpu_energy_per_sample_j: health.gpu_energy_per_sample_j as Option<f64>;

@@ -12,6 +12,7 @@ use super::telemetry::{Edges, Moment};
 use crate::machine::Instance;
 use crate::measure::bins::LoadLog;
 use crate::measure::clock::{Clock, Monotonic};
+use crate::measure::intervals::Interval;
 use crate::measure::protocol::{FromWorker, ToWorker};
 use crate::measure::recorder::Recording;
 use crate::measure::records::Extras;
@@ -66,6 +67,8 @@ pub struct Outcome {
     pub warmup_batches: u64,
     /// The window.
     pub recording: Option<Recording>,
+    /// The seconds of its window, where they were asked for.
+    pub intervals: Vec<Interval>,
     /// What it recorded beside latencies.
     pub extras: Extras,
     /// Its load from readiness until it last told.
@@ -236,6 +239,7 @@ impl Group<'_> {
         };
         match (player.stage, message) {
             (_, FromWorker::Progress { batches, .. }) => player.batches = batches,
+            (Stage::Measuring, FromWorker::Interval(interval)) => player.outcome.intervals.push(interval),
             (_, FromWorker::Failed { phase, error }) => player.fail(format!("{error} (at {phase})"), GRACE),
             (Stage::Starting, FromWorker::Hello { identity }) => {
                 let refusal = self.conductor.judge(asked, &identity, &mut player.outcome);

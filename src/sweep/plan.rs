@@ -67,6 +67,8 @@ pub struct Options {
     pub repeat: u32,
     /// When a window ends.
     pub rule: Rule,
+    /// The histogram of each second is wanted.
+    pub intervals: bool,
 }
 
 /// How batches arrive, and on how many lanes they are served.
@@ -236,6 +238,7 @@ impl Hands {
             rule: options.rule,
             load: work.pace.load.clone(),
             inflight: work.pace.inflight,
+            intervals: options.intervals,
             arrival_seed: place.arrival_seed(options.settings.seed),
             own: own(options, instance, work.workload, work.batch),
         };
@@ -373,6 +376,7 @@ mod tests {
             paces: vec![Pace::CLOSED],
             repeat: 3,
             rule: Rule::DEFAULT,
+            intervals: false,
             modes: Modes::Isolated,
             span: Span::Gpu,
             cpus: vec![0, 1],

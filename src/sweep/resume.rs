@@ -158,6 +158,7 @@ mod tests {
             load: Load::Closed,
             inflight: 1,
             arrival_seed: 1,
+            intervals: false,
             own: None,
         };
         Member { instance, job }

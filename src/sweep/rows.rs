@@ -116,6 +116,10 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
     conclude(row, outcome)
 }
 
+fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
 /// A server forms batches of different sizes.
 fn samples_per_batch(member: &Member, outcome: &Outcome) -> f64 {
     let sizes = outcome.extras.arrived.as_ref().map(|arrived| arrived.batch_sizes.as_slice());
@@ -174,6 +178,7 @@ fn health(window: &Window, outcome: &Outcome) -> Health {
     let clock = |edges: &Edges| edges.sm_clock_mhz(window.start_ns?, window.end_ns?);
     Health {
         output_error: outcome.output_error,
+        sm_clock_mhz: mean(&outcome.extras.sm_clock_mhz),
         cpu_throttled_ms: outcome.cpu_throttled_us.map(|us| us as f64 / 1e3),
         gpu_sm_clock_mhz: edges.and_then(clock),
         gpu_power_w: edges.and_then(Edges::power_w),
@@ -379,6 +384,7 @@ mod tests {
             load: Load::Closed,
             inflight: 1,
             arrival_seed: 1,
+            intervals: false,
             own: None,
         };
         let instance = Instance { kind: InstanceKind::Gpu, ..Instance::default() };

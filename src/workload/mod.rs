@@ -231,6 +231,12 @@ pub trait Workload {
         Ok(None)
     }
 
+    /// The clock of the device's multiprocessors as its own programs see it, in MHz; takes about a
+    /// millisecond. None where a device has no such clock. No lane is busy.
+    fn sm_clock_mhz(&mut self) -> Result<Option<f64>> {
+        Ok(None)
+    }
+
     /// Runs one batch on lane 0 operation by operation, with the kernels of an ordinary batch, each
     /// into outputs of NaN unless it keeps what is there, and shows what each operation left for each
     /// of `samples`, buffer by buffer: `visit(operation, buffer, sample, values)`, values as f32,

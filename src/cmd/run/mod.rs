@@ -2,6 +2,7 @@
 
 use crate::cli::{Exit, PlanFormat, RunArgs};
 mod choose;
+mod hlog;
 mod saved;
 
 use crate::analysis::{rounds, slowdown as analysis};
@@ -20,6 +21,7 @@ use crate::sweep::slo::Hunt;
 use crate::workload::Spec;
 use anyhow::{Context as _, Result, bail};
 use choose::{Planned, plan_runs};
+use hlog::Hlog;
 use saved::Saved;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use std::io::{ErrorKind, Write};
@@ -35,6 +37,7 @@ struct Prepared {
     runs: Vec<Run>,
     conductor: Conductor,
     saved: Saved,
+    hlog: Option<Hlog>,
 }
 
 /// The verb. Errors go to `err`, the table or CSV to `out`.
@@ -129,7 +132,8 @@ fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
         allow_mps: args.allow_mps,
         interrupts: &INTERRUPTS,
     };
-    Ok(Prepared { context, runs, conductor, saved })
+    let hlog = args.load.hlog.as_deref().map(|path| Hlog::open(path, args.force)).transpose()?;
+    Ok(Prepared { context, runs, conductor, saved, hlog })
 }
 
 /// What, how often, how long in one line; what the batches of a model are made of in more.
@@ -175,6 +179,7 @@ fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mu
             let mut observe = |member: usize, stage, batches| progress.show(member, stage, batches);
             let outcomes = group::play(&run, &prepared.conductor, &mut observe);
             progress.end();
+            prepared.hlog.iter_mut().try_for_each(|hlog| hlog.add(&run, &outcomes))?;
             let mut rows = rows::rows(&prepared.context, &run, &outcomes);
             hunt.iter_mut().for_each(|hunt| hunt.learn(&mut rows));
             prepared.saved.add(rows)?;

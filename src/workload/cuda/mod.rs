@@ -3,6 +3,7 @@
 //! The only place of cudarc and of libcuda. Whatever the driver says becomes an error, never a
 //! panic. It reads the GPU and runs on it; no setting of it is ever changed.
 
+mod clock;
 mod corrupt;
 mod device;
 mod driver;
@@ -22,6 +23,7 @@ pub use probe::probe;
 pub use tune::{time_operations, time_tiles};
 pub use verify::verify;
 
+use self::clock::ClockProbe;
 use self::corrupt::Target;
 use self::device::{Context, DeviceMemory, Stream};
 use self::kernels::Kernels;
@@ -37,6 +39,7 @@ pub struct Cuda {
     // Lanes first: what they have in flight uses the kernels and the weights.
     lanes: Vec<Lane>,
     weights: Option<DeviceMemory>,
+    clock: Option<ClockProbe>,
     kernels: Kernels,
     name: String,
     /// What messages call the device.
@@ -67,6 +70,7 @@ impl Cuda {
         Ok(Cuda {
             lanes: Vec::new(),
             weights: None,
+            clock: None,
             kernels: Kernels::new(&context, settings.precision, context.kernel_set()?),
             name,
             place,
@@ -154,6 +158,14 @@ impl Workload for Cuda {
 
     fn is_done(&mut self, lane: usize) -> Result<bool> {
         self.lane(lane)?.is_done()
+    }
+
+    fn sm_clock_mhz(&mut self) -> Result<Option<f64>> {
+        let probe = match self.clock.take() {
+            Some(probe) => probe,
+            None => ClockProbe::new(&self.context, &mut self.kernels)?,
+        };
+        self.clock.insert(probe).read()
     }
 
     fn staged(&mut self, lane: usize, batch: usize) -> Result<Option<Stages>> {
