@@ -111,6 +111,7 @@ fn long_plan() {
         paces: vec![Pace::CLOSED],
         repeat: 30,
         rule: Rule::DEFAULT,
+        intervals: false,
     };
     let start = Instant::now();
     let runs = plan::plan(&options);
