@@ -5,6 +5,7 @@ pub mod compare;
 pub mod export;
 pub mod load;
 pub mod own;
+pub mod selftest;
 
 use crate::machine::host;
 use crate::measure::protocol::Device;
@@ -70,6 +71,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Does each saved row hold together?
     Check(check::CheckArgs),
+    /// What the harness itself costs on this machine
+    Selftest(selftest::SelftestArgs),
     /// Saved histograms in other tools' forms
     Export(export::ExportArgs),
     /// Did it change? A gate for CI

@@ -52,7 +52,8 @@ fn help(verb: &[&str]) -> String {
 
 #[test]
 fn every_option_in_the_documents_exists() {
-    let verbs: [&[&str]; 6] = [&[], &["list"], &["doctor"], &["check"], &["export"], &["compare"]];
+    let verbs: [&[&str]; 7] =
+        [&[], &["list"], &["doctor"], &["check"], &["export"], &["selftest"], &["compare"]];
     let help: String = verbs.iter().map(|verb| help(verb)).collect();
     let documents = [
         "README.md",
@@ -68,8 +69,18 @@ fn every_option_in_the_documents_exists() {
         let is_option = word.len() > 2 && word.starts_with("--") && word.as_bytes()[2].is_ascii_lowercase();
         // Cargo's own options stand in README, too.
         if is_option
-            && !["--release", "--bench", "--test", "--ignored", "--gpus", "--exportTimes", "--loadEngine"]
-                .contains(&word)
+            && ![
+                "--release",
+                "--bench",
+                "--test",
+                "--ignored",
+                "--gpus",
+                "--exportTimes",
+                "--loadEngine",
+                "--concurrency-range",
+                "--request-rate-range",
+            ]
+            .contains(&word)
         {
             seen += 1;
             assert!(help.contains(word), "no option {word}");

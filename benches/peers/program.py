@@ -12,10 +12,12 @@ import subprocess
 import sys
 
 migbench, batch, folder = sys.argv[1:4]
-script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "torch_program.py")
-rows, own = os.path.join(folder, "measurements.csv"), os.path.join(folder, "own.json")
-subprocess.run([migbench, "run", "--batch", batch, "-o", rows, "--force", "--", sys.executable, script, "{batch}", own],
-               check=True)
+here = os.path.dirname(os.path.abspath(__file__))
+rows, own = os.path.join(folder, "measurements.csv"), os.path.join(here, "own.json")
+# Names without folders: they stand in the row.
+command = [os.path.abspath(migbench), "run", "--batch", batch, "-o", os.path.abspath(rows), "--force", "--",
+           "python3", "torch_program.py", "{batch}", "own.json"]
+subprocess.run(command, check=True, cwd=here)
 row = next(csv.DictReader(open(rows)))
 own = json.load(open(own))
 first, last = int(row["window_start_ns"]), int(row["window_end_ns"])

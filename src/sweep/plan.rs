@@ -290,9 +290,6 @@ fn refuse_pace(own: &OwnTemplate, options: &Options) -> Result<()> {
             bail!("a workload of your own has one batch in flight: leave --inflight out");
         }
         match own {
-            OwnTemplate::Program(_) if pace.load != Load::Closed => {
-                bail!("a program of your own issues its batches itself: leave --load, --rate and --trace out")
-            }
             OwnTemplate::Model(_) if pace.load.is_server() => {
                 bail!(
                     "--load server needs several batch sizes at once, which --model does not have: say --load open"

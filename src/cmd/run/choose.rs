@@ -8,7 +8,7 @@ use crate::machine::{Topology, host};
 use crate::measure::protocol::Device;
 use crate::sweep::plan::{self, Modes, Options, Run};
 use crate::sweep::select::{Selection, Wishes, select};
-use crate::workload::{Precision, Settings, Spec, Sync};
+use crate::workload::{OwnTemplate, Precision, Settings, Spec, Sync};
 use anyhow::{Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -87,7 +87,7 @@ fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result
     batches.sort_unstable();
     batches.dedup();
     let paces = load::paces(&args.load)?;
-    if own.is_some() && paces != [plan::Pace::CLOSED] {
+    if matches!(own, Some(OwnTemplate::Program(_))) && paces != [plan::Pace::CLOSED] {
         bail!("a program of yours sets its own pace: leave --load, --rate, --trace and --inflight out");
     }
     Ok(Options {
