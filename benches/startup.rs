@@ -31,6 +31,7 @@ fn job(device: Device) -> Job {
         inflight: 1,
         arrival_seed: 1,
         intervals: false,
+        clock_samples: false,
         own: None,
     }
 }

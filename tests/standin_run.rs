@@ -273,7 +273,7 @@ fn every_function_that_fails_becomes_a_reason() {
         "cuDeviceTotalMem_v2",
         // Asked only with several in flight.
         "cuStreamQuery",
-        // Asked only where both directions are copied at once.
+        // Only where a batch copies in both directions at once.
         "cuStreamWaitEvent",
         // Cleaning up.
         "cuDevicePrimaryCtxRelease_v2",

@@ -48,6 +48,9 @@ pub struct Job {
     pub inflight: usize,
     /// Seed of the arrivals.
     pub arrival_seed: u64,
+    /// Read the device's clock once a second of the window, too.
+    #[serde(default)]
+    pub clock_samples: bool,
     /// Send the histogram of each second of the window.
     #[serde(default)]
     pub intervals: bool,

@@ -206,6 +206,7 @@ impl Session<'_> {
             batch,
             lanes: self.job.inflight,
             seed: self.job.arrival_seed,
+            clock_samples: self.job.clock_samples,
             spin: self.job.settings.sync == Sync::Spin,
         };
         workload.prepare(&task.load.batch_sizes(batch), task.lanes)?;
@@ -251,7 +252,7 @@ impl Session<'_> {
                 arrived: records.arrived(),
                 saturated: ended == Ended::Saturated,
                 known: records.known(),
-                sm_clock_mhz: clock_before.into_iter().chain(clock_after).collect(),
+                sm_clock_mhz: [clock_before.as_slice(), window.clocks(), clock_after.as_slice()].concat(),
                 imported: None,
             }),
             load: window.log(),

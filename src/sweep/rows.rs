@@ -385,6 +385,7 @@ mod tests {
             inflight: 1,
             arrival_seed: 1,
             intervals: false,
+            clock_samples: false,
             own: None,
         };
         let instance = Instance { kind: InstanceKind::Gpu, ..Instance::default() };

@@ -110,6 +110,7 @@ fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result
         repeat: args.repeat,
         rule: load::rule(args, &paces),
         paces,
+        clock_samples: args.load.clock_samples,
         intervals: args.load.hlog.is_some(),
         modes: args.mode.unwrap_or(if several { Modes::Concurrent } else { Modes::Isolated }),
         span: args.span,

@@ -249,8 +249,8 @@ impl Builder<'_> {
         if self.kernels.precision() == Precision::Fp32 {
             return self.linear32([m as usize, n], shape(by_addresses));
         }
-        // Hopper's own kernels add a bias and nothing else.
-        let plain = bias != 0 && residual == 0 && !gated;
+        // Hopper's own kernels add a bias, if any, and nothing else.
+        let plain = residual == 0 && !gated;
         let tile = self.tile.unwrap_or_else(|| {
             let Gpu { multiprocessors, shared_bytes, .. } = self.gpu;
             let set = if plain { self.kernels.set() } else { Set::Portable };
@@ -294,13 +294,12 @@ impl Builder<'_> {
                 box_columns: 64,
                 stack: None,
             },
-            // Each block of a pair fetches its half.
             Matrix {
                 address: weight,
                 rows: k,
                 columns: n,
                 stride: n,
-                box_rows: 64 / tile.paired(),
+                box_rows: 64,
                 box_columns: columns,
                 stack: None,
             },
