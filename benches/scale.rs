@@ -112,6 +112,7 @@ fn long_plan() {
         repeat: 30,
         rule: Rule::DEFAULT,
         intervals: false,
+        clock_samples: false,
     };
     let start = Instant::now();
     let runs = plan::plan(&options);
