@@ -1,6 +1,6 @@
 //! What needs an NVIDIA GPU: `cargo test --release --test gpu -- --ignored --nocapture`.
 
-use migbench::workload::cuda::{Cuda, Device, time_operations, time_tiles, verify};
+use migbench::workload::cuda::{Cuda, Device, exercise, time_operations, time_tiles, verify};
 use migbench::workload::{Precision, Settings, Spec, Stages, Sync, Workload};
 use std::io::{Write, stdout};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ const SETTINGS: Settings = Settings {
     transfers: true,
     sync: Sync::Spin,
     threads: 1,
+    extra_work_us: 0,
     corruption: None,
 };
 
@@ -163,6 +164,80 @@ fn times_of_networks() {
                 "{name} batch {batch}: p50 {p50:.4} ms, p99 {p99:.4}, n {n}, {tflops:.0} TFLOP/s, {stages:?}"
             )
             .unwrap();
+        }
+    }
+}
+
+/// For kernels/sanitize: every kernel at odd shapes, nothing compared.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn every_kernel_is_launched_at_odd_shapes() {
+    exercise(&mut stdout()).unwrap();
+}
+
+/// Numbers to read, nothing asserted: what whole batches take, inputs on the device.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn times_of_workloads() {
+    let mut out = stdout();
+    let device = Device::open(Sync::Spin).unwrap();
+    for (name, precision, batches) in [
+        ("resnet50", Precision::Fp16, &[1, 8, 32][..]),
+        ("llama-decode", Precision::Bf16, &[1, 8, 32]),
+        ("llama-prefill(seq_len=2048)", Precision::Bf16, &[1]),
+        ("gemm", Precision::Bf16, &[1]),
+        ("gemm", Precision::Fp32, &[1]),
+        ("bert-base", Precision::Fp32, &[1, 32]),
+        ("stream", Precision::Fp16, &[1]),
+        ("transfer(direction=h2d)", Precision::Fp16, &[1]),
+        ("transfer(direction=d2h)", Precision::Fp16, &[1]),
+        ("transfer", Precision::Fp16, &[1]),
+        ("launch", Precision::Fp16, &[1]),
+    ] {
+        let spec: Spec = name.parse().unwrap();
+        let settings = Settings { precision, transfers: spec.is_transfer(), ..SETTINGS };
+        let start = Instant::now();
+        let mut cuda = Cuda::new(device.clone(), spec.to_string(), spec.network(), settings).unwrap();
+        cuda.prepare(batches, 1).unwrap();
+        let prepared = start.elapsed();
+        for &batch in batches {
+            let begin = Instant::now();
+            let mut ns = Vec::new();
+            while begin.elapsed() < Duration::from_millis(700) {
+                let start = Instant::now();
+                cuda.issue(0, batch).unwrap();
+                cuda.wait(0).unwrap();
+                if begin.elapsed() > Duration::from_millis(200) {
+                    ns.push(start.elapsed().as_nanos() as u64);
+                }
+            }
+            ns.sort_unstable();
+            let network = spec.network();
+            let p50 = ns[ns.len() / 2] as f64 / 1e6;
+            let (tflops, gb) =
+                (network.flops(batch) / p50 / 1e9, network.compulsory_bytes(batch, precision) / p50 / 1e6);
+            writeln!(
+                out,
+                "TIME {spec} {precision} batch {batch}: p50 {p50:.4} ms, {tflops:.0} TFLOP/s, {gb:.0} GB/s, prepared in {prepared:.2?}"
+            )
+            .unwrap();
+        }
+    }
+}
+
+/// Numbers to read, nothing asserted: what each operation takes.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn times_of_operations_of_larger_networks() {
+    for (name, precision, batches) in [
+        ("resnet50", Precision::Fp16, &[1, 32][..]),
+        ("llama-decode", Precision::Bf16, &[1, 32]),
+        ("llama-prefill(seq_len=2048)", Precision::Bf16, &[1]),
+    ] {
+        let network = name.parse::<Spec>().unwrap().network();
+        for &batch in batches {
+            writeln!(stdout(), "{name}").unwrap();
+            time_operations(&network, batch, precision, &mut stdout()).unwrap();
         }
     }
 }
