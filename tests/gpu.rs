@@ -12,6 +12,7 @@ const SETTINGS: Settings = Settings {
     transfers: true,
     sync: Sync::Spin,
     threads: 1,
+    extra_work_us: 0,
     corruption: None,
 };
 

@@ -64,7 +64,7 @@ pub struct Job {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToWorker {
     /// The first message.
-    Job(Job),
+    Job(Box<Job>),
     /// The window opens at this moment of CLOCK_MONOTONIC, in ns.
     Start {
         /// The moment.

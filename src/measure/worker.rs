@@ -31,7 +31,7 @@ pub fn run() -> Result<()> {
     let out = Out::take_stdout()?;
     let mut stdin = BufReader::new(std::io::stdin());
     let job = match read_message(&mut stdin)? {
-        Some(ToWorker::Job(job)) => job,
+        Some(ToWorker::Job(job)) => *job,
         other => {
             bail!("expected a job on standard input, got {other:?}: workers are started by migbench itself")
         }

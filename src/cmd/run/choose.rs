@@ -101,6 +101,7 @@ fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result
             transfers: !args.no_transfers,
             sync: Sync::Spin,
             threads: args.threads.map_or_else(host::usable_cores, usize::from),
+            extra_work_us: args.extra_work_us,
             corruption: args.corrupt,
         },
         workloads,

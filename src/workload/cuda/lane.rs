@@ -113,7 +113,10 @@ impl Lane {
             lane.stream.copy_out(host, *address, largest * bytes)?;
         }
         for &samples in batch_sizes {
-            let launches = builder.batch(samples, &lane.addresses)?;
+            let mut launches = builder.batch(samples, &lane.addresses)?;
+            if settings.extra_work_us > 0 {
+                launches.push(builder.spin(settings.extra_work_us)?);
+            }
             lane.batches.push(Batch { samples, launches, whole: None, compute: None });
         }
         for i in 0..lane.batches.len() {

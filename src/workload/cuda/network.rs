@@ -182,6 +182,13 @@ impl Builder<'_> {
         network.ops.iter().map(launch).collect()
     }
 
+    /// A launch that takes so long and does nothing.
+    pub(super) fn spin(&mut self, us: u64) -> Result<Launch> {
+        let function = self.kernels.function("null", "spin")?;
+        let arguments = Arguments::default().long(us * 1000);
+        Ok(Launch { function, blocks: 1, threads: 1, shared_bytes: 0, cluster: 1, arguments })
+    }
+
     fn operation(&mut self, op: &Op, batch: usize, buffers: &[u64]) -> Result<Launch> {
         match *op {
             Op::Embed { .. } => self.embed(op, batch, buffers),

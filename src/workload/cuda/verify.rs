@@ -471,8 +471,16 @@ impl Verifier<'_> {
         transfers: bool,
         corruption: Option<Corruption>,
     ) -> Result<Vec<f32>> {
-        let settings =
-            Settings { precision, seed: SEED, graph, transfers, sync: Sync::Spin, threads: 1, corruption };
+        let settings = Settings {
+            precision,
+            seed: SEED,
+            graph,
+            transfers,
+            sync: Sync::Spin,
+            threads: 1,
+            extra_work_us: 0,
+            corruption,
+        };
         let mut cuda = Cuda::new(self.device.clone(), "verify".to_owned(), network.clone(), settings)?;
         cuda.prepare(&[1, batch], 2)?;
         cuda.issue(1, batch)?;

@@ -280,7 +280,16 @@ impl Verifier<'_> {
         corruption: Option<Corruption>,
     ) -> Result<(Option<String>, f64)> {
         let sync = Sync::Spin;
-        let settings = Settings { precision, seed: SEED, graph, transfers, sync, threads: 1, corruption };
+        let settings = Settings {
+            precision,
+            seed: SEED,
+            graph,
+            transfers,
+            sync,
+            threads: 1,
+            extra_work_us: 0,
+            corruption,
+        };
         let mut cuda =
             Cuda::new(self.device.clone(), "verify".to_owned(), network.clone(), settings.clone())?;
         cuda.prepare(&[batch], 1)?;
