@@ -2,6 +2,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use migbench::measure::clock::{Clock, Monotonic};
+use migbench::measure::load::{Arrivals, Load};
 use migbench::measure::protocol::{self, FromWorker};
 use migbench::measure::recorder::{Recorder, encode};
 use migbench::measure::records::Records;
@@ -39,6 +40,27 @@ fn per_batch(c: &mut Criterion) {
     group.finish();
 }
 
+/// From the moment a batch of an open load is due to its issue, and its record: everything but the wait.
+fn open_loop(c: &mut Criterion) {
+    let mut group = c.benchmark_group("open loop");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("per batch that is already due, null on the CPU", |b| {
+        let mut workload = null();
+        let control = Control::default();
+        b.iter_custom(|batches| {
+            // All of them are due at once: none is waited for.
+            let load = Load::Open { arrivals: Arrivals::Trace(vec![0; batches as usize]) };
+            let task = Task { load, ..Task::closed(1) };
+            let mut window = Window::new(&Monotonic, &mut workload, &task, &control);
+            let mut records = Records::new(&task.load, 1, 1);
+            let start = Monotonic.now();
+            window.measure(Rule::given(None, Some(batches)), &mut records).expect("null cannot fail");
+            Duration::from_nanos(Monotonic.now() - start)
+        });
+    });
+    group.finish();
+}
+
 fn parts(c: &mut Criterion) {
     c.bench_function("clock read", |b| b.iter(|| black_box(Monotonic.now())));
     c.bench_function("record", |b| {
@@ -64,5 +86,5 @@ fn parts(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, per_batch, parts);
+criterion_group!(benches, per_batch, open_loop, parts);
 criterion_main!(benches);

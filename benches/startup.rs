@@ -31,6 +31,7 @@ fn job(device: Device) -> Job {
         inflight: 1,
         arrival_seed: 1,
         intervals: false,
+        clock_samples: false,
         own: None,
     }
 }
@@ -44,7 +45,7 @@ fn start_up(job: &Job, uuid: Option<&str>) -> Duration {
     }
     let mut worker = command.spawn().expect("run this from the checkout, after cargo build --release");
     let mut stdin = worker.stdin.take().expect("a pipe");
-    stdin.write_all(&protocol::encode(&ToWorker::Job(job.clone()))).expect("the worker listens");
+    stdin.write_all(&protocol::encode(&ToWorker::Job(Box::new(job.clone())))).expect("the worker listens");
     let mut lines = BufReader::new(worker.stdout.take().expect("a pipe")).split(b'\n');
     let ready = loop {
         let line = lines.next().expect("the worker speaks until it is ready").expect("a line");

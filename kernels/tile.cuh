@@ -80,13 +80,61 @@ DEVICE void finish(const float *sums, const Epilogue<T> &epilogue, int m0, int n
     }
 }
 
+// Blocks that share a tile, and what they need for it: a counter for each tile, zero before and after,
+// and room for BM x BN sums for each block.
+struct Split {
+    int count;
+    unsigned *counters;
+    float *parts;
+};
+
+// Puts this block's sums aside. In the last block of its tile, leaves the sums of all in the first slice
+// and returns true.
+template <int BM, int BN, int WK, int PITCH, int THREADS>
+DEVICE bool gather(float *sums, const Split &split, int tile, int part, int tiles, int rows) {
+    __shared__ bool last;
+    const long long size = BM * BN, stride = tiles * size;
+    float *parts = split.parts + tile * size;
+    for (int i = threadIdx.x * 4; i < rows * BN; i += THREADS * 4) {
+        const int place = i / BN * PITCH + i % BN;
+        float4 v = *(const float4 *)&sums[place];
+#pragma unroll
+        for (int slice = 1; slice < WK; ++slice) {
+            const float4 other = *(const float4 *)&sums[slice * BM * PITCH + place];
+            v.x += other.x, v.y += other.y, v.z += other.z, v.w += other.w;
+        }
+        *(float4 *)(parts + part * stride + i) = v;
+    }
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(split.counters + tile, 1) + 1 == (unsigned)split.count;
+    __syncthreads();
+    if (!last) return false;
+    __threadfence();
+    for (int i = threadIdx.x * 4; i < rows * BN; i += THREADS * 4) {
+        float4 v = make_float4(0, 0, 0, 0);
+#pragma unroll 8
+        for (int other = 0; other < split.count; ++other) {
+            const float4 one = __ldcg((const float4 *)(parts + other * stride + i));
+            v.x += one.x, v.y += one.y, v.z += one.z, v.w += one.w;
+        }
+        *(float4 *)&sums[i / BN * PITCH + i % BN] = v;
+    }
+    if (threadIdx.x == 0) split.counters[tile] = 0;
+    __syncthreads();
+    return true;
+}
+
 // The product of a left operand, which `Source<BM, BK, THREADS>` copies, and the weight, k x n. A source
 // is made from `left`, the tile's first row and this thread's place in a step, and copies the next step
 // each time it is called: the rows of the tile that this thread is to copy, A_ROWS apart.
+//
+// With SPLIT, `split.count` blocks share a tile, each a part of k; the one that ends last adds the parts in
+// their order, so that results do not depend on timing.
 template <class T, template <class, int, int, int> class Source, class Left, int BM, int BN, int BK, int WM,
-          int WN, int WK, int STAGES>
+          int WN, int WK, int STAGES, bool SPLIT = false>
 DEVICE void product(const Left &left, const T *__restrict__ weight, const Epilogue<T> &epilogue, int m, int n,
-                    int k) {
+                    int k, Split split = {}) {
     constexpr int THREADS = 32 * WM * WN * WK;
     constexpr int TM = BM / WM / 16, TN = BN / WN / 16; // 16 x 16 blocks of a warp
     constexpr int K_STEPS = BK / WK / 16;               // a warp's, in one stage
@@ -103,19 +151,24 @@ DEVICE void product(const Left &left, const T *__restrict__ weight, const Epilog
     const unsigned shared = shared_address(memory);
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     const int n_tiles = (n + BN - 1) / BN;
-    const int m0 = blockIdx.x / n_tiles * BM, n0 = blockIdx.x % n_tiles * BN;
-    const int steps = (k + BK - 1) / BK;
+    const int tiles = SPLIT ? gridDim.x / split.count : gridDim.x;
+    const int tile = SPLIT ? blockIdx.x % tiles : blockIdx.x, part = SPLIT ? blockIdx.x / tiles : 0;
+    const int m0 = tile / n_tiles * BM, n0 = tile % n_tiles * BN;
+    // Of k, this block's part.
+    const int share = SPLIT ? ((k + BK - 1) / BK + split.count - 1) / split.count * BK : k;
+    const int k_first = part * share, k_end = min(k_first + share, k);
+    const int steps = (k_end - k_first + BK - 1) / BK;
 
     // What this thread copies: where from, where to within a stage, and how much is left before the
     // edges of the matrices.
     const int a_row = thread / A_CHUNKS, a_column = thread % A_CHUNKS;
-    Source<T, BM, BK, A_ROWS> source(left, m0 + a_row, a_column * 8, m, k);
+    Source<T, BM, BK, A_ROWS> source(left, m0 + a_row, k_first + a_column * 8, m, k_end);
     const int b_row = thread / B_COLUMNS, b_column = thread % B_COLUMNS;
-    const T *b_from = weight + (long long)b_row * n + n0 + b_column * 8;
+    const T *b_from = weight + (long long)(k_first + b_row) * n + n0 + b_column * 8;
     const unsigned a_to = shared + swizzle<A_CHUNKS>(a_row, a_column) * 16;
     const unsigned b_to = shared + A_BYTES + swizzle<B_CHUNKS>(b_row, b_column) * 16;
     const int n_left = n - n0 - b_column * 8;
-    int b_k_left = k - b_row;
+    int b_k_left = k_end - k_first - b_row;
 
     // Copy the next step of each, one after the other.
     auto copy_x = [&](int stage) { source.copy(a_to + stage * STAGE); };
@@ -205,5 +258,10 @@ DEVICE void product(const Left &left, const T *__restrict__ weight, const Epilog
             *(float2 *)&sums[(row + 8) * PITCH + column] = make_float2(sum[i][j][2], sum[i][j][3]);
         }
     __syncthreads();
+    if (SPLIT && split.count > 1) {
+        if (!gather<BM, BN, WK, PITCH, THREADS>(sums, split, tile, part, tiles, min(BM, m - m0))) return;
+        finish<T, BM, BN, 1, PITCH, THREADS>(sums, epilogue, m0, n0, m, n);
+        return;
+    }
     finish<T, BM, BN, WK, PITCH, THREADS>(sums, epilogue, m0, n0, m, n);
 }

@@ -5,6 +5,7 @@ pub mod compare;
 pub mod export;
 pub mod load;
 pub mod own;
+pub mod selftest;
 
 use crate::machine::host;
 use crate::measure::protocol::Device;
@@ -70,6 +71,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Does each saved row hold together?
     Check(check::CheckArgs),
+    /// What the harness itself costs on this machine
+    Selftest(selftest::SelftestArgs),
     /// Saved histograms in other tools' forms
     Export(export::ExportArgs),
     /// Did it change? A gate for CI
@@ -311,6 +314,9 @@ pub struct RunArgs {
     /// Plant a fault that the output check must find
     #[arg(long, value_parser = one_of::<Corruption>(&["zero-tile", "flip-weight"]), hide = true)]
     pub corrupt: Option<Corruption>,
+    /// Make every batch take so much longer: a slow-down of known size, to prove a gate on
+    #[arg(long, value_name = "US", default_value_t = 0, hide = true, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    pub extra_work_us: u64,
     /// How long a worker may show no sign of life
     #[arg(long, value_name = "TIME", value_parser = parse_ns, default_value = "120s", hide = true)]
     pub patience: u64,

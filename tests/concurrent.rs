@@ -92,6 +92,130 @@ fn a_co_runner_that_sleeps_for_two_seconds_is_found() {
     assert!(invalid.len() >= 6 && invalid.iter().all(|why| why.contains(" stalled: ")), "{invalid:?}");
 }
 
+/// One of three goes wrong in each phase: its row says how, the others finish.
+#[test]
+fn whatever_one_worker_does_its_siblings_finish() {
+    let cases = [
+        ("exit@hello", "the worker ended while opening its device; the worker exited with code 7"),
+        ("exit@prepare", "the worker ended while preparing and warming up"),
+        ("exit@ready", "the worker ended while preparing and warming up"),
+        ("exit@window", "the worker ended while measuring"),
+        ("stop@window", "the worker gave no sign of life for 2 s while measuring"),
+        ("rubbish@window", "the worker broke the protocol: not a message"),
+        ("flood@window", "the worker broke the protocol: a line of more than"),
+        ("lie@window-done", "the worker's recording is impossible: "),
+        ("exit@done", "the worker ended while checking its output"),
+    ];
+    // They mostly sleep.
+    for some in cases.chunks(3) {
+        std::thread::scope(|scope| {
+            for (fault, reason) in some {
+                scope.spawn(|| one_of_three(fault, reason));
+            }
+        });
+    }
+}
+
+fn one_of_three(fault: &str, reason: &str) {
+    let machine = Machine::named("h200-mixed");
+    let faulty = format!("MIG-5a5a0000-0003=scripted(times=20ms,clock=real,fault={fault})");
+    let more = ["--duration", "300ms", "--patience", "2s", "--aggressor", &faulty];
+    let ran = machine.run(&[&SLEEPER[..], &more].concat());
+    assert_eq!(ran.code, Some(5), "{fault}: {}", ran.stderr);
+    let rows = machine.bench.rows("a.csv");
+    assert_eq!(rows.len(), 3, "{fault}");
+    let failed = reasons(&rows, Status::Failed);
+    assert!(failed.len() == 1 && failed[0].starts_with(reason), "{fault}: {failed:?}");
+    assert!(rows.iter().filter(|row| row.latency.mean.is_some()).count() >= 2, "{fault}");
+    // Whoever left before the others' windows ended spoils them; after that he does not.
+    let invalid = reasons(&rows, Status::Invalid);
+    let expected = if fault == "exit@done" { 0 } else { 2 };
+    assert_eq!(invalid.len(), expected, "{fault}: {invalid:?}");
+    assert!(invalid.iter().all(|why| why.starts_with("not a co-run: 2g.35gb MIG-")), "{fault}: {invalid:?}");
+}
+
+#[test]
+fn an_instance_that_vanishes_before_the_start_is_a_row() {
+    let machine = Machine::named("h200-mixed").faults("cuInit@MIG-5a5a0000-0003 = 100");
+    let ran = machine.run(&["--workload", "mlp", "--batch", "4", "--duration", "200ms", "-q", "-o", "a.csv"]);
+    assert_eq!(ran.code, Some(5), "{}", ran.stderr);
+    let rows = machine.bench.rows("a.csv");
+    let failed = reasons(&rows, Status::Failed);
+    assert!(failed.len() == 1 && failed[0].contains("CUDA_ERROR_NO_DEVICE"), "{failed:?}");
+    let invalid = reasons(&rows, Status::Invalid);
+    assert!(invalid.len() == 2 && invalid.iter().all(|why| why.ends_with("never loaded in this window")));
+}
+
+#[test]
+fn a_device_lost_in_mid_window_spoils_the_others_and_stops_none() {
+    for fault in [
+        "cuStreamSynchronize@MIG-5a5a0000-0003 after 40 = lost 719",
+        "cuGraphLaunch@MIG-5a5a0000-0003 after 40 = 2",
+    ] {
+        let machine = Machine::named("h200-mixed").faults(&format!("kernel_ns = 10000000\n{fault}"));
+        let ran =
+            machine.run(&["--workload", "mlp", "--batch", "4", "--duration", "3s", "-q", "-o", "a.csv"]);
+        assert_eq!(ran.code, Some(5), "{}", ran.stderr);
+        let rows = machine.bench.rows("a.csv");
+        let failed = reasons(&rows, Status::Failed);
+        let code =
+            if fault.contains("lost") { "CUDA_ERROR_LAUNCH_FAILED" } else { "CUDA_ERROR_OUT_OF_MEMORY" };
+        assert!(failed.len() == 1 && failed[0].contains(code), "{failed:?}");
+        assert_eq!(reasons(&rows, Status::Invalid).len(), 2);
+    }
+}
+
+#[test]
+fn one_interrupt_saves_seven_windows_and_two_leave_at_once() {
+    for twice in [false, true] {
+        let machine = Machine::named("h200-7x1g");
+        let (child, workers) = start(&machine, &["--duration", "1h"]);
+        std::thread::sleep(Duration::from_millis(2500));
+        signal(child.id(), Signal::INT);
+        if twice {
+            std::thread::sleep(Duration::from_millis(1));
+            signal(child.id(), Signal::INT);
+        }
+        let ran = ran(child.wait_with_output().unwrap());
+        assert_eq!(ran.code, Some(130), "{}", ran.stderr);
+        let rows = machine.bench.rows("a.csv");
+        assert_eq!((rows.len(), reasons(&rows, Status::Interrupted).len()), (7, 7), "{twice}");
+        assert!(twice || rows.iter().all(|row| row.latency.mean.is_some()));
+        assert!(!workers.iter().any(|&pid| is_alive(pid)));
+    }
+}
+
+/// Stopped for longer than the patience and continued: no deadline expires for it.
+#[test]
+fn a_stopped_parent_blames_none_of_seven() {
+    let machine = Machine::named("h200-7x1g");
+    let (child, _) = start(&machine, &["--duration", "1s", "--patience", "2s"]);
+    std::thread::sleep(Duration::from_millis(300));
+    signal(child.id(), Signal::STOP);
+    std::thread::sleep(Duration::from_millis(3000));
+    signal(child.id(), Signal::CONT);
+    let ran = ran(child.wait_with_output().unwrap());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(machine.bench.rows("a.csv").iter().all(|row| row.outcome.status == Status::Ok));
+}
+
+/// The rows of one run are written together: all seven or none.
+#[test]
+fn a_full_disk_takes_all_rows_of_a_co_run_or_none() {
+    for (blocks, rows) in [(4, 0), (8, 0), (64, 7)] {
+        let machine = Machine::named("h200-7x1g");
+        let arguments = [&SLEEPER[..], &["--duration", "100ms"]].concat();
+        let inner = machine.command(&arguments);
+        let mut limited = std::process::Command::new("sh");
+        limited.arg("-c").arg(format!("ulimit -f {blocks}; exec \"$0\" \"$@\"")).arg(inner.get_program());
+        limited.args(inner.get_args()).current_dir(machine.bench.folder.path());
+        limited.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let ran = ran(limited.output().unwrap());
+        assert_eq!(ran.code, Some(if rows == 7 { 0 } else { 1 }), "{blocks} blocks: {}", ran.stderr);
+        assert_eq!(machine.bench.rows("a.csv").len(), rows, "{blocks} blocks");
+    }
+}
+
 #[test]
 fn no_worker_of_seven_outlives_a_killed_parent() {
     let machine = Machine::named("h200-7x1g");

@@ -28,6 +28,7 @@ fn a_faulty_worker_becomes_a_failed_row() {
         ("kill@window", &format!("{window}; the worker was killed by SIGKILL")),
         ("error@window", "scripted error (at window)"),
         ("error@prepare", "scripted error (at prepare)"),
+        ("lie@window-done", "the worker's recording is impossible: "),
         (
             "rubbish@window",
             "the worker broke the protocol: not a message: \"Segmentation fault (core dumped)\"",

@@ -1,6 +1,6 @@
 //! What needs an NVIDIA GPU: `cargo test --release --test gpu -- --ignored --nocapture`.
 
-use migbench::workload::cuda::{Cuda, Device, time_operations, time_tiles, verify};
+use migbench::workload::cuda::{Cuda, Device, exercise, time_operations, time_tiles, verify};
 use migbench::workload::{Precision, Settings, Spec, Stages, Sync, Workload};
 use std::io::{Write, stdout};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ const SETTINGS: Settings = Settings {
     transfers: true,
     sync: Sync::Spin,
     threads: 1,
+    extra_work_us: 0,
     corruption: None,
 };
 
@@ -85,6 +86,39 @@ fn times_of_operations() {
     }
 }
 
+/// Numbers to read, nothing asserted: bert-base on as few multiprocessors as a MIG instance has. Their
+/// memory is the whole card's, which an instance's is not.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn times_on_few_multiprocessors() {
+    let spec: Spec = "bert-base".parse().unwrap();
+    for multiprocessors in [16, 26, 32, 60, 64, 132] {
+        let device = match multiprocessors {
+            132 => Device::open(Sync::Spin).unwrap(),
+            few => Device::open_limited(few).unwrap(),
+        };
+        let got = device.identity().sm_count.unwrap();
+        let settings = Settings { transfers: false, ..SETTINGS };
+        let mut cuda = Cuda::new(device, spec.to_string(), spec.network(), settings).unwrap();
+        cuda.prepare(&[1, 8, 32], 1).unwrap();
+        let mut line = format!("asked for {multiprocessors}, got {got} multiprocessors:");
+        for batch in [1, 8, 32] {
+            let (begin, mut ns) = (Instant::now(), Vec::new());
+            while begin.elapsed() < Duration::from_millis(300) || ns.len() < 9 {
+                let start = Instant::now();
+                cuda.issue(0, batch).unwrap();
+                cuda.wait(0).unwrap();
+                ns.push(start.elapsed().as_nanos() as u64);
+            }
+            ns.sort_unstable();
+            let ms = ns[ns.len() / 2] as f64 / 1e6;
+            let tflops = spec.network().flops(batch) / (ms * 1e9);
+            line += &format!(" batch {batch} {ms:.3} ms ({tflops:.0} TFLOP/s)");
+        }
+        writeln!(stdout(), "{line}").unwrap();
+    }
+}
+
 /// Numbers to read, nothing asserted: what whole batches take, their copies left out.
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
@@ -130,6 +164,80 @@ fn times_of_networks() {
                 "{name} batch {batch}: p50 {p50:.4} ms, p99 {p99:.4}, n {n}, {tflops:.0} TFLOP/s, {stages:?}"
             )
             .unwrap();
+        }
+    }
+}
+
+/// For kernels/sanitize: every kernel at odd shapes, nothing compared.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn every_kernel_is_launched_at_odd_shapes() {
+    exercise(&mut stdout()).unwrap();
+}
+
+/// Numbers to read, nothing asserted: what whole batches take, inputs on the device.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn times_of_workloads() {
+    let mut out = stdout();
+    let device = Device::open(Sync::Spin).unwrap();
+    for (name, precision, batches) in [
+        ("resnet50", Precision::Fp16, &[1, 8, 32][..]),
+        ("llama-decode", Precision::Bf16, &[1, 8, 32]),
+        ("llama-prefill(seq_len=2048)", Precision::Bf16, &[1]),
+        ("gemm", Precision::Bf16, &[1]),
+        ("gemm", Precision::Fp32, &[1]),
+        ("bert-base", Precision::Fp32, &[1, 32]),
+        ("stream", Precision::Fp16, &[1]),
+        ("transfer(direction=h2d)", Precision::Fp16, &[1]),
+        ("transfer(direction=d2h)", Precision::Fp16, &[1]),
+        ("transfer", Precision::Fp16, &[1]),
+        ("launch", Precision::Fp16, &[1]),
+    ] {
+        let spec: Spec = name.parse().unwrap();
+        let settings = Settings { precision, transfers: spec.is_transfer(), ..SETTINGS };
+        let start = Instant::now();
+        let mut cuda = Cuda::new(device.clone(), spec.to_string(), spec.network(), settings).unwrap();
+        cuda.prepare(batches, 1).unwrap();
+        let prepared = start.elapsed();
+        for &batch in batches {
+            let begin = Instant::now();
+            let mut ns = Vec::new();
+            while begin.elapsed() < Duration::from_millis(700) {
+                let start = Instant::now();
+                cuda.issue(0, batch).unwrap();
+                cuda.wait(0).unwrap();
+                if begin.elapsed() > Duration::from_millis(200) {
+                    ns.push(start.elapsed().as_nanos() as u64);
+                }
+            }
+            ns.sort_unstable();
+            let network = spec.network();
+            let p50 = ns[ns.len() / 2] as f64 / 1e6;
+            let (tflops, gb) =
+                (network.flops(batch) / p50 / 1e9, network.compulsory_bytes(batch, precision) / p50 / 1e6);
+            writeln!(
+                out,
+                "TIME {spec} {precision} batch {batch}: p50 {p50:.4} ms, {tflops:.0} TFLOP/s, {gb:.0} GB/s, prepared in {prepared:.2?}"
+            )
+            .unwrap();
+        }
+    }
+}
+
+/// Numbers to read, nothing asserted: what each operation takes.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn times_of_operations_of_larger_networks() {
+    for (name, precision, batches) in [
+        ("resnet50", Precision::Fp16, &[1, 32][..]),
+        ("llama-decode", Precision::Bf16, &[1, 32]),
+        ("llama-prefill(seq_len=2048)", Precision::Bf16, &[1]),
+    ] {
+        let network = name.parse::<Spec>().unwrap().network();
+        for &batch in batches {
+            writeln!(stdout(), "{name}").unwrap();
+            time_operations(&network, batch, precision, &mut stdout()).unwrap();
         }
     }
 }

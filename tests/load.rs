@@ -192,7 +192,7 @@ fn a_capacity_is_found_again() {
     // p99 of M/D/1 is 8 services at a utilisation of about 0.8: e^(-2(1-u)/u x 7) = 0.01.
     let (low, high) =
         (found.iter().copied().fold(f64::MAX, f64::min), found.iter().copied().fold(0.0, f64::max));
-    assert!(low > 650.0 && high < 850.0 && high / low < 1.1, "{found:?}");
+    assert!(low > 650.0 && high < 850.0 && high / low < 1.01, "{found:?}");
     assert_eq!(ran.stdout.matches("with p99<=8ms").count(), 3, "{}", ran.stdout);
     let checked = bench.run(&["check", "a.csv"]);
     assert_eq!(checked.code, Some(0), "{}", checked.stdout);

@@ -1,7 +1,9 @@
 //! What the documents say is what the program does.
 
 use migbench::analysis::rounds::fold;
-use migbench::render::{names::Names, table};
+use migbench::analysis::slowdown::{packed, slowdowns};
+use migbench::render::{names::Names, slowdown, table};
+use migbench::results::Row;
 use migbench::results::csv_file;
 use migbench::workload::Spec;
 use std::fs;
@@ -50,7 +52,8 @@ fn help(verb: &[&str]) -> String {
 
 #[test]
 fn every_option_in_the_documents_exists() {
-    let verbs: [&[&str]; 6] = [&[], &["list"], &["doctor"], &["check"], &["export"], &["compare"]];
+    let verbs: [&[&str]; 7] =
+        [&[], &["list"], &["doctor"], &["check"], &["export"], &["selftest"], &["compare"]];
     let help: String = verbs.iter().map(|verb| help(verb)).collect();
     let documents = [
         "README.md",
@@ -86,14 +89,21 @@ fn every_option_in_the_documents_exists() {
     assert!(seen > 10);
 }
 
-/// The table in README is what the program prints for the rows that are saved.
+fn saved(name: &str) -> Vec<Row> {
+    let path = format!("results/{name}/measurements.csv");
+    csv_file::read(Path::new(&path)).unwrap().rows
+}
+
+/// The tables in README are what the program prints for the rows that are saved.
 #[test]
-fn the_table_in_the_readme_is_that_of_the_saved_rows() {
-    let mut rows = csv_file::read(Path::new("results/2026-11-22-h200/measurements.csv")).unwrap().rows;
-    rows.sort_by_key(|row| row.point.batch);
-    let mut text = Vec::new();
-    let rows: Vec<_> = rows.iter().collect();
-    table::write(&mut text, &fold(&rows), &Names::of(&rows)).unwrap();
-    let text = String::from_utf8(text).unwrap();
-    assert!(document("README.md").contains(&text), "README.md should show:\n{text}");
+fn the_tables_in_the_readme_are_those_of_the_saved_rows() {
+    for name in ["2026-11-22-h200", "2026-11-22-h200-sharing"] {
+        let rows = saved(name);
+        let rows: Vec<&Row> = rows.iter().collect();
+        let (mut text, names) = (Vec::new(), Names::of(&rows));
+        table::write(&mut text, &fold(&rows), &names).unwrap();
+        slowdown::write(&mut text, &slowdowns(&rows), &packed(&rows), &names).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(document("README.md").contains(&text), "README.md should show:\n{text}");
+    }
 }

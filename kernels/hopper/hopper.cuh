@@ -23,12 +23,8 @@ DEVICE unsigned in_block(unsigned address, unsigned block) {
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(block));
     return remote;
 }
-// An arrival at a barrier of the cluster, after reads by the tensor cores that were waited for.
-// Without .release.cluster, for which the compiler puts a fence of the whole GPU before every arrival.
-DEVICE void barrier_arrive_remote(unsigned barrier) {
-    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-// The same after ordinary writes to the other block's shared memory, which it must see.
+// An arrival at a barrier of the cluster after ordinary writes to the other block's shared memory, which
+// it must see. The compiler puts a fence of the whole GPU before it: not for a loop.
 DEVICE void barrier_release_remote(unsigned barrier) {
     asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
@@ -91,14 +87,6 @@ DEVICE void copy_tile_in(unsigned to, const TensorMap *map, int column, int row,
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
                  "[%0], [%1, {%2, %3}], [%4];" ::"r"(to),
                  "l"(map), "r"(column), "r"(row), "r"(barrier)
-                 : "memory");
-}
-// The same to the same place in each block of the cluster that `blocks` has a bit for.
-DEVICE void copy_tile_in(unsigned to, const TensorMap *map, int column, int row, unsigned barrier,
-                         unsigned short blocks) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-                 "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(blocks)
                  : "memory");
 }
 // The same of a stack of matrices.

@@ -6,9 +6,8 @@
 // keeps STAGES steps of 64 along k on their way; the groups of four warps consume them. Either
 // all groups share a tile, 64 rows each (COOPERATE), or they take turns: one multiplies a tile of
 // 64 · BLOCKS rows while the other writes its own (then bias and activation cost no time). With
-// PAIR, two blocks of a cluster compute tiles one above the other and each fetches half of the
-// weight's tile for both; with SPLIT they compute the same tile, each with half of k, and each adds
-// and writes half of its rows.
+// SPLIT, two blocks of a cluster compute the same tile, each with half of k, and each adds and writes
+// half of its rows.
 //
 // m is arbitrary, n and k are multiples of 8: the copy engine reads zeros beyond the edges and writes
 // nothing there. The order of every sum is fixed. src/workload/cuda/tiles.rs lists the tiles below
@@ -21,7 +20,7 @@
 
 constexpr int STEP = 64; // along k: rows of 128 bytes of x
 enum Sharing { COOPERATE, TAKE_TURNS };
-enum Cluster { ALONE, PAIR, SPLIT };
+enum Cluster { ALONE, SPLIT };
 
 template <int BLOCKS, int COLUMNS, int GROUPS, Sharing SHARING, Cluster CLUSTER, int STAGES> struct Shape {
     static constexpr int M = 64 * BLOCKS * (SHARING == COOPERATE ? GROUPS : 1), N = COLUMNS;
@@ -36,8 +35,6 @@ template <int BLOCKS, int COLUMNS, int GROUPS, Sharing SHARING, Cluster CLUSTER,
     // Sums of two warps from the other block.
     static constexpr unsigned RECEIVED = CLUSTER == SPLIT ? 64 * N / 2 * 4 : 0;
     static constexpr int CLUSTER_BLOCKS = CLUSTER == ALONE ? 1 : 2;
-    // Blocks that the weight is fetched for at once.
-    static constexpr int PAIRED = CLUSTER == PAIR ? 2 : 1;
     // With turns a group holds so many sums that the copying warps must give up registers.
     static constexpr bool MOVE_REGISTERS = SHARING == TAKE_TURNS;
     static constexpr int THREADS = 128 * GROUPS + (MOVE_REGISTERS ? 128 : 32);
@@ -51,10 +48,10 @@ template <int BOX> DEVICE unsigned place(int row, int chunk) {
 struct Tile {
     int m, n;
 };
-// Tiles in the order of their computation: down 8 of them (or pairs), then to the right, so that
+// Tiles in the order of their computation: down 16 of them, then to the right, so that
 // those that run at once share both operands in the L2 cache.
 DEVICE Tile nth_tile(int index, int m_tiles, int n_tiles) {
-    constexpr int HEIGHT = 8;
+    constexpr int HEIGHT = 16;
     const int band = index / (HEIGHT * n_tiles), rest = index - band * HEIGHT * n_tiles;
     const int height = min(HEIGHT, m_tiles - band * HEIGHT);
     return {band * HEIGHT + rest % height, rest / height};
@@ -127,9 +124,8 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; ++s) {
             barrier_init(full + 8 * s, 1);
-            // Each warp that reads a stage says so, to both blocks of a pair: what one of them fetches
-            // lands in both.
-            barrier_init(empty + 8 * s, 4 * (SHARING == COOPERATE ? GROUPS : 1) * S::PAIRED);
+            // Each warp that reads a stage says so.
+            barrier_init(empty + 8 * s, 4 * (SHARING == COOPERATE ? GROUPS : 1));
         }
         if (CLUSTER == SPLIT) barrier_init(arrived, 2);
         fence_barriers();
@@ -137,7 +133,7 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
     if (CLUSTER != ALONE) cluster_sync();
     else __syncthreads();
 
-    const int m_tiles = (m + S::M * S::PAIRED - 1) / (S::M * S::PAIRED), n_tiles = (n + S::N - 1) / S::N;
+    const int m_tiles = (m + S::M - 1) / S::M, n_tiles = (n + S::N - 1) / S::N;
     const int tiles = m_tiles * n_tiles, all_steps = (k + STEP - 1) / STEP;
     const int first = blockIdx.x / S::CLUSTER_BLOCKS, stride = gridDim.x / S::CLUSTER_BLOCKS;
     // This block's steps along k.
@@ -150,19 +146,15 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
             prefetch_map(&x), prefetch_map(&weight), prefetch_map(&out);
             auto fetch_weight = [&](const Tile &tile, int step, int stage) {
                 const unsigned to = shared + stage * S::STAGE + S::A_BYTES;
-                constexpr int ROWS = STEP / S::PAIRED;
-                const int part = CLUSTER == PAIR ? rank * ROWS : 0;
 #pragma unroll
                 for (int box = 0; box < S::N / S::BOX; ++box) {
-                    const int column = tile.n * S::N + box * S::BOX, row = (first_step + step) * STEP + part;
-                    const unsigned at = to + box * S::BOX_BYTES + part * S::BOX * 2;
-                    if (CLUSTER == PAIR) copy_tile_in(at, &weight, column, row, full + 8 * stage, 3);
-                    else copy_tile_in(at, &weight, column, row, full + 8 * stage);
+                    const int column = tile.n * S::N + box * S::BOX, row = (first_step + step) * STEP;
+                    copy_tile_in(to + box * S::BOX_BYTES, &weight, column, row, full + 8 * stage);
                 }
             };
             auto fetch_x = [&](const Tile &tile, int step, int stage) {
-                const int row = (CLUSTER == PAIR ? tile.m * 2 + rank : tile.m) * S::M;
-                copy_tile_in(shared + stage * S::STAGE, &x, (first_step + step) * STEP, row, full + 8 * stage);
+                copy_tile_in(shared + stage * S::STAGE, &x, (first_step + step) * STEP, tile.m * S::M,
+                             full + 8 * stage);
             };
             // Weights do not depend on the kernel before this one: they come while it still runs.
             const int early = first < tiles ? min(STAGES, steps) : 0;
@@ -190,10 +182,7 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
         const unsigned ring = rings + warp * S::RING * S::PIECE, biases = all_biases + group * S::N * 2;
         // Of this warp, that it has read what lies in a stage.
         auto leave = [&](int stage) {
-            if (lane < S::PAIRED) {
-                if (CLUSTER == PAIR) barrier_arrive_remote(in_block(empty + 8 * stage, lane));
-                else barrier_arrive(empty + 8 * stage);
-            }
+            if (lane == 0) barrier_arrive(empty + 8 * stage);
         };
         int turn = 0;
         int stage = 0, parity = 0;
@@ -267,7 +256,7 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
                     sums[0][i] = sums[0][i] + other;
                 }
             }
-            const int row = (CLUSTER == PAIR ? tile.m * 2 + rank : tile.m) * S::M +
+            const int row = tile.m * S::M +
                              (SHARING == COOPERATE ? group * BLOCKS * 64 : 0) + warp % 4 * 16;
             auto write_as = [&](auto write) { write(sums, ring, &out, biases, row, tile.n * S::N, m, n); };
             if (activation == NONE) write_as(write<T, S, NONE, BLOCKS>);
@@ -277,7 +266,7 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
         }
         if (lane == 0) copies_out_read<0>();
     }
-    // A block whose partner may still fetch for it, write to it or report to it stays.
+    // A block to which its partner may still write stays.
     __syncwarp();
     if (CLUSTER != ALONE) cluster_sync();
 }
@@ -293,7 +282,6 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
     }
 
 //   name, BLOCKS, COLUMNS, GROUPS, SHARING, CLUSTER, STAGES
-TILE(p128x192, 2, 192, 2, TAKE_TURNS, PAIR, 4)
 TILE(t128x192, 2, 192, 2, TAKE_TURNS, ALONE, 4)
 TILE(t128x128, 2, 128, 2, TAKE_TURNS, ALONE, 5)
 TILE(c128x192, 1, 192, 2, COOPERATE, ALONE, 4)
@@ -304,5 +292,6 @@ TILE(c64x128, 1, 128, 1, COOPERATE, ALONE, 4)
 TILE(c64x96, 1, 96, 1, COOPERATE, ALONE, 5)
 TILE(c64x64, 1, 64, 1, COOPERATE, ALONE, 6)
 TILE(c64x32, 1, 32, 1, COOPERATE, ALONE, 8)
+TILE(s64x192, 1, 192, 1, COOPERATE, SPLIT, 5)
 TILE(s64x64, 1, 64, 1, COOPERATE, SPLIT, 6)
 TILE(s64x32, 1, 32, 1, COOPERATE, SPLIT, 7)

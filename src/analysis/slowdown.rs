@@ -52,7 +52,7 @@ pub struct Slowdown {
     pub ratio: f64,
     /// 95 %, by Student's t on the logarithms; none of one round.
     pub interval: Option<(f64, f64)>,
-    /// Mean over the rounds; none without a stage split.
+    /// Mean over the rounds; none without a stage split, and none for workers in turn on one instance.
     pub split: Option<Split>,
     /// Of p99, geometric mean; none below 5 rounds.
     pub p99_ratio: Option<f64>,
@@ -188,13 +188,17 @@ fn slowdown(
     let ratios = of(&|alone, row| Some(row.latency.mean? / alone.latency.mean?));
     let p99 = of(&|alone, row| Some(row.latency.p99? / alone.latency.p99?));
     let splits: Vec<Split> = rounds.values().flatten().filter_map(|(alone, row)| split(alone, row)).collect();
+    // Workers in turn wait for each other: that is neither copies nor clock.
+    let in_turn = company.same_instance > 0;
+    let mut row = row.clone();
+    row.subject.worker = None;
     Some(Slowdown {
-        row: row.clone(),
+        row,
         company,
         rounds: ratios.len(),
         ratio: geometric_mean(&ratios)?,
         interval: interval(&ratios),
-        split: mean_split(&splits),
+        split: mean_split(&splits).filter(|_| !in_turn),
         p99_ratio: geometric_mean(&p99).filter(|_| p99.len() >= P99_ROUNDS),
     })
 }

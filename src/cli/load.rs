@@ -59,6 +59,9 @@ pub struct LoadArgs {
     /// each probe is a row
     #[arg(long, value_name = "TARGET", value_parser = str::parse::<Slo>, conflicts_with_all = ["rate", "trace", "resume"])]
     pub slo: Option<Slo>,
+    /// Read the GPU's SM clock once a second within the window, too, between batches: 1 ms each
+    #[arg(long)]
+    pub clock_samples: bool,
     /// Write an interval log of HdrHistogram's: a histogram of each second of each window
     #[arg(long, value_name = "FILE")]
     pub hlog: Option<PathBuf>,

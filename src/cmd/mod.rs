@@ -9,6 +9,7 @@ pub mod load;
 mod own;
 pub mod probe;
 pub mod run;
+pub mod selftest;
 
 use crate::cli::{Cli, Command, Exit};
 use std::io::{self, ErrorKind, Write};
@@ -22,6 +23,7 @@ pub fn dispatch(cli: Cli, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
         Some(Command::Doctor(args)) => doctor::run(&args, out, err),
         Some(Command::Probe(args)) => probe::run(&args, out, err),
         Some(Command::Check(args)) => check::run(&args, out, err),
+        Some(Command::Selftest(args)) => selftest::run(&args, out, err),
         Some(Command::Export(args)) => export::run(&args, out, err),
         Some(Command::Compare(args)) => compare::run(&args, out, err),
         Some(Command::Worker) => match crate::measure::worker::run() {

@@ -1,5 +1,8 @@
 //! Faults on request, for the hidden scripted workload: what a worker does wrong, and when.
 
+use super::bins::LoadLog;
+use super::protocol::{self, FromWorker};
+use super::recorder::Recorder;
 use anyhow::{Result, bail};
 use rustix::process::{Signal, getpid, kill_process};
 use std::io::Write;
@@ -36,6 +39,7 @@ enum Action {
     HalfLine,
     Flood,
     Noise,
+    Lie,
 }
 
 /// One action at one phase.
@@ -55,7 +59,7 @@ const PHASES: [(&str, Phase); 7] = [
     ("done", Phase::Done),
 ];
 
-const ACTIONS: [(&str, Action); 9] = [
+const ACTIONS: [(&str, Action); 10] = [
     ("exit", Action::Exit),
     ("kill", Action::Kill),
     ("stop", Action::Stop),
@@ -65,7 +69,25 @@ const ACTIONS: [(&str, Action); 9] = [
     ("half-line", Action::HalfLine),
     ("flood", Action::Flood),
     ("noise", Action::Noise),
+    ("lie", Action::Lie),
 ];
+
+/// A window whose count is not that of its histogram.
+fn impossible() -> FromWorker {
+    let mut recorder = Recorder::new();
+    recorder.open(1);
+    recorder.record(1, 2);
+    recorder.record(2, 3);
+    let mut latency = recorder.finish();
+    latency.batches = 1_000_000;
+    FromWorker::WindowDone {
+        latency,
+        extras: Box::default(),
+        load: LoadLog::default(),
+        cut: false,
+        cpu_throttled_us: None,
+    }
+}
 
 impl Phase {
     /// As messages name it.
@@ -117,6 +139,10 @@ impl Fault {
                 for _ in 0..64 {
                     out.write_all(&megabyte)?;
                 }
+            }
+            Action::Lie => {
+                out.write_all(&protocol::encode(&impossible()))?;
+                std::process::exit(0);
             }
             // What a chatty library does: it must not reach the protocol.
             Action::Noise => {

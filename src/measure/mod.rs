@@ -4,6 +4,7 @@
 
 pub mod bins;
 pub mod clock;
+pub mod costs;
 pub mod fault;
 pub mod intervals;
 pub mod load;

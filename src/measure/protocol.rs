@@ -48,6 +48,9 @@ pub struct Job {
     pub inflight: usize,
     /// Seed of the arrivals.
     pub arrival_seed: u64,
+    /// Read the device's clock once a second of the window, too.
+    #[serde(default)]
+    pub clock_samples: bool,
     /// Send the histogram of each second of the window.
     #[serde(default)]
     pub intervals: bool,
@@ -61,7 +64,7 @@ pub struct Job {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToWorker {
     /// The first message.
-    Job(Job),
+    Job(Box<Job>),
     /// The window opens at this moment of CLOCK_MONOTONIC, in ns.
     Start {
         /// The moment.

@@ -44,6 +44,11 @@ pub(super) const WARM_UP_NS: u64 = 1_000_000_000;
 /// The stage split takes at least and at most so many batches, and no longer than a second.
 const STAGE_BATCHES: std::ops::RangeInclusive<usize> = 10..=200;
 const STAGE_NS: u64 = 1_000_000_000;
+/// A reading of the clock takes 1 ms: it is made where no batch is due for so long.
+const ROOM_NS: u64 = 3_000_000;
+/// Between two readings of the clock, and how many are kept.
+const CLOCK_NS: u64 = 1_000_000_000;
+const MOST_CLOCKS: usize = 4096;
 /// A wait for the next arrival is interrupted this often, to look at what the parent wants.
 const SLICE_NS: u64 = 1_000_000;
 
@@ -58,6 +63,8 @@ pub struct Task {
     pub lanes: usize,
     /// Of the arrivals.
     pub seed: u64,
+    /// Read the device's clock between batches, once a second.
+    pub clock_samples: bool,
     /// Poll for completions, where several lanes are looked after; else sleep in between.
     pub spin: bool,
 }
@@ -65,7 +72,7 @@ pub struct Task {
 impl Task {
     /// One batch after the other.
     pub fn closed(batch: usize) -> Task {
-        Task { load: Load::Closed, batch, lanes: 1, seed: 0, spin: true }
+        Task { load: Load::Closed, batch, lanes: 1, seed: 0, clock_samples: false, spin: true }
     }
 }
 
@@ -79,6 +86,9 @@ pub struct Window<'a, C: Clock> {
     /// The lanes that are busy, in the order of issue.
     busy: VecDeque<usize>,
     log: Log,
+    /// Readings of the device's clock within a window, and when the next is due.
+    clocks: Vec<f64>,
+    next_clock: Option<u64>,
 }
 
 /// A batch in flight, or the one that was.
@@ -113,6 +123,8 @@ impl<'a, C: Clock> Window<'a, C> {
             lanes: (0..task.lanes).map(|_| lane()).collect(),
             busy: VecDeque::with_capacity(task.lanes),
             log: Log { start: now, end: now, bins: Bins::new() },
+            clocks: Vec::with_capacity(MOST_CLOCKS),
+            next_clock: None,
         }
     }
 
@@ -190,6 +202,7 @@ impl<'a, C: Clock> Window<'a, C> {
     /// start.
     pub fn measure(&mut self, rule: Rule, records: &mut Records) -> Result<Ended> {
         let start = self.clock.now();
+        self.next_clock = self.task.clock_samples.then_some(start + CLOCK_NS);
         records.open(start);
         if self.task.load == Load::Closed && self.task.lanes == 1 {
             return self.measure_one_by_one(start, rule, records);
@@ -208,6 +221,22 @@ impl<'a, C: Clock> Window<'a, C> {
         Ok(ended)
     }
 
+    /// Readings of the device's clock within the window.
+    pub fn clocks(&self) -> &[f64] {
+        &self.clocks
+    }
+
+    #[cold]
+    fn sample_clock(&mut self, now: u64) -> Result<()> {
+        self.next_clock = Some(now + CLOCK_NS);
+        if self.clocks.len() < MOST_CLOCKS
+            && let Some(mhz) = self.workload.sm_clock_mhz()?
+        {
+            self.clocks.push(mhz);
+        }
+        Ok(())
+    }
+
     /// The shortest way from one batch to the next.
     fn measure_one_by_one(&mut self, start: u64, rule: Rule, records: &mut Records) -> Result<Ended> {
         loop {
@@ -220,6 +249,9 @@ impl<'a, C: Clock> Window<'a, C> {
             self.control.batches.store(records.count(), Relaxed);
             if rule.ends(done - start, records.count(), records.is_settled()) {
                 return Ok(Ended::Rule);
+            }
+            if self.next_clock.is_some_and(|at| done >= at) {
+                self.sample_clock(done)?;
             }
             if self.control.cut.load(Relaxed) {
                 return Ok(Ended::Cut);
@@ -259,6 +291,12 @@ impl<'a, C: Clock> Window<'a, C> {
                 }
             }
             if self.busy.is_empty() {
+                let now = self.clock.now();
+                if self.next_clock.is_some_and(|at| now >= at) && next.is_none_or(|next| next > now + ROOM_NS)
+                {
+                    self.sample_clock(now)?;
+                    continue;
+                }
                 let slice = self.clock.now() + SLICE_NS;
                 self.clock.wait_until(next.map_or(slice, |next| next.min(slice)));
             } else if let Some(lane) = self.finished(next)? {

@@ -31,7 +31,7 @@ pub fn run() -> Result<()> {
     let out = Out::take_stdout()?;
     let mut stdin = BufReader::new(std::io::stdin());
     let job = match read_message(&mut stdin)? {
-        Some(ToWorker::Job(job)) => job,
+        Some(ToWorker::Job(job)) => *job,
         other => {
             bail!("expected a job on standard input, got {other:?}: workers are started by migbench itself")
         }
@@ -206,6 +206,7 @@ impl Session<'_> {
             batch,
             lanes: self.job.inflight,
             seed: self.job.arrival_seed,
+            clock_samples: self.job.clock_samples,
             spin: self.job.settings.sync == Sync::Spin,
         };
         workload.prepare(&task.load.batch_sizes(batch), task.lanes)?;
@@ -251,7 +252,7 @@ impl Session<'_> {
                 arrived: records.arrived(),
                 saturated: ended == Ended::Saturated,
                 known: records.known(),
-                sm_clock_mhz: clock_before.into_iter().chain(clock_after).collect(),
+                sm_clock_mhz: [clock_before.as_slice(), window.clocks(), clock_after.as_slice()].concat(),
                 imported: None,
             }),
             load: window.log(),

@@ -9,6 +9,7 @@ mod markdown;
 pub mod names;
 pub mod progress;
 pub mod runs;
+pub mod selftest;
 pub mod slo;
 pub mod slowdown;
 pub mod table;

@@ -173,6 +173,8 @@ pub struct Point {
     pub threads: Option<u32>,
     /// Logical processors that the worker may use.
     pub cpus: String,
+    /// Time added to every batch, us: a slow-down of known size; empty as a rule.
+    pub extra_work_us: Option<u64>,
 }
 
 impl Default for Point {
@@ -192,6 +194,7 @@ impl Default for Point {
             transfers: None,
             threads: None,
             cpus: String::new(),
+            extra_work_us: None,
         }
     }
 }
@@ -209,6 +212,9 @@ pub struct Window {
     pub batches_common: Option<u64>,
     /// From the first issue to the last completion.
     pub elapsed_s: Option<f64>,
+    /// The moment named to all workers of the run, CLOCK_MONOTONIC of the host; the window opens when
+    /// the batch in flight then is done.
+    pub named_start_ns: Option<u64>,
     /// CLOCK_MONOTONIC of the host.
     pub start_ns: Option<u64>,
     /// CLOCK_MONOTONIC of the host.
@@ -436,7 +442,7 @@ fn one_line(text: &str) -> String {
 /// be compared; causes (driver, kernels, host) are not part of it, nor is the UUID.
 pub fn point_id(row: &Row) -> String {
     let (subject, point) = (&row.subject.instance, &row.point);
-    let text = format!(
+    let mut text = format!(
         "{:?}",
         (
             (
@@ -451,6 +457,9 @@ pub fn point_id(row: &Row) -> String {
             (point.sync, point.graph, point.transfers, point.threads, &row.subject.sharing),
         )
     );
+    if let Some(us) = point.extra_work_us {
+        let _ = write!(text, "extra_work_us={us}");
+    }
     hex(&Sha256::digest(text)[..8])
 }
 

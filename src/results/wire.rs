@@ -109,11 +109,13 @@ columns! {
     transfers: point.transfers as Option<bool>;
     threads: point.threads as Option<u32>;
     cpus: point.cpus as String;
+    extra_work_us: point.extra_work_us as Option<u64>;
     window_rule: window.rule as String;
     warmup_batches: window.warmup_batches as Option<u64>;
     batches: window.batches as Option<u64>;
     batches_common: window.batches_common as Option<u64>;
     elapsed_s: window.elapsed_s as Option<f64>;
+    named_start_ns: window.named_start_ns as Option<u64>;
     window_start_ns: window.start_ns as Option<u64>;
     window_end_ns: window.end_ns as Option<u64>;
     drift: window.drift as Option<f64>;

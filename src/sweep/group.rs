@@ -59,6 +59,8 @@ pub struct Outcome {
     pub identity: Option<Identity>,
     /// What was noticed.
     pub warnings: Vec<Warning>,
+    /// When its window was to open, CLOCK_MONOTONIC ns.
+    pub named_start_ns: Option<u64>,
     /// Its GPU around the windows.
     pub edges: Option<Edges>,
     /// Batches of the warm-up.
@@ -155,7 +157,7 @@ fn start(
     }
     match conductor.launcher.start(&member.instance, index, sender.clone()) {
         Ok(mut worker) => {
-            worker.send(&ToWorker::Job(member.job.clone()));
+            worker.send(&ToWorker::Job(Box::new(member.job.clone())));
             player.worker = Some(worker);
         }
         Err(error) => player.fail(format!("{error:#}"), Duration::ZERO),
@@ -288,9 +290,11 @@ impl Group<'_> {
             Some(Stage::Measured) => self.note_edges(),
             _ => {}
         }
+        let mut named = None;
         let (message, next) = match reached {
             Some(Stage::Ready) => {
-                (ToWorker::Start { at_ns: Monotonic.now() + START_IN_NS }, Stage::Measuring)
+                named = Some(Monotonic.now() + START_IN_NS);
+                (ToWorker::Start { at_ns: named.unwrap_or_default() }, Stage::Measuring)
             }
             Some(Stage::Measured | Stage::Split) if self.interrupts_seen > 0 => {
                 (ToWorker::Stop, Stage::Stopping)
@@ -302,6 +306,7 @@ impl Group<'_> {
         for player in self.players.iter_mut().filter(|p| p.stage != Stage::Over) {
             player.say(&message);
             player.stage = next;
+            player.outcome.named_start_ns = player.outcome.named_start_ns.or(named);
         }
     }
 

@@ -3,6 +3,7 @@
 //! The parent's side. It never touches CUDA, and one failing worker never takes its siblings along.
 
 pub mod corun;
+pub mod costs;
 pub mod group;
 mod identity;
 pub mod launch;

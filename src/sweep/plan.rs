@@ -67,6 +67,8 @@ pub struct Options {
     pub repeat: u32,
     /// When a window ends.
     pub rule: Rule,
+    /// The device's clock is read once a second, too.
+    pub clock_samples: bool,
     /// The histogram of each second is wanted.
     pub intervals: bool,
 }
@@ -238,6 +240,7 @@ impl Hands {
             rule: options.rule,
             load: work.pace.load.clone(),
             inflight: work.pace.inflight,
+            clock_samples: options.clock_samples,
             intervals: options.intervals,
             arrival_seed: place.arrival_seed(options.settings.seed),
             own: own(options, instance, work.workload, work.batch),
@@ -374,6 +377,7 @@ mod tests {
             repeat: 3,
             rule: Rule::DEFAULT,
             intervals: false,
+            clock_samples: false,
             modes: Modes::Isolated,
             span: Span::Gpu,
             cpus: vec![0, 1],

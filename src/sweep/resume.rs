@@ -159,6 +159,7 @@ mod tests {
             inflight: 1,
             arrival_seed: 1,
             intervals: false,
+            clock_samples: false,
             own: None,
         };
         Member { instance, job }

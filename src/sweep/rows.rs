@@ -33,15 +33,14 @@ pub fn planned(context: &Context, run: &Run, member: &Member) -> Row {
 }
 
 /// One row a member, in their order. Every outcome becomes one.
-pub fn rows(context: &Context, run: &Run, outcomes: &[Outcome]) -> Vec<Row> {
-    let parts: Vec<_> = outcomes
-        .iter()
-        .map(|outcome| corun::Part {
-            recording: outcome.recording.as_ref(),
-            load: outcome.load.as_ref(),
-            scheduled: outcome.extras.arrived.is_some(),
-        })
-        .collect();
+pub fn rows<'a>(context: &Context, run: &Run, outcomes: &'a [Outcome]) -> Vec<Row> {
+    let part = |(member, outcome): (&Member, &'a Outcome)| corun::Part {
+        recording: outcome.recording.as_ref(),
+        // Only a program of the user's may load in silence.
+        load: outcome.load.as_ref().filter(|load| member.job.own.is_some() || !load.is_unknown()),
+        scheduled: outcome.extras.arrived.is_some(),
+    };
+    let parts: Vec<_> = run.members.iter().zip(outcomes).map(part).collect();
     let names: Vec<_> = run.members.iter().map(|member| name(&member.instance)).collect();
     let own_load = own_load(outcomes);
     let mut rows = Vec::new();
@@ -137,7 +136,8 @@ fn samples_per_batch(member: &Member, outcome: &Outcome) -> f64 {
 fn numbers(row: &mut Row, job: &Job, recording: &Recording, outcome: &Outcome) -> Result<()> {
     (row.latency, row.histograms.latency) = summary::latency(recording, row.point.inflight.into())?;
     let rule = std::mem::take(&mut row.window.rule);
-    row.window = Window { rule, ..summary::window(recording, outcome.warmup_batches) };
+    let named_start_ns = outcome.named_start_ns;
+    row.window = Window { rule, named_start_ns, ..summary::window(recording, outcome.warmup_batches) };
     if let Some(arrived) = &outcome.extras.arrived {
         summary::arrived(row, arrived)?;
     }
@@ -281,6 +281,7 @@ fn point(run: &Run, member: &Member) -> Point {
         graph: cuda.then_some(settings.graph),
         transfers: cuda.then_some(settings.transfers),
         threads: (!cuda).then_some(settings.threads as u32),
+        extra_work_us: Some(settings.extra_work_us).filter(|&us| us > 0),
         cpus: host::ranges(&job.cpus),
     }
 }
@@ -300,6 +301,7 @@ fn own_point(run: &Run, member: &Member) -> Point {
         load: job.load.to_string(),
         inflight: 1,
         cpus: host::ranges(&job.cpus),
+        extra_work_us: None,
         precision: None,
         sync: on_gpu.then_some(job.settings.sync),
         graph: on_gpu.then_some(false),
@@ -383,6 +385,7 @@ mod tests {
             inflight: 1,
             arrival_seed: 1,
             intervals: false,
+            clock_samples: false,
             own: None,
         };
         let instance = Instance { kind: InstanceKind::Gpu, ..Instance::default() };

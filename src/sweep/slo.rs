@@ -2,7 +2,9 @@
 //!
 //! The first probe is a closed load: no more than that can arrive. A probe meets the target when the
 //! 99 % upper bound of the response's percentile does, for so many responses as do not depend on each
-//! other; one with too few of those is repeated with a longer window. Instances that measure at once are
+//! other; one with too few of those is repeated with a longer window. Every probe and every round sees the
+//! same pattern of arrivals, stretched to its rate, so that rates, rounds and layouts differ by what serves
+//! them and not by their luck (MLPerf LoadGen fixes its schedule's seed, too). Instances that measure at once are
 //! searched at once, each for a rate of its own; one that has found it stays there.
 
 use super::plan::Run;
@@ -125,7 +127,11 @@ impl Hunt {
     /// Of a run whose members have loads with arrivals.
     pub fn new(planned: &Run, slo: Slo) -> Hunt {
         let searches = vec![Search::default(); planned.members.len()];
-        Hunt { slo, planned: planned.clone(), searches, begun: false, undecided: 0 }
+        let mut planned = planned.clone();
+        for (place, member) in planned.members.iter_mut().enumerate() {
+            member.job.arrival_seed = member.job.settings.seed ^ ((place as u64) << 20);
+        }
+        Hunt { slo, planned, searches, begun: false, undecided: 0 }
     }
 
     /// The next probe; none when every member has its rate.

@@ -134,6 +134,9 @@ pub struct Settings {
     pub sync: Sync,
     /// CPU threads (of the CPU device).
     pub threads: usize,
+    /// Time that every batch takes longer, in us: a slow-down of known size, to prove a gate on.
+    #[serde(default)]
+    pub extra_work_us: u64,
     /// A planted fault.
     pub corruption: Option<Corruption>,
 }
@@ -147,6 +150,7 @@ impl Default for Settings {
             transfers: true,
             sync: Sync::Spin,
             threads: 1,
+            extra_work_us: 0,
             corruption: None,
         }
     }

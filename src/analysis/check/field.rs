@@ -27,7 +27,7 @@ fields! {
     // Numbers.
     SchemaVersion = "schema_version"; Repetition = "repetition"; Attempt = "attempt";
     SmCount = "sm_count"; MemoryMib = "memory_mib"; Batch = "batch"; Inflight = "inflight";
-    Threads = "threads"; WarmupBatches = "warmup_batches"; Batches = "batches";
+    Threads = "threads"; ExtraWork = "extra_work_us"; WarmupBatches = "warmup_batches"; Batches = "batches";
     BatchesCommon = "batches_common"; Elapsed = "elapsed_s"; WindowStart = "window_start_ns";
     WindowEnd = "window_end_ns"; Drift = "drift"; Inferences = "inferences";
     LateBatches = "late_batches";

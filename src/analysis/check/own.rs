@@ -330,7 +330,7 @@ impl Memory {
     /// The hash is that of the conditions in the row.
     fn point(&mut self, row: &Cells, findings: &mut Findings) {
         let Some(places) = &row.view.places else { return };
-        const HASHED: [Field; 19] = [
+        const HASHED: [Field; 20] = [
             Field::SchemaVersion,
             Field::Kind,
             Field::GpuName,
@@ -350,6 +350,7 @@ impl Memory {
             Field::Transfers,
             Field::Threads,
             Field::Sharing,
+            Field::ExtraWork,
         ];
         let key = HASHED.map(|field| row.text(field)).join("\u{1f}");
         if !self.points.contains_key(&key) {

@@ -49,6 +49,7 @@ columns! {
     "graph" = |row| text(row.point.graph);
     "transfers" = |row| text(row.point.transfers);
     "threads" = |row| text(row.point.threads);
+    "extra_work_us" = |row| text(row.point.extra_work_us);
     "sharing" = |row| row.subject.sharing.as_ref().map_or(String::new(), word);
     "schema_version" = |row| row.provenance.schema_version.to_string();
 }

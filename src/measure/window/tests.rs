@@ -131,6 +131,45 @@ fn two_lanes_are_two_servers() {
     assert_eq!(log, expected.collect::<Vec<_>>());
 }
 
+/// A clock that can be read; each reading takes 1 ms.
+struct Clocked(Scripted<Virtual>, Virtual);
+
+impl Workload for Clocked {
+    fn prepare(&mut self, sizes: &[usize], lanes: usize) -> Result<()> {
+        self.0.prepare(sizes, lanes)
+    }
+
+    fn issue(&mut self, lane: usize, batch: usize) -> Result<()> {
+        self.0.issue(lane, batch)
+    }
+
+    fn wait(&mut self, lane: usize) -> Result<()> {
+        self.0.wait(lane)
+    }
+
+    fn sm_clock_mhz(&mut self) -> Result<Option<f64>> {
+        self.1.sleep_until(self.1.now() + 1_000_000);
+        Ok(Some(1500.0))
+    }
+}
+
+#[test]
+fn the_clock_is_read_between_batches_and_makes_none_late() {
+    for load in [Load::Closed, Load::Open { arrivals: Arrivals::Constant(100.0) }] {
+        let task = Task { load, clock_samples: true, ..Task::closed(1) };
+        let clock = Virtual::starting_at(5);
+        let mut workload = Clocked(Scripted::new("times=2ms", clock.clone()).unwrap(), clock.clone());
+        let control = Control::default();
+        let mut window = Window::new(&clock, &mut workload, &task, &control);
+        let mut records = Records::new(&task.load, 1, 1);
+        window.measure(Rule::given(Some(10_500_000_000), None), &mut records).unwrap();
+        assert!((9..=10).contains(&window.clocks().len()), "{}", window.clocks().len());
+        let recording = records.latency();
+        assert_eq!((recording.min_ns, recording.max_ns), (2_000_000, 2_000_000));
+        assert_eq!(records.arrived().map_or(0, |arrived| arrived.late_batches), 0);
+    }
+}
+
 #[test]
 fn a_trace_is_replayed_once() {
     let trace = Arrivals::Trace(vec![0, 500_000, 10_000_000]);

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 /// What a row calls the kernels of this device.
 pub const KERNELS: &str = "cpu:gemm-0.19";
@@ -364,6 +365,13 @@ impl Workload for Cpu {
             self.transfer(lane, self.pending[lane]);
         }
         self.executor.forward(&mut self.lanes[lane], self.pending[lane]);
+        let extra = Duration::from_micros(self.settings.extra_work_us);
+        if !extra.is_zero() {
+            let done = Instant::now();
+            while done.elapsed() < extra {
+                std::hint::spin_loop();
+            }
+        }
         Ok(())
     }
 

@@ -4,14 +4,14 @@
 //! a network is. None of it may leave the thread that opened the device, which is the one that the
 //! context is current in.
 
-use super::driver::{Api, CudaError, Newer, api, newer};
+use super::driver::{Api, CudaError, Newer, api, green, newer};
 use super::kernels::Set;
 use super::network::Gpu;
 use crate::workload::{DeviceIdentity, Sync};
 use anyhow::{Context as _, Result};
 use cudarc::driver::sys::{
-    CUcontext, CUdevice_attribute as Attribute, CUdeviceptr, CUevent, CUgraph, CUgraphExec, CUstream,
-    CUstreamCaptureMode, CUuuid,
+    CUcontext, CUdevResource, CUdevResourceType, CUdevice_attribute as Attribute, CUdeviceptr, CUevent,
+    CUgraph, CUgraphExec, CUstream, CUstreamCaptureMode, CUuuid,
 };
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::null_mut;
@@ -43,10 +43,43 @@ impl Device {
             api.context_flags(device, flags)?;
             api.context_retain(&mut handle, device)?;
         }
-        let context = Rc::new(Context { api, newer: newer(), device, sync });
+        let context = Rc::new(Context { api, newer: newer(), device, sync, limit: None });
         // SAFETY: the context was retained and is released by `context` only.
         unsafe { api.context_set(handle) }?;
         Ok(Device { context })
+    }
+
+    /// The first device as if it had only so many multiprocessors, or a few more where the hardware
+    /// can't be divided so: a green context. For benches: memory is not divided, and the context lives
+    /// as long as the process.
+    ///
+    /// # Errors
+    /// As [`open`](Device::open), or the driver knows no green contexts.
+    pub fn open_limited(multiprocessors: u32) -> Result<Device> {
+        let Device { context } = Device::open(Sync::Spin)?;
+        let (api, green, device) = (context.api, green()?, context.device);
+        // SAFETY: plain numbers, for which zeros are a value; the calls write them.
+        let (mut all, mut part, mut rest): (CUdevResource, CUdevResource, CUdevResource) =
+            unsafe { (std::mem::zeroed(), std::mem::zeroed(), std::mem::zeroed()) };
+        let (mut description, mut limited, mut handle) = (null_mut(), null_mut(), null_mut());
+        let mut parts = 1;
+        // SAFETY: every pointer outlives its call; the green context is made of a part of this device
+        // and is never destroyed.
+        unsafe {
+            green.resource(device, &mut all, CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM)?;
+            green.split(&mut part, &mut parts, &all, &mut rest, 0, multiprocessors)?;
+            green.describe(&mut description, &mut part, 1)?;
+            // 1 is CU_GREEN_CTX_DEFAULT_STREAM.
+            green.create(&mut limited, description, device, 1)?;
+            green.context(&mut handle, limited)?;
+            api.context_set(handle)?;
+        }
+        // SAFETY: the member of the union that this kind of resource has.
+        let limit = unsafe { part.__bindgen_anon_1.sm.smCount };
+        let (newer, sync) = (context.newer, context.sync);
+        // The primary context stays retained by the green one.
+        std::mem::forget(context);
+        Ok(Device { context: Rc::new(Context { api, newer, device, sync, limit: Some(limit) }) })
     }
 
     /// What the device says of itself. What it can't be asked is `None`.
@@ -107,6 +140,8 @@ pub(super) struct Context {
     pub(super) newer: Option<&'static Newer>,
     device: i32,
     sync: Sync,
+    /// Multiprocessors, where the context may not use all.
+    limit: Option<u32>,
 }
 
 impl Context {
@@ -119,6 +154,9 @@ impl Context {
 
     /// Multiprocessors.
     pub(super) fn sm_count(&self) -> Result<u32, CudaError> {
+        if let Some(limit) = self.limit {
+            return Ok(limit);
+        }
         self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT).map(|n| n.max(1) as u32)
     }
 

@@ -106,6 +106,30 @@ api! {
         arguments: *mut *mut c_void, extra: *mut *mut c_void);
 }
 
+api! {
+    /// Functions that limit a context to some of the multiprocessors, of CUDA 12.4 and newer: for
+    /// benches only.
+    Green:
+    resource = cuDeviceGetDevResource(device: i32, resource: *mut sys::CUdevResource,
+        kind: sys::CUdevResourceType);
+    split = cuDevSmResourceSplitByCount(parts: *mut sys::CUdevResource, count: *mut u32,
+        from: *const sys::CUdevResource, rest: *mut sys::CUdevResource, flags: u32, at_least: u32);
+    describe = cuDevResourceGenerateDesc(description: *mut sys::CUdevResourceDesc,
+        resources: *mut sys::CUdevResource, count: u32);
+    create = cuGreenCtxCreate(green: *mut sys::CUgreenCtx, description: sys::CUdevResourceDesc, device: i32,
+        flags: u32);
+    context = cuCtxFromGreenCtx(context: *mut CUcontext, green: sys::CUgreenCtx);
+}
+
+/// See [`Green`].
+///
+/// # Errors
+/// The driver lacks one of them.
+pub(super) fn green() -> Result<Green> {
+    api()?;
+    Green::load().map_err(|message| anyhow!("{message}"))
+}
+
 /// The newer functions; none where the driver (or the whole library) lacks them.
 pub(super) fn newer() -> Option<&'static Newer> {
     static NEWER: OnceLock<Option<Newer>> = OnceLock::new();

@@ -4,8 +4,7 @@
 
 use super::device::{Context, DeviceMemory, Event, Graph, PinnedMemory, Stream};
 use super::kernels::Launch;
-use super::network::{Builder, Layout};
-use super::operations;
+use super::network::{Builder, Layout, scratch};
 use crate::workload::model::{BufferId, Element, Exchange, Network};
 use crate::workload::{Precision, Settings, Stages, Visit};
 use anyhow::{Context as _, Result};
@@ -99,9 +98,12 @@ impl Lane {
             _memory: memory,
             context: context.clone(),
         };
-        let scratch = operations::scratch_bytes(network, largest) as usize;
-        if scratch > 0 {
-            lane.stream.set(lane.addresses[network.buffers.len()], 0, scratch)?;
+        for (bytes, address) in
+            scratch(network, largest).into_iter().zip(&lane.addresses[network.buffers.len()..])
+        {
+            if bytes > 0 {
+                lane.stream.set(*address, 0, bytes as usize)?;
+            }
         }
         for launch in builder.fill_buffers(settings.seed, largest, &lane.addresses)? {
             // SAFETY: it writes exactly one buffer, which the lane owns.
@@ -111,7 +113,10 @@ impl Lane {
             lane.stream.copy_out(host, *address, largest * bytes)?;
         }
         for &samples in batch_sizes {
-            let launches = builder.batch(samples, &lane.addresses)?;
+            let mut launches = builder.batch(samples, &lane.addresses)?;
+            if settings.extra_work_us > 0 {
+                launches.push(builder.spin(settings.extra_work_us)?);
+            }
             lane.batches.push(Batch { samples, launches, whole: None, compute: None });
         }
         for i in 0..lane.batches.len() {

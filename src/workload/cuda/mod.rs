@@ -12,6 +12,7 @@ mod lane;
 mod network;
 mod operations;
 mod probe;
+mod thin;
 mod tiles;
 mod tune;
 mod verify;
@@ -21,7 +22,7 @@ pub use device::Device;
 pub use driver::CudaError;
 pub use probe::probe;
 pub use tune::{time_operations, time_tiles};
-pub use verify::verify;
+pub use verify::{exercise, verify};
 
 use self::clock::ClockProbe;
 use self::corrupt::Target;

@@ -6,8 +6,8 @@
 use super::device::{Context, PinnedMemory, Stream};
 use super::driver::Newer;
 use super::kernels::{Arguments, Function, Kernels, Launch, Matrix, Set, TensorMap};
-use super::operations;
 use super::tiles::{self, Design, Tile};
+use super::{operations, thin};
 use crate::workload::Precision;
 use crate::workload::model::{Activation, BufferId, Element, Network, Op, Weight, random};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -50,13 +50,18 @@ impl Layout {
     pub(super) fn buffers(network: &Network, batch: usize, precision: Precision) -> Layout {
         let sample = |b: &crate::workload::model::Buffer| b.bytes(1, precision) as u64;
         let buffers = network.buffers.iter().map(|b| sample(b).saturating_mul(batch as u64));
-        Layout::new(buffers.chain([operations::scratch_bytes(network, batch)]))
+        Layout::new(buffers.chain(scratch(network, batch)))
     }
 
     /// Addresses, when the allocation starts at `start`.
     pub(super) fn addresses(&self, start: u64) -> Vec<u64> {
         self.offsets.iter().map(|offset| start + offset).collect()
     }
+}
+
+/// Bytes of the kernels' scratch, which lie behind the buffers, zero before the first launch.
+pub(super) fn scratch(network: &Network, batch: usize) -> [u64; 2] {
+    [operations::scratch_bytes(network, batch), thin::scratch_bytes(network)]
 }
 
 /// Writes the weights that are not random: the host computes them in f64.
@@ -177,6 +182,13 @@ impl Builder<'_> {
         network.ops.iter().map(launch).collect()
     }
 
+    /// A launch that takes so long and does nothing.
+    pub(super) fn spin(&mut self, us: u64) -> Result<Launch> {
+        let function = self.kernels.function("null", "spin")?;
+        let arguments = Arguments::default().long(us * 1000);
+        Ok(Launch { function, blocks: 1, threads: 1, shared_bytes: 0, cluster: 1, arguments })
+    }
+
     fn operation(&mut self, op: &Op, batch: usize, buffers: &[u64]) -> Result<Launch> {
         match *op {
             Op::Embed { .. } => self.embed(op, batch, buffers),
@@ -242,8 +254,12 @@ impl Builder<'_> {
         if self.kernels.precision() == Precision::Fp32 {
             return self.linear32([m as usize, n], shape(by_addresses));
         }
-        // Hopper's own kernels add a bias and nothing else.
-        let plain = bias != 0 && residual == 0 && !gated;
+        if self.is_thin(m as usize) {
+            let activation = operations::number_of(activation);
+            return self.thin([m as usize, n, k], by_addresses, activation, buffers);
+        }
+        // Hopper's own kernels add a bias, if any, and nothing else.
+        let plain = residual == 0 && !gated;
         let tile = self.tile.unwrap_or_else(|| {
             let Gpu { multiprocessors, shared_bytes, .. } = self.gpu;
             let set = if plain { self.kernels.set() } else { Set::Portable };
@@ -287,13 +303,12 @@ impl Builder<'_> {
                 box_columns: 64,
                 stack: None,
             },
-            // Each block of a pair fetches its half.
             Matrix {
                 address: weight,
                 rows: k,
                 columns: n,
                 stride: n,
-                box_rows: 64 / tile.paired(),
+                box_rows: 64,
                 box_columns: columns,
                 stack: None,
             },

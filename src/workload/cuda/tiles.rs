@@ -14,8 +14,6 @@ pub(super) enum Design {
     Split,
     /// The two groups of warps of a block take turns, a tile each.
     TakeTurns,
-    /// The same by two blocks of a cluster, with tiles one above the other.
-    TakeTurnsInPairs,
 }
 
 /// One kernel: the part of the output that a block of threads computes at a time, and how.
@@ -66,22 +64,22 @@ const PORTABLE: [Tile; 7] = [
 #[rustfmt::skip] // a table
 const HOPPER: [Tile; 16] = [
     //    name, design, [m, n], [groups, stages], resident, [busy, alone, fixed, again]
-    wgmma("p128x192", Design::TakeTurnsInPairs, [128, 192], [2, 4], 1, [7.4, 7.4, 3.0, 0.3]),
-    wgmma("t128x192", Design::TakeTurns, [128, 192], [2, 4], 1, [7.4, 7.4, 3.0, 0.3]),
-    wgmma("t128x128", Design::TakeTurns, [128, 128], [2, 5], 1, [5.2, 5.2, 3.0, 0.3]),
-    wgmma("c128x192", Design::Cooperate, [128, 192], [2, 4], 1, [7.4, 7.4, 2.5, 1.5]),
-    wgmma("c128x128", Design::Cooperate, [128, 128], [2, 5], 1, [5.2, 5.2, 2.5, 1.5]),
-    wgmma("c128x96", Design::Cooperate, [128, 96], [2, 6], 1, [5.0, 5.0, 2.0, 1.0]),
-    wgmma("c64x192", Design::Cooperate, [64, 192], [1, 5], 1, [5.0, 5.0, 2.0, 1.5]),
-    wgmma("c64x128", Design::Cooperate, [64, 128], [1, 4], 1, [4.0, 4.0, 2.0, 1.0]),
-    wgmma("c64x96", Design::Cooperate, [64, 96], [1, 5], 1, [2.6, 2.6, 2.0, 1.0]),
-    wgmma("c64x64", Design::Cooperate, [64, 64], [1, 6], 2, [2.3, 2.3, 2.2, 1.0]),
-    wgmma("c64x32", Design::Cooperate, [64, 32], [1, 8], 2, [1.8, 1.8, 2.1, 1.0]),
-    wgmma("s64x64", Design::Split, [64, 64], [1, 6], 2, [2.3, 2.3, 2.4, 2.4]),
-    wgmma("s64x32", Design::Split, [64, 32], [1, 7], 2, [1.8, 1.8, 2.3, 2.3]),
-    mma("64x64", [64, 64, 64], [8, 2, 4], 2, [3.9, 3.8, 1.2]),
-    mma("32x32", [32, 32, 128], [4, 4, 4], 3, [1.55, 1.5, 1.0]),
-    mma("16x32", [16, 32, 128], [4, 4, 4], 4, [1.35, 1.36, 1.0]),
+    wgmma("t128x192", Design::TakeTurns, [128, 192], [2, 4], 1, [8.4, 6.75, 3.0, 0.3]),
+    wgmma("t128x128", Design::TakeTurns, [128, 128], [2, 5], 1, [6.2, 4.5, 2.4, 0.2]),
+    wgmma("c128x192", Design::Cooperate, [128, 192], [2, 4], 1, [8.45, 6.7, 2.7, 2.0]),
+    wgmma("c128x128", Design::Cooperate, [128, 128], [2, 5], 1, [5.9, 4.3, 2.1, 1.2]),
+    wgmma("c128x96", Design::Cooperate, [128, 96], [2, 6], 1, [5.4, 3.1, 1.9, 1.3]),
+    wgmma("c64x192", Design::Cooperate, [64, 192], [1, 5], 1, [4.94, 3.3, 2.35, 1.0]),
+    wgmma("c64x128", Design::Cooperate, [64, 128], [1, 4], 1, [5.2, 2.6, 2.0, 1.2]),
+    wgmma("c64x96", Design::Cooperate, [64, 96], [1, 5], 1, [3.95, 2.9, 1.86, 1.0]),
+    wgmma("c64x64", Design::Cooperate, [64, 64], [1, 6], 2, [2.5, 2.2, 1.66, 1.0]),
+    wgmma("c64x32", Design::Cooperate, [64, 32], [1, 8], 2, [1.97, 2.2, 1.38, 1.0]),
+    wgmma("s64x192", Design::Split, [64, 192], [1, 5], 1, [4.6, 3.35, 4.0, 6.0]),
+    wgmma("s64x64", Design::Split, [64, 64], [1, 6], 2, [2.6, 2.2, 2.4, 6.0]),
+    wgmma("s64x32", Design::Split, [64, 32], [1, 7], 2, [2.2, 2.2, 2.3, 6.0]),
+    mma("64x64", [64, 64, 64], [8, 2, 4], 2, [3.7, 3.5, 1.7]),
+    mma("32x32", [32, 32, 128], [4, 4, 4], 3, [1.36, 2.2, 1.3]),
+    mma("16x32", [16, 32, 128], [4, 4, 4], 4, [1.42, 1.6, 0.95]),
 ];
 
 /// The tiles of a set, largest first.
@@ -121,7 +119,7 @@ impl Tile {
         32 * match self.design {
             Design::Mma => self.warps,
             Design::Cooperate | Design::Split => self.warps + 1,
-            Design::TakeTurns | Design::TakeTurnsInPairs => self.warps + 4,
+            Design::TakeTurns => self.warps + 4,
         } as u32
     }
 
@@ -134,15 +132,7 @@ impl Tile {
     pub(super) fn cluster(&self) -> usize {
         match self.design {
             Design::Mma | Design::Cooperate | Design::TakeTurns => 1,
-            Design::Split | Design::TakeTurnsInPairs => 2,
-        }
-    }
-
-    /// Blocks that compute tiles one above the other, and share the weight's.
-    pub(super) fn paired(&self) -> usize {
-        match self.design {
-            Design::TakeTurnsInPairs => 2,
-            Design::Mma | Design::Cooperate | Design::Split | Design::TakeTurns => 1,
+            Design::Split => 2,
         }
     }
 
@@ -151,9 +141,9 @@ impl Tile {
         if self.n.is_multiple_of(64) { 64 } else { 32 }
     }
 
-    /// Tiles of an m x n output, those of a cluster counted as one.
+    /// Tiles of an m x n output.
     fn count(&self, m: usize, n: usize) -> usize {
-        m.div_ceil(self.m * self.paired()) * n.div_ceil(self.n)
+        m.div_ceil(self.m) * n.div_ceil(self.n)
     }
 
     /// Blocks to launch for an m x n output: Hopper's kernels stay for several tiles each.
@@ -162,7 +152,7 @@ impl Tile {
         match self.design {
             Design::Mma => count,
             Design::Split => count * 2,
-            _ => count.min((multiprocessors * self.resident / self.cluster()).max(1)) * self.cluster(),
+            Design::Cooperate | Design::TakeTurns => count.min(multiprocessors.max(1) * self.resident),
         }
     }
 
@@ -177,8 +167,7 @@ impl Tile {
             // barriers a stage, a bias for each group, and where blocks split a tile the sums of two
             // warps: `Shape` in `hopper/linear.cu`.
             _ => {
-                let turns = matches!(self.design, Design::TakeTurns | Design::TakeTurnsInPairs);
-                let rows = if turns { self.m } else { self.m * 4 / self.warps };
+                let rows = if self.design == Design::TakeTurns { self.m } else { self.m * 4 / self.warps };
                 let pieces = match rows / 64 * self.n / self.box_columns() {
                     pieces if pieces.is_multiple_of(3) => 3,
                     pieces if pieces.is_multiple_of(2) => 2,
@@ -195,13 +184,15 @@ impl Tile {
 
     /// Estimated nanoseconds of the whole product.
     fn time(&self, m: usize, n: usize, k: usize, multiprocessors: usize) -> f64 {
-        // Of the fullest multiprocessor.
-        let blocks = self.count(m, n).div_ceil((multiprocessors / self.cluster()).max(1));
-        let waves = blocks.div_ceil(self.resident) as f64;
-        let k = if self.design == Design::Split { k.div_ceil(2) } else { k };
-        let k = k.div_ceil(self.k) * self.k;
-        let fixed = self.fixed + (waves - 1.0) * self.again;
-        fixed * 1e3 + k as f64 * (blocks as f64 * self.busy).max(waves * self.alone)
+        let cluster = self.cluster();
+        // What the device holds at once, and the share of it that is taken on average.
+        let places = (multiprocessors / cluster).max(1) * cluster * self.resident;
+        let blocks = self.count(m, n) * cluster;
+        let waves = blocks.div_ceil(places) as f64;
+        let taken = blocks as f64 / (waves * places as f64);
+        let k = (k.div_ceil(cluster).div_ceil(self.k) * self.k) as f64;
+        let step = self.alone + (self.resident as f64 * self.busy - self.alone) * taken;
+        (self.fixed + (waves - 1.0) * self.again) * 1e3 + waves * k * step
     }
 }
 
@@ -219,6 +210,9 @@ const CONVOLUTIONS: [Tile; 5] = [
 pub(super) fn convolutions() -> &'static [Tile] {
     &CONVOLUTIONS
 }
+
+/// Below so many rows of the output half of what Hopper's kernels multiply would be padding.
+const FEW_ROWS: usize = 33;
 
 /// The tile with the least estimated time among those that fit into `shared_bytes` of shared memory
 /// a block and whose clusters fit the device; the larger one of equals. Some tile fits every GPU that
@@ -240,7 +234,11 @@ pub(super) fn choose_among(
     shared_bytes: u32,
 ) -> &'static Tile {
     let mut best = &tiles[tiles.len() - 1];
-    let fits = |tile: &&Tile| tile.shared_bytes() <= shared_bytes && tile.cluster() <= multiprocessors;
+    let fits = |tile: &&Tile| {
+        tile.shared_bytes() <= shared_bytes
+            && tile.cluster() <= multiprocessors
+            && (tile.design == Design::Mma || m >= FEW_ROWS)
+    };
     for tile in tiles.iter().rev().filter(fits) {
         if tile.time(m, n, k, multiprocessors) <= best.time(m, n, k, multiprocessors) {
             best = tile;
@@ -268,6 +266,26 @@ mod tests {
         assert_eq!(choose(Set::Portable, [4096, 768, 3072], 132, H200).name, "256x96");
     }
 
+    /// What an H200 measured best: bert-base with 1, 8 and 32 samples of 128 tokens.
+    #[test]
+    fn hoppers_tiles_follow_the_shape() {
+        for (shape, name) in [
+            ([1, 4096, 4096], "16x32"),
+            ([128, 768, 768], "c64x32"),
+            ([128, 768, 3072], "s64x64"),
+            ([128, 1024, 4096], "s64x64"),
+            ([1024, 768, 3072], "s64x192"),
+            ([1024, 2304, 768], "c128x192"),
+            ([4096, 768, 3072], "c128x192"),
+            ([4096, 2304, 768], "t128x192"),
+            ([8192, 8192, 8192], "t128x192"),
+        ] {
+            assert_eq!(choose(Set::Hopper, shape, 132, H200).name, name, "{shape:?}");
+        }
+        // On the smallest instance too, large products take the tile that multiplies fastest.
+        assert_eq!(choose(Set::Hopper, [4096, 3072, 768], 16, H200).name, "t128x192");
+    }
+
     #[test]
     fn few_rows_are_spread_over_all_multiprocessors() {
         // bert-base, one sample of 128 tokens.
@@ -291,7 +309,7 @@ mod tests {
         for tile in PORTABLE.iter().chain(&HOPPER) {
             let cluster = tile.cluster();
             assert_eq!(tile.blocks(1, 8, 132), cluster);
-            assert_eq!(tile.blocks(tile.m * tile.paired() + 1, tile.n + 8, 132), 4 * cluster);
+            assert_eq!(tile.blocks(tile.m + 1, tile.n + 8, 132), 4 * cluster);
         }
     }
 
@@ -304,7 +322,7 @@ mod tests {
                 let blocks = tile.blocks(1 << 16, 4096, multiprocessors);
                 assert_eq!(blocks, multiprocessors * tile.resident, "{}", tile.name);
             }
-            assert!(tile.blocks(1 << 16, 4096, 1) >= tile.cluster());
+            assert_eq!(tile.blocks(1 << 16, 4096, 1), tile.resident);
         }
     }
 

@@ -110,6 +110,8 @@ pub fn time_operations(
     let (weights, buffers) =
         (Layout::weights(network, precision), Layout::buffers(network, batch, precision));
     let memory = DeviceMemory::new(context, (weights.bytes + buffers.bytes) as usize)?;
+    // The kernels' scratch begins as zeros.
+    stream.set(memory.address(), 0, memory.bytes())?;
     let weights_at = weights.addresses(memory.address());
     let buffers_at = buffers.addresses(memory.address() + weights.bytes);
     let gpu = context.gpu()?;

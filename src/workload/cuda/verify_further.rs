@@ -238,6 +238,10 @@ impl Verifier<'_> {
             cases.push(("resnet50 of 65", model::resnet50(65), 7));
         }
         for (name, network, batch) in cases {
+            if !self.compares {
+                self.launched(&network, precision, batch)?;
+                continue;
+            }
             for (graph, transfers) in [(true, true), (false, true), (true, false)] {
                 let (failure, error) = self.checked(&network, precision, batch, graph, transfers, None)?;
                 let case = format!("{precision} {name}, batch {batch}, graph {graph}, transfers {transfers}");
@@ -257,6 +261,15 @@ impl Verifier<'_> {
         Ok(())
     }
 
+    /// One batch, as a run launches it.
+    fn launched(&mut self, network: &Network, precision: Precision, batch: usize) -> Result<()> {
+        let settings = Settings { precision, seed: SEED, ..Settings::default() };
+        let mut cuda = Cuda::new(self.device.clone(), "verify".to_owned(), network.clone(), settings)?;
+        cuda.prepare(&[batch], 1)?;
+        cuda.issue(0, batch)?;
+        cuda.wait(0)
+    }
+
     fn checked(
         &mut self,
         network: &Network,
@@ -267,7 +280,16 @@ impl Verifier<'_> {
         corruption: Option<Corruption>,
     ) -> Result<(Option<String>, f64)> {
         let sync = Sync::Spin;
-        let settings = Settings { precision, seed: SEED, graph, transfers, sync, threads: 1, corruption };
+        let settings = Settings {
+            precision,
+            seed: SEED,
+            graph,
+            transfers,
+            sync,
+            threads: 1,
+            extra_work_us: 0,
+            corruption,
+        };
         let mut cuda =
             Cuda::new(self.device.clone(), "verify".to_owned(), network.clone(), settings.clone())?;
         cuda.prepare(&[batch], 1)?;
