@@ -1,5 +1,5 @@
 """migbench's `--model` against a plain Python loop over the same ONNX Runtime, model, threads and shapes, interleaved:
-python3 model.py [ROUNDS] [THREADS].
+python3 model.py [ROUNDS] [THREADS] [BATCHES].
 
 Needs onnx, numpy and onnxruntime in this Python, and a built target/release/migbench. A fresh process on each side in
 each round, the order swapped every round. Prints a Markdown table of the medians of the rounds' medians and the median
@@ -17,7 +17,9 @@ import tempfile
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 7
 THREADS = sys.argv[2] if len(sys.argv) > 2 else str(os.cpu_count())
-BATCHES = {"1": "60", "8": "12"}
+BATCHES = {"1": "25", "8": "8"}
+if len(sys.argv) > 3:
+    BATCHES = {batch: BATCHES[batch] for batch in sys.argv[3].split(",")}
 
 
 def migbench(model, batch):
@@ -46,6 +48,7 @@ with tempfile.TemporaryDirectory() as folder:
         for i in range(ROUNDS):
             for side in ((migbench, ours), (loop, theirs))[:: 1 if i % 2 else -1]:
                 side[1].append(side[0](model, batch))
+            print(f"batch {batch}, round {i + 1}: {ours[-1]:.1f} and {theirs[-1]:.1f} ms", file=sys.stderr, flush=True)
         ratios = sorted(a / b for a, b in zip(ours, theirs))
         print(f"| {batch} | {THREADS} | {statistics.median(ours):.1f} ({min(ours):.1f}-{max(ours):.1f}) | "
               f"{statistics.median(theirs):.1f} ({min(theirs):.1f}-{max(theirs):.1f}) | "

@@ -402,7 +402,7 @@ fn attribute(id: CUlaunchAttributeID, value: u32) -> CUlaunchAttribute {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tiles::{Design, tiles};
+    use super::super::tiles::{Design, convolutions, tiles};
     use super::*;
 
     #[test]
@@ -443,6 +443,28 @@ mod tests {
                     let name = format!("linear_{}_{suffix}", tile.name);
                     expect(&name, &name);
                 }
+                for tile in convolutions() {
+                    let name = format!("conv_{}_{suffix}", tile.name);
+                    expect(&name, &name);
+                }
+                for (file, kernels) in [
+                    ("thin", &["thin_16", "thin_32"][..]),
+                    ("decode", &["decode_64", "decode_128"]),
+                    ("causal", &["causal_64", "causal_128"]),
+                    ("decoder", &["lookup", "rms_norm", "rotate", "argmax"]),
+                    ("image", &["pad", "max_pool", "mean"]),
+                ] {
+                    for kernel in kernels {
+                        expect(&format!("{file}_{suffix}"), &format!("{kernel}_{suffix}"));
+                    }
+                }
+            }
+            expect("copy", "copy");
+            for kernel in ["linear32_128x128", "linear32_64x64", "linear32_16x64", "attention32"] {
+                expect("plain", kernel);
+            }
+            for (file, kernel) in [("fill", "fill"), ("embed", "embed"), ("norm", "add_norm")] {
+                expect(&format!("{file}_f32"), &format!("{kernel}_f32"));
             }
         }
     }
