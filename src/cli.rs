@@ -75,6 +75,9 @@ pub enum Command {
     Selftest(selftest::SelftestArgs),
     /// Saved histograms in other tools' forms
     Export(export::ExportArgs),
+    /// How much does a point move when nothing has changed? Rounds for `compare --noise`, added to a
+    /// file over several sessions; takes the options of `run`
+    Calibrate(Box<RunArgs>),
     /// Did it change? A gate for CI
     Compare(Box<compare::CompareArgs>),
     /// One worker; spoken to by its parent
@@ -233,9 +236,12 @@ pub struct RunArgs {
     /// Samples in a batch; several, comma-separated [default: 1,32; of your own workload 1]
     #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
     pub batch: Option<Vec<u64>>,
-    /// Rounds: every point once in each, in a fresh worker, in an order of its own
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub repeat: u32,
+    /// Rounds: every point once in each, in a fresh worker, in an order of its own [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeat: Option<u32>,
+    /// Defaults for a purpose. ci: the suite on a GPU, 7 rounds
+    #[arg(long, value_parser = one_of::<Preset>(&["ci"]))]
+    pub preset: Option<Preset>,
     /// Length of a window, as 10s or 500ms [default: 10 s and 700 batches, at most 60 s]
     #[arg(long, value_name = "TIME", value_parser = parse_ns)]
     pub duration: Option<u64>,
@@ -326,6 +332,14 @@ pub struct RunArgs {
     /// The user's own workload.
     #[command(flatten)]
     pub own: own::OwnArgs,
+}
+
+/// Defaults for a purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preset {
+    /// What a gate needs: [`Spec::parse_some`]'s suite, and enough rounds for a verdict.
+    Ci,
 }
 
 /// Logical processors.

@@ -52,8 +52,8 @@ fn help(verb: &[&str]) -> String {
 
 #[test]
 fn every_option_in_the_documents_exists() {
-    let verbs: [&[&str]; 7] =
-        [&[], &["list"], &["doctor"], &["check"], &["export"], &["selftest"], &["compare"]];
+    let verbs: [&[&str]; 8] =
+        [&[], &["list"], &["doctor"], &["check"], &["export"], &["selftest"], &["compare"], &["calibrate"]];
     let help: String = verbs.iter().map(|verb| help(verb)).collect();
     let documents = [
         "README.md",

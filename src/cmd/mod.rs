@@ -1,5 +1,6 @@
 //! The verbs: glue between the rooms and the streams, a file each.
 
+pub mod calibrate;
 pub mod check;
 pub mod compare;
 pub mod doctor;
@@ -25,6 +26,7 @@ pub fn dispatch(cli: Cli, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
         Some(Command::Check(args)) => check::run(&args, out, err),
         Some(Command::Selftest(args)) => selftest::run(&args, out, err),
         Some(Command::Export(args)) => export::run(&args, out, err),
+        Some(Command::Calibrate(args)) => calibrate::run(&args, out, err),
         Some(Command::Compare(args)) => compare::run(&args, out, err),
         Some(Command::Worker) => match crate::measure::worker::run() {
             Ok(()) => Exit::Ok,

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod list;
 mod markdown;
 pub mod names;
+pub mod noise;
 pub mod progress;
 pub mod runs;
 pub mod selftest;

@@ -1,6 +1,6 @@
 //! From the command line and what is here to a plan.
 
-use crate::cli::RunArgs;
+use crate::cli::{Preset, RunArgs};
 use crate::cmd::{load, own};
 use crate::machine::nvml::{Absent, Library};
 use crate::machine::topology::Gpu;
@@ -12,6 +12,9 @@ use crate::workload::{OwnTemplate, Precision, Settings, Spec, Sync};
 use anyhow::{Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+
+/// Rounds of `--preset ci`: with seven a side a shift of 5 % is called (docs/ci.md).
+const CI_ROUNDS: u32 = 7;
 
 /// What is decided without touching anything.
 pub struct Planned {
@@ -107,7 +110,7 @@ fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result
         workloads,
         own,
         batches,
-        repeat: args.repeat,
+        repeat: args.repeat.unwrap_or(if args.preset == Some(Preset::Ci) { CI_ROUNDS } else { 1 }),
         rule: load::rule(args, &paces),
         paces,
         clock_samples: args.load.clock_samples,
@@ -141,10 +144,14 @@ fn near(selection: &Selection, topology: &Topology) -> BTreeMap<String, Vec<usiz
 
 /// The workloads asked for, each once, with the sizes asked for.
 fn workloads(args: &RunArgs, cpu: bool) -> Result<Vec<Spec>> {
-    let default = if cpu { "bert-tiny" } else { "bert-base" };
+    let default = match (cpu, args.preset) {
+        (true, _) => "bert-tiny",
+        (false, None) => "bert-base",
+        (false, Some(Preset::Ci)) => "suite",
+    };
     let mut workloads: Vec<Spec> = args.workload.iter().flat_map(|named| named.0.clone()).collect();
     if workloads.is_empty() {
-        workloads.push(default.parse()?);
+        workloads = Spec::parse_some(default)?;
     }
     let first = workloads[0].clone();
     let meaningless = |option: &str| -> Result<()> {
