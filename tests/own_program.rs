@@ -288,7 +288,7 @@ fn the_times_of_trtexec_become_a_row() {
     for (script, reason) in [
         ("true", "0.json was there before and is unchanged: give trtexec --exportTimes=0.json"),
         ("rm $1", "the program left no 0.json: give trtexec --exportTimes=0.json"),
-        ("cat $0 > $1", "cannot import 0.json: its batches take 1.000 s, and the program ran for 0.0"),
+        ("cat $0 > $1", "cannot import 0.json: its batches take 1.000 s, and the program ran for 0."),
         ("echo junk > $1", "cannot import 0.json: not what trtexec --exportTimes writes: expected value"),
         ("sleep 0.01; exit 3", "the program exited with code 3"),
         (

@@ -44,7 +44,10 @@ impl Progress {
         let style =
             ProgressStyle::with_template("{prefix} {spinner} {msg} [{elapsed}]").expect("a valid template");
         for member in &run.members {
-            let name = format!("{}, batch {}", member.instance.label(), member.job.batch);
+            let instance = &member.instance;
+            let ids = instance.gi_id.zip(instance.ci_id).filter(|_| run.members.len() > 1);
+            let place = ids.map_or(String::new(), |(gi, ci)| format!(" {gi}/{ci}"));
+            let name = format!("{}{place}, batch {}", instance.label(), member.job.batch);
             let bar = self.bars.add(ProgressBar::new_spinner().with_style(style.clone()));
             bar.set_prefix(format!("[{number}/{}] {name}", self.total));
             bar.set_message(Stage::Starting.doing());
