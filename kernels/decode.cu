@@ -1,19 +1,22 @@
 // Attention of one query a sample over a cache: softmax(q kᵀ / √d) v for each head, where `group`
 // heads share the keys and values of one kv head. What counts is to read the cache once and at full
-// speed, so it goes from memory to registers and the arithmetic is fp32.
+// speed.
 //
-// A block of 4 warps computes all heads of one kv head over one of `splits` parts of the context; in
-// a warp, D/8 lanes hold one key, 8 dimensions each. The block that ends last adds the parts in
+// A block of 4 warps computes all heads of one kv head over one of `splits` parts of the context, by
+// the tensor cores, for which the heads are the (few) rows of a left operand. A warp takes every
+// fourth tile of 16 keys, and keeps STAGES - 1 of them on their way to a part of shared memory that
+// no other warp uses, so that warps wait for nobody. The block that ends last adds the parts in
 // their order: results do not depend on timing. `scratch` holds for each sample and kv head a counter
 // that is zero before and after, then the parts.
 //
 // qkv has (heads + 2 · kv_heads) · d columns of which the first heads · d are used; the cache has
-// `context` rows a sample of 2 · kv_heads · d columns, keys before values.
+// `context` rows a sample of 2 · kv_heads · d columns, keys before values. Only its last row changes
+// from batch to batch.
 
 #include "number.cuh"
 #include "overlap.cuh"
 
-constexpr int WARPS = 4, MOST = 4; // heads of a kv head
+constexpr int WARPS = 4, KEYS = 16, MOST = 4; // heads of a kv head
 #define INFINITY __int_as_float(0x7f800000)
 
 DEVICE float exp2_fast(float v) {
@@ -37,107 +40,131 @@ template <int N> struct Share {
     }
 };
 
-template <class T, int D>
+// Over the four lanes that share a row of a fragment.
+DEVICE float quad_max(float v) {
+    v = fmaxf(v, __shfl_xor_sync(0xffffffff, v, 1));
+    return fmaxf(v, __shfl_xor_sync(0xffffffff, v, 2));
+}
+DEVICE float quad_sum(float v) {
+    v += __shfl_xor_sync(0xffffffff, v, 1);
+    return v + __shfl_xor_sync(0xffffffff, v, 2);
+}
+
+template <class T, int D, int STAGES>
 DEVICE void decode(const T *__restrict__ qkv, const T *__restrict__ cache, T *__restrict__ out,
                    unsigned *__restrict__ scratch, int samples, int heads, int kv_heads, int context, int splits) {
-    constexpr int LANES = D / 8, KEYS = 32 / LANES, UNROLL = 4; // lanes of a key, keys of a warp, at once
+    constexpr int CHUNKS = D / 8; // of 8 numbers, in a row of a tile
+    constexpr unsigned TILE = KEYS * D * 2, STAGE = 2 * TILE;
+    extern __shared__ uint4 memory[];
     __shared__ float shared[WARPS][MOST][D + 2];
     __shared__ bool last;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const unsigned ring = shared_address(memory) + warp * STAGES * STAGE;
     const int split = blockIdx.x % splits, pair = blockIdx.x / splits; // sample and kv head
     const int sample = pair / kv_heads, kv = pair % kv_heads, group = heads / kv_heads;
-    const int dim = lane % LANES * 8, key = lane / LANES;
     const long long wide = 2LL * kv_heads * D;
-    const int part = (context + splits - 1) / splits;
-    const int first = split * part, end = min(first + part, context);
-    const T *keys = cache + (long long)sample * context * wide + kv * D + dim;
-    let_next_start();
-    wait_for_previous();
+    const int part = (context + splits - 1) / splits, end = min(split * part + part, context);
+    // This warp's first key, and the keys between its tiles.
+    constexpr int APART = WARPS * KEYS;
+    const int first = split * part + warp * KEYS;
+    const int steps = max(0, (end - first + APART - 1) / APART);
 
+    const T *from = cache + (long long)sample * context * wide + kv * D + lane % CHUNKS * 8;
+    auto copy_tile = [&](int step) {
+        const unsigned to = ring + step % STAGES * STAGE;
+#pragma unroll
+        for (int i = 0; i < KEYS; i += 32 / CHUNKS) {
+            const int row = lane / CHUNKS + i, key = first + step * APART + row;
+            const unsigned place = to + swizzle<CHUNKS>(row, lane % CHUNKS) * 16;
+            copy_async(place, from + key * wide, key < end);
+            copy_async(place + TILE, from + key * wide + kv_heads * D, key < end);
+        }
+    };
+    let_next_start();
+    // The kernels before this one write the last row and no other: the others come while they run.
+    int early = 0;
+    for (; early < STAGES - 1 && early < steps && first + early * APART + KEYS < context; ++early) {
+        copy_tile(early);
+        copy_async_commit();
+    }
+    wait_for_previous();
+    for (int step = early; step < STAGES - 1; ++step) {
+        if (step < steps) copy_tile(step);
+        copy_async_commit();
+    }
+
+    // The queries as a left operand whose rows are heads: beyond the group's, zeros.
+    unsigned query[D / 16][4];
+    const T *q = qkv + (long long)sample * (heads + 2 * kv_heads) * D + (kv * group + lane / 4) * D + lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < D / 16; ++i) {
+        query[i][0] = lane / 4 < group ? *(const unsigned *)(q + i * 16) : 0;
+        query[i][2] = lane / 4 < group ? *(const unsigned *)(q + i * 16 + 8) : 0;
+        query[i][1] = query[i][3] = 0;
+    }
     // score = q · k / √d · log2 e
     const float scale = rsqrtf((float)D) * 1.44269504f;
-    float q[MOST][8];
-    Share<8> mine[MOST];
-#pragma unroll
-    for (int h = 0; h < MOST; ++h) {
-        mine[h].largest = -INFINITY, mine[h].total = 0;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) q[h][i] = mine[h].sum[i] = 0;
-        if (h >= group) continue;
-        load8(qkv + (long long)sample * (heads + 2 * kv_heads) * D + (kv * group + h) * D + dim, q[h]);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) q[h][i] *= scale;
-    }
+    const int lane_row = lane % 16, lane_chunk = lane / 16; // where this lane points ldmatrix to
+    float sum[D / 8][4] = {}, largest = -INFINITY, total = 0; // of the head lane / 4
 
-    for (int start = first + warp * KEYS + key; start - key < end; start += WARPS * KEYS * UNROLL) {
-        uint4 raw_key[UNROLL], raw_value[UNROLL];
+#pragma unroll 1
+    for (int step = 0; step < steps; ++step) {
+        copy_async_wait<STAGES - 2>();
+        __syncwarp();
+        // Over the tile before this one, which all lanes have read.
+        if (step + STAGES - 1 < steps) copy_tile(step + STAGES - 1);
+        copy_async_commit();
+
+        const unsigned keys = ring + step % STAGES * STAGE, values = keys + TILE;
+        float score[2][4] = {};
 #pragma unroll
-        for (int u = 0; u < UNROLL; ++u) {
-            const int row = start + u * WARPS * KEYS;
-            raw_key[u] = raw_value[u] = make_uint4(0, 0, 0, 0);
-            if (row >= end) continue;
-            const T *from = keys + row * wide;
-            raw_key[u] = __ldcs((const uint4 *)from);
-            raw_value[u] = __ldcs((const uint4 *)(from + kv_heads * D));
+        for (int i = 0; i < D / 16; ++i) {
+            unsigned key[4];
+            ldmatrix(key, keys + swizzle<CHUNKS>(lane_row, i * 2 + lane_chunk) * 16);
+            mma<T>(score[0], query[i], key[0], key[2]);
+            mma<T>(score[1], query[i], key[1], key[3]);
         }
-        float score[UNROLL][MOST];
+        float most = largest;
 #pragma unroll
-        for (int u = 0; u < UNROLL; ++u) {
-            float k[8];
-            unpack8<T>(raw_key[u], k);
+        for (int j = 0; j < 2; ++j)
 #pragma unroll
-            for (int h = 0; h < MOST; ++h) {
-                float s = 0;
-#pragma unroll
-                for (int i = 0; i < 8; ++i) s += q[h][i] * k[i];
-#pragma unroll
-                for (int other = 1; other < LANES; other *= 2) s += __shfl_xor_sync(0xffffffff, s, other);
-                score[u][h] = start + u * WARPS * KEYS < end ? s : -INFINITY;
+            for (int e = 0; e < 2; ++e) {
+                const int key = first + step * APART + j * 8 + lane % 4 * 2 + e;
+                score[j][e] = key < end ? score[j][e] * scale : -INFINITY;
+                most = fmaxf(most, score[j][e]);
             }
-        }
+        most = quad_max(most); // finite: the tile's first key counts
+        const float shrink = exp2_fast(largest - most);
+        largest = most, total *= shrink;
 #pragma unroll
-        for (int h = 0; h < MOST; ++h) {
-            float most = mine[h].largest;
+        for (int j = 0; j < D / 8; ++j) sum[j][0] *= shrink, sum[j][1] *= shrink;
 #pragma unroll
-            for (int u = 0; u < UNROLL; ++u) most = fmaxf(most, score[u][h]);
-            const float base = most == -INFINITY ? 0.0f : most;
-            const float shrink = exp2_fast(mine[h].largest - base);
-            mine[h].largest = most, mine[h].total *= shrink;
+        for (int j = 0; j < 2; ++j)
 #pragma unroll
-            for (int i = 0; i < 8; ++i) mine[h].sum[i] *= shrink;
-#pragma unroll
-            for (int u = 0; u < UNROLL; ++u) {
-                score[u][h] = exp2_fast(score[u][h] - base);
-                mine[h].total += score[u][h];
+            for (int e = 0; e < 2; ++e) {
+                score[j][e] = exp2_fast(score[j][e] - most);
+                total += score[j][e];
             }
-        }
+        // Two neighbouring accumulators hold just the elements of a left operand's fragment.
+        const unsigned weights[4] = {pack<T>(score[0][0], score[0][1]), 0, pack<T>(score[1][0], score[1][1]), 0};
 #pragma unroll
-        for (int u = 0; u < UNROLL; ++u) {
-            float v[8];
-            unpack8<T>(raw_value[u], v);
-#pragma unroll
-            for (int h = 0; h < MOST; ++h)
-#pragma unroll
-                for (int i = 0; i < 8; ++i) mine[h].sum[i] += score[u][h] * v[i];
+        for (int j = 0; j < D / 16; ++j) {
+            unsigned value[4];
+            ldmatrix_transposed(value, values + swizzle<CHUNKS>(lane_row, j * 2 + lane_chunk) * 16);
+            mma<T>(sum[2 * j], weights, value[0], value[1]);
+            mma<T>(sum[2 * j + 1], weights, value[2], value[3]);
         }
     }
 
-    // Over the keys of the warp, then over the warps, then over the parts of the context.
+    // Over the warps, then over the parts of the context.
+    total = quad_sum(total);
+    if (lane / 4 < MOST) {
+        float *mine = shared[warp][lane / 4];
 #pragma unroll
-    for (int h = 0; h < MOST; ++h) {
+        for (int j = 0; j < D / 8; ++j)
 #pragma unroll
-        for (int other = LANES; other < 32; other *= 2) {
-            float sum[8];
-#pragma unroll
-            for (int i = 0; i < 8; ++i) sum[i] = __shfl_xor_sync(0xffffffff, mine[h].sum[i], other);
-            const float largest = __shfl_xor_sync(0xffffffff, mine[h].largest, other);
-            mine[h].add(largest, __shfl_xor_sync(0xffffffff, mine[h].total, other), sum);
-        }
-        if (key == 0) {
-#pragma unroll
-            for (int i = 0; i < 8; ++i) shared[warp][h][dim + i] = mine[h].sum[i];
-            if (lane == 0) shared[warp][h][D] = mine[h].largest, shared[warp][h][D + 1] = mine[h].total;
-        }
+            for (int e = 0; e < 2; ++e) mine[j * 8 + lane % 4 * 2 + e] = sum[j][e];
+        if (lane % 4 == 0) mine[D] = largest, mine[D + 1] = total;
     }
     __syncthreads();
 
@@ -180,12 +207,12 @@ DEVICE void decode(const T *__restrict__ qkv, const T *__restrict__ cache, T *__
     if (threadIdx.x == 0) scratch[pair] = 0;
 }
 
-#define WIDTH(D)                                                                                             \
+#define WIDTH(D, STAGES)                                                                                     \
     extern "C" __global__ void __launch_bounds__(WARPS * 32)                                                 \
         ENTRY(decode_##D)(const NUMBER *qkv, const NUMBER *cache, NUMBER *out, unsigned *scratch, int samples, \
                           int heads, int kv_heads, int context, int splits) {                                \
-        decode<NUMBER, D>(qkv, cache, out, scratch, samples, heads, kv_heads, context, splits);              \
+        decode<NUMBER, D, STAGES>(qkv, cache, out, scratch, samples, heads, kv_heads, context, splits);              \
     }
 
-WIDTH(64)
-WIDTH(128)
+WIDTH(64, 4)
+WIDTH(128, 2)

@@ -4,7 +4,6 @@
 // one still runs. src/workload/cuda/thin.rs chooses.
 
 #include "number.cuh"
-#include "overlap.cuh"
 #include "tile.cuh"
 #include "matrix.cuh"
 

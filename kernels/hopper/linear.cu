@@ -1,6 +1,6 @@
-// out = activation(x · weight + bias), as ../linear.cu, by Hopper's means: tiles of x (m x k) and of
-// the weight (k x n, row-major) come by the copy engine, four warps at a time multiply them straight
-// from shared memory (wgmma, fp32 sums), and the result goes back by the copy engine.
+// out = activation(x · weight + bias + residual), as ../linear.cu, by Hopper's means: tiles of x (m x k)
+// and of the weight (k x n, row-major) come by the copy engine, four warps at a time multiply them
+// straight from shared memory (wgmma, fp32 sums), and the result goes back by the copy engine.
 //
 // A block stays for as many tiles of the output as its share is. One thread of a warp of its own
 // keeps STAGES steps of 64 along k on their way; the groups of four warps consume them. Either
@@ -35,6 +35,9 @@ template <int BLOCKS, int COLUMNS, int GROUPS, Sharing SHARING, Cluster CLUSTER,
     // Sums of two warps from the other block.
     static constexpr unsigned RECEIVED = CLUSTER == SPLIT ? 64 * N / 2 * 4 : 0;
     static constexpr int CLUSTER_BLOCKS = CLUSTER == ALONE ? 1 : 2;
+    // Are there registers for a residual or tanh too, and is half a box as wide as the copy engine wants
+    // it? src/workload/cuda/tiles.rs asks for no more.
+    static constexpr bool ROOM = BLOCKS * COLUMNS <= 256, GATES = BOX == 64;
     // With turns a group holds so many sums that the copying warps must give up registers.
     static constexpr bool MOVE_REGISTERS = SHARING == TAKE_TURNS;
     static constexpr int THREADS = 128 * GROUPS + (MOVE_REGISTERS ? 128 : 32);
@@ -57,50 +60,103 @@ DEVICE Tile nth_tile(int index, int m_tiles, int n_tiles) {
     return {band * HEIGHT + rest % height, rest / height};
 }
 
-// Writes one group's sums: blocks of 64 rows of which this warp's 16 begin at `row`, columns from
-// `column` on. The tile's bias is in shared memory.
-template <class T, class S, int activation, int BLOCKS>
-DEVICE void write(const float (&sums)[BLOCKS][S::N / 2], unsigned ring, const TensorMap *map,
-                  unsigned bias, int row, int column, int m, int n) {
+// Two neighbouring results of a gate, each of which one lane holds: of columns `lane % 4` of a group of
+// four and (`next`) of the group after it, to the fragment of eight columns.
+template <class T> DEVICE unsigned gather_pair(float one, float next) {
     const int lane = threadIdx.x % 32;
+    const float other = __shfl_xor_sync(0xffffffff, lane % 2 ? one : next, 1);
+    const unsigned two = lane % 2 ? pack<T>(other, next) : pack<T>(one, other);
+    // Lanes 0 and 2 hold the first group's pairs, 1 and 3 the next one's.
+    return __shfl_sync(0xffffffff, two, (lane & ~3) | (lane & 1) << 1 | (lane >> 1 & 1));
+}
+
+// Writes one group's sums: blocks of 64 rows of which this warp's 16 begin at `row`, columns from
+// `column` on. The tile's bias is in shared memory; RESIDUAL, which may be the output, in device memory.
+// SWIGLU makes one column of two.
+template <class T, class S, int activation, bool RESIDUAL, int BLOCKS>
+DEVICE void write(const float (&sums)[BLOCKS][S::N / 2], unsigned ring, const TensorMap *map,
+                  unsigned bias, const T *residual, int row, int column, int m, int n) {
+    constexpr bool GATED = activation == SWIGLU;
+    constexpr int CHUNKS = S::BOX / 8; // of 8 columns
+    // Columns of a piece, and how many chunks become the two of one stmatrix.
+    constexpr int BOX = GATED ? S::BOX / 2 : S::BOX, TAKEN = GATED ? 4 : 2;
+    // As many chunks at once as there are registers for.
+    constexpr int AT_ONCE = BLOCKS == 1 ? 2 : 1, LOADED = BLOCKS == 1 ? CHUNKS : AT_ONCE;
+    const int lane = threadIdx.x % 32;
+    // Where this lane's part of the residual begins, and what is left of the matrix from there.
+    const int rows_left = m - row - lane / 4, columns_left = n - column - lane % 4 * 2;
+    const T *mine = residual + (long long)(m - rows_left) * n + n - columns_left;
 #pragma unroll
     for (int box = 0; box < S::N / S::BOX; ++box) {
         const int left = column + box * S::BOX;
 #pragma unroll
         for (int block = 0; block < BLOCKS; ++block) {
             const unsigned to = ring + (box * BLOCKS + block) % S::RING * S::PIECE;
+            unsigned added[2 * LOADED];
+            auto load_residual = [&](int chunk, int index) {
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const int down = block * 64 + half * 8, right = box * S::BOX + chunk * 8;
+                    added[2 * index + half] =
+                        down < rows_left && right < columns_left ? *(const unsigned *)(mine + down * n + right) : 0;
+                }
+            };
+            if (RESIDUAL && LOADED == CHUNKS)
+#pragma unroll
+                for (int chunk = 0; chunk < CHUNKS; ++chunk) load_residual(chunk, chunk);
             if (lane == 0) copies_out_read<S::RING - 1>(); // what was last written from here is on its way
             __syncwarp();
 #pragma unroll
-            for (int j = 0; j < S::BOX / 8; j += 2) {
-                // As many at once as there are registers for.
-                constexpr int AT_ONCE = BLOCKS == 1 ? 2 : 1;
+            for (int j = 0; j < CHUNKS; j += TAKEN) {
                 unsigned r[4];
+                float before[2];
 #pragma unroll
-                for (int first = 0; first < 2; first += AT_ONCE) {
+                for (int first = 0; first < TAKEN; first += AT_ONCE) {
+                    if (RESIDUAL && LOADED != CHUNKS)
+#pragma unroll
+                        for (int i = 0; i < AT_ONCE; ++i) load_residual(j + first + i, i);
                     float v[4 * AT_ONCE];
 #pragma unroll
                     for (int i = 0; i < AT_ONCE; ++i) {
-                        const float *s = &sums[block][(box * S::BOX / 8 + j + first + i) * 4];
+                        const int chunk = j + first + i;
+                        const float *s = &sums[block][(box * CHUNKS + chunk) * 4];
                         unsigned two;
                         float low, high;
                         asm volatile("ld.shared.b32 %0, [%1];"
                                      : "=r"(two)
-                                     : "r"(bias + (box * S::BOX + (j + first + i) * 8 + lane % 4 * 2) * 2));
+                                     : "r"(bias + (box * S::BOX + chunk * 8 + lane % 4 * 2) * 2));
                         unpack<T>(two, low, high);
                         v[4 * i] = s[0] + low, v[4 * i + 1] = s[1] + high;
                         v[4 * i + 2] = s[2] + low, v[4 * i + 3] = s[3] + high;
+                        if constexpr (RESIDUAL) {
+#pragma unroll
+                            for (int half = 0; half < 2; ++half) {
+                                unpack<T>(added[2 * (chunk % LOADED) + half], low, high);
+                                v[4 * i + 2 * half] += low, v[4 * i + 2 * half + 1] += high;
+                            }
+                        }
                     }
                     activate<activation>(v);
+                    if constexpr (GATED) {
 #pragma unroll
-                    for (int i = 0; i < 2 * AT_ONCE; ++i) r[2 * first + i] = pack<T>(v[2 * i], v[2 * i + 1]);
+                        for (int i = 0; i < AT_ONCE; ++i)
+#pragma unroll
+                            for (int half = 0; half < 2; ++half) {
+                                const float gated = gate(v[4 * i + 2 * half], v[4 * i + 2 * half + 1]);
+                                if ((first + i) % 2 == 0) before[half] = gated;
+                                else r[(first + i) / 2 * 2 + half] = gather_pair<T>(before[half], gated);
+                            }
+                    } else {
+#pragma unroll
+                        for (int i = 0; i < 2 * AT_ONCE; ++i) r[2 * first + i] = pack<T>(v[2 * i], v[2 * i + 1]);
+                    }
                 }
-                stmatrix(to + place<S::BOX>(lane % 16, j + lane / 16), r[0], r[1], r[2], r[3]);
+                stmatrix(to + place<BOX>(lane % 16, (GATED ? j / 2 : j) + lane / 16), r[0], r[1], r[2], r[3]);
             }
             fence_for_copies();
             __syncwarp();
             if (lane == 0) {
-                if (row + block * 64 < m && left < n) copy_tile_out(map, left, row + block * 64, to);
+                if (row + block * 64 < m && left < n) copy_tile_out(map, GATED ? left / 2 : left, row + block * 64, to);
                 copies_out_commit();
             }
         }
@@ -108,8 +164,8 @@ DEVICE void write(const float (&sums)[BLOCKS][S::N / 2], unsigned ring, const Te
 }
 
 template <class T, int BLOCKS, int COLUMNS, int GROUPS, Sharing SHARING, Cluster CLUSTER, int STAGES>
-DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap &out, const T *bias, int m, int n,
-                   int k, int activation) {
+DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap &out, const T *bias,
+                   const T *residual, int m, int n, int k, int activation) {
     using S = Shape<BLOCKS, COLUMNS, GROUPS, SHARING, CLUSTER, STAGES>;
     extern __shared__ uint4 memory[];
     // The swizzle works on addresses: tiles begin at multiples of 1024.
@@ -184,6 +240,7 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
         auto leave = [&](int stage) {
             if (lane == 0) barrier_arrive(empty + 8 * stage);
         };
+        if (S::ROOM && residual) wait_for_previous();
         int turn = 0;
         int stage = 0, parity = 0;
         if (SHARING == TAKE_TURNS && group == 1) named_arrive(1, 256); // the first turn is group 0's
@@ -258,11 +315,22 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
             }
             const int row = tile.m * S::M +
                              (SHARING == COOPERATE ? group * BLOCKS * 64 : 0) + warp % 4 * 16;
-            auto write_as = [&](auto write) { write(sums, ring, &out, biases, row, tile.n * S::N, m, n); };
-            if (activation == NONE) write_as(write<T, S, NONE, BLOCKS>);
-            if (activation == RELU) write_as(write<T, S, RELU, BLOCKS>);
-            if (activation == GELU) write_as(write<T, S, GELU, BLOCKS>);
-            if (activation == TANH) write_as(write<T, S, TANH, BLOCKS>);
+            auto write_as = [&](auto write) {
+                write(sums, ring, &out, biases, residual, row, tile.n * S::N, m, n);
+            };
+            if constexpr (S::ROOM)
+                if (residual) {
+                    if (activation == NONE) write_as(write<T, S, NONE, true, BLOCKS>);
+                    if (activation == RELU) write_as(write<T, S, RELU, true, BLOCKS>);
+                    continue;
+                }
+            if (activation == NONE) write_as(write<T, S, NONE, false, BLOCKS>);
+            if (activation == RELU) write_as(write<T, S, RELU, false, BLOCKS>);
+            if (activation == GELU) write_as(write<T, S, GELU, false, BLOCKS>);
+            if constexpr (S::ROOM)
+                if (activation == TANH) write_as(write<T, S, TANH, false, BLOCKS>);
+            if constexpr (S::GATES)
+                if (activation == SWIGLU) write_as(write<T, S, SWIGLU, false, BLOCKS>);
         }
         if (lane == 0) copies_out_read<0>();
     }
@@ -275,10 +343,10 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
     extern "C" __global__ void __launch_bounds__(                                                          \
         Shape<BLOCKS, COLUMNS, GROUPS, SHARING, CLUSTER, STAGES>::THREADS, 1)                              \
         ENTRY(linear_##name)(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weight, \
-                             const __grid_constant__ TensorMap out, const NUMBER *bias, int m, int n,      \
-                             int k, int activation) {                                                      \
-        linear<NUMBER, BLOCKS, COLUMNS, GROUPS, SHARING, CLUSTER, STAGES>(x, weight, out, bias, m, n, k,   \
-                                                                          activation);                     \
+                             const __grid_constant__ TensorMap out, const NUMBER *bias,                    \
+                             const NUMBER *residual, int m, int n, int k, int activation) {                \
+        linear<NUMBER, BLOCKS, COLUMNS, GROUPS, SHARING, CLUSTER, STAGES>(x, weight, out, bias, residual,  \
+                                                                          m, n, k, activation);            \
     }
 
 //   name, BLOCKS, COLUMNS, GROUPS, SHARING, CLUSTER, STAGES

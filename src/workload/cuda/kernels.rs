@@ -320,8 +320,8 @@ impl Launch {
     /// waits by itself where it must.
     ///
     /// # Safety
-    /// As [`issue`](Launch::issue); and what the kernel reads before it waits (the weights) was written
-    /// before the kernel in front of it started.
+    /// As [`issue`](Launch::issue); and what the kernel reads before it waits (the weights, the rows of a
+    /// cache that no batch writes) was written before the kernel in front of it started.
     pub(super) unsafe fn issue_next(&self, context: &Context, stream: &Stream) -> Result<(), CudaError> {
         // SAFETY: the caller's promise.
         unsafe { self.issue_as(context, stream, self.function.may_overlap) }
@@ -436,6 +436,10 @@ mod tests {
                 expect(&format!("attention_{suffix}"), &format!("attention_{suffix}"));
                 if set == Set::Hopper {
                     expect(&format!("flash_{suffix}"), &format!("flash_{suffix}"));
+                    for tile in ["64x8", "64x16", "64x32", "32x8", "32x16", "32x32"] {
+                        let name = format!("skinny_{tile}_{suffix}");
+                        expect(&name, &name);
+                    }
                 }
                 expect(&format!("embed_{suffix}"), &format!("embed_{suffix}"));
                 expect(&format!("norm_{suffix}"), &format!("add_norm_{suffix}"));

@@ -19,7 +19,7 @@ const ALIGNMENT: u64 = 256;
 /// Most columns that `norm.cu` holds in a warp's registers.
 const MOST_NORM_COLUMNS: usize = 1024;
 
-const NO_TENSOR_MAPS: &str = "the driver can't describe matrices to the copy engine";
+pub(super) const NO_TENSOR_MAPS: &str = "the driver can't describe matrices to the copy engine";
 
 /// Where each tensor lies in one allocation: offsets, and the bytes of the whole.
 #[derive(Debug, PartialEq, Eq)]
@@ -239,6 +239,7 @@ impl Builder<'_> {
         ensure!(x_buffer.columns == k && out_buffer.columns == activation.columns(n), "columns do not match");
         ensure!(row_step > 0 && x_buffer.rows == out_buffer.rows * row_step, "rows do not match");
         let gated = activation == Activation::SwiGlu;
+        ensure!(!gated || n.is_multiple_of(16), "{n} columns: a gate makes a multiple of 8 of them");
         ensure!(first_row < row_step && !(gated && residual.is_some()), "no kernel for this");
         let m = index(batch, out_buffer.rows)?;
         let first = (first_row * k * self.kernels.precision().bytes()) as u64;
@@ -255,22 +256,29 @@ impl Builder<'_> {
             return self.linear32([m as usize, n], shape(by_addresses));
         }
         if self.is_thin(m as usize) {
-            let activation = operations::number_of(activation);
-            return self.thin([m as usize, n, k], by_addresses, activation, buffers);
+            let (shape, activation) = ([m as usize, n, k], operations::number_of(activation));
+            return match self.kernels.set() {
+                Set::Portable => self.thin(shape, by_addresses, activation, buffers),
+                Set::Hopper => self.skinny(shape, [x, weight], stride, [bias, residual, out], activation),
+            };
         }
-        // Hopper's own kernels add a bias, if any, and nothing else.
-        let plain = residual == 0 && !gated;
+        let epilogue = (activation, residual != 0);
         let tile = self.tile.unwrap_or_else(|| {
             let Gpu { multiprocessors, shared_bytes, .. } = self.gpu;
-            let set = if plain { self.kernels.set() } else { Set::Portable };
-            tiles::choose(set, [m as usize, n, k], multiprocessors, shared_bytes)
+            tiles::choose(self.kernels.set(), [m as usize, n, k], epilogue, multiprocessors, shared_bytes)
         });
+        ensure!(tile.has(epilogue), "the tile {} has no such epilogue", tile.name);
         let name = format!("linear_{}", tile.name);
         let function = self.kernels.number_function(&name, &name)?;
         self.kernels.allow_shared(function, tile.shared_bytes())?;
         let arguments = match tile.design {
             Design::Mma => by_addresses,
-            _ => self.matrices(tile, [x, weight, out], [m as usize, n, k], stride)?.long(bias),
+            _ => {
+                let out_columns = activation.columns(n);
+                let matrices =
+                    self.matrices(tile, [x, weight, out], [m as usize, n, k], stride, out_columns)?;
+                matrices.long(bias).long(residual)
+            }
         };
         Ok(Launch {
             function,
@@ -283,13 +291,14 @@ impl Builder<'_> {
     }
 
     /// What the copy engine moves for `hopper/linear.cu`: x (`stride` elements from row to row), the
-    /// weight and the result, at these addresses.
+    /// weight and the result, whose columns may be fewer, at these addresses.
     fn matrices(
         &self,
         tile: &Tile,
         [x, weight, out]: [u64; 3],
         [m, n, k]: [usize; 3],
         stride: usize,
+        out_columns: usize,
     ) -> Result<Arguments> {
         let newer = self.gpu.newer.context(NO_TENSOR_MAPS)?;
         let columns = tile.box_columns();
@@ -315,10 +324,10 @@ impl Builder<'_> {
             Matrix {
                 address: out,
                 rows: m,
-                columns: n,
-                stride: n,
+                columns: out_columns,
+                stride: out_columns,
                 box_rows: 16,
-                box_columns: columns,
+                box_columns: columns * out_columns / n,
                 stack: None,
             },
         ];

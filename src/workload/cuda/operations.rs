@@ -12,7 +12,7 @@ use anyhow::{Result, bail, ensure};
 const SHARE_EXTRA: usize = 2;
 const MOST_GROUP: usize = 4;
 /// Blocks of `decode.cu` for each multiprocessor, and the fewest keys of one.
-const BLOCKS_EACH: usize = 4;
+const BLOCKS_EACH: usize = 2;
 const FEWEST_KEYS: usize = 64;
 /// More multiprocessors than any GPU has: memory is reserved before one is known.
 const MOST_MULTIPROCESSORS: usize = 256;
@@ -47,7 +47,7 @@ pub(super) fn scratch_bytes(network: &Network, batch: usize) -> u64 {
 
 /// Into how many parts `decode.cu` cuts a context.
 fn splits(pairs: usize, context: usize, multiprocessors: usize) -> usize {
-    let wanted = (BLOCKS_EACH * multiprocessors.min(MOST_MULTIPROCESSORS)).div_ceil(pairs);
+    let wanted = BLOCKS_EACH * multiprocessors.min(MOST_MULTIPROCESSORS) / pairs;
     wanted.clamp(1, context.div_ceil(FEWEST_KEYS))
 }
 
@@ -137,7 +137,8 @@ impl Builder<'_> {
         let (m, _) = (self.shape(out, batch)?.0, self.shape(x, batch)?);
         let Gpu { multiprocessors, shared_bytes, .. } = self.gpu;
         let tile = self.tile.unwrap_or_else(|| {
-            tiles::choose_among(tiles::convolutions(), [m as usize, n, k], multiprocessors, shared_bytes)
+            let (tiles, epilogue) = (tiles::convolutions(), (activation, residual.is_some()));
+            tiles::choose_among(tiles, [m as usize, n, k], epilogue, multiprocessors, shared_bytes)
         });
         let name = format!("conv_{}", tile.name);
         let function = self.kernels.number_function(&name, &name)?;
@@ -227,7 +228,11 @@ impl Builder<'_> {
                 let scratch = buffers[self.network.buffers.len()];
                 let arguments = Arguments::default().long(qkv).long(cache).long(buffers[out.0]).long(scratch);
                 let arguments = shapes(arguments, &[batch, heads, kv_heads, context, splits]);
-                one(function, pairs * splits, 128, arguments)
+                // Tiles of 16 keys and values for 4 warps, in so many stages.
+                let stages = if width == 64 { 4 } else { 2 };
+                let shared_bytes = (4 * stages * 2 * 16 * width * 2) as u32;
+                self.kernels.allow_shared(function, shared_bytes)?;
+                Ok(Launch { shared_bytes, ..one(function, pairs * splits, 128, arguments)? })
             }
             Op::CachedAttention { out, .. } => {
                 let function = self.kernels.number_function("causal", &format!("causal_{width}"))?;
@@ -264,9 +269,10 @@ mod tests {
     #[test]
     fn a_context_is_cut_so_that_the_gpu_is_full_and_no_part_is_tiny() {
         assert_eq!(splits(8, 1024, 132), 16);
-        assert_eq!(splits(256, 1024, 132), 3);
+        assert_eq!(splits(64, 1024, 132), 4);
+        assert_eq!(splits(256, 1024, 132), 1);
         assert_eq!(splits(8, 1, 132), 1);
-        assert_eq!(splits(8, 131_072, 132), 66);
+        assert_eq!(splits(8, 131_072, 132), 33);
         assert_eq!(splits(1 << 20, 1024, 16), 1);
     }
 

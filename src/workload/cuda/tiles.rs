@@ -2,6 +2,7 @@
 //! the number of multiprocessors.
 
 use super::kernels::Set;
+use crate::workload::model::Activation;
 
 /// How a kernel of `kernels/linear.cu` or `kernels/hopper/linear.cu` computes its tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,9 @@ pub(super) enum Design {
     /// The two groups of warps of a block take turns, a tile each.
     TakeTurns,
 }
+
+/// What follows a product: an activation, and before it the addition of a residual.
+pub(super) type Epilogue = (Activation, bool);
 
 /// One kernel: the part of the output that a block of threads computes at a time, and how.
 #[derive(Debug, PartialEq)]
@@ -123,9 +127,19 @@ impl Tile {
         } as u32
     }
 
-    /// It is a kernel of `linear.cu` or `conv.cu`, which have every epilogue.
-    pub(super) fn is_portable(&self) -> bool {
-        self.design == Design::Mma
+    /// Has its kernel this epilogue? Those of `linear.cu` and `conv.cu` have every one.
+    pub(super) fn has(&self, (activation, residual): Epilogue) -> bool {
+        if self.design == Design::Mma {
+            return true;
+        }
+        // `Shape::ROOM` and `GATES` of `hopper/linear.cu`.
+        let room = self.design != Design::TakeTurns || self.n < 192;
+        match activation {
+            Activation::None | Activation::Relu => room || !residual,
+            Activation::Gelu => !residual,
+            Activation::Tanh => room && !residual,
+            Activation::SwiGlu => self.box_columns() == 64 && !residual,
+        }
     }
 
     /// Blocks of a cluster.
@@ -214,28 +228,31 @@ pub(super) fn convolutions() -> &'static [Tile] {
 /// Below so many rows of the output half of what Hopper's kernels multiply would be padding.
 const FEW_ROWS: usize = 33;
 
-/// The tile with the least estimated time among those that fit into `shared_bytes` of shared memory
-/// a block and whose clusters fit the device; the larger one of equals. Some tile fits every GPU that
-/// the kernels run on.
+/// The tile with the least estimated time among those that have the epilogue, fit into `shared_bytes` of
+/// shared memory a block and whose clusters fit the device; the larger one of equals. Some tile fits every
+/// GPU that the kernels run on.
 pub(super) fn choose(
     set: Set,
     [m, n, k]: [usize; 3],
+    epilogue: Epilogue,
     multiprocessors: usize,
     shared_bytes: u32,
 ) -> &'static Tile {
-    choose_among(tiles(set), [m, n, k], multiprocessors, shared_bytes)
+    choose_among(tiles(set), [m, n, k], epilogue, multiprocessors, shared_bytes)
 }
 
 /// As [`choose`], for other kernels.
 pub(super) fn choose_among(
     tiles: &'static [Tile],
     [m, n, k]: [usize; 3],
+    epilogue: Epilogue,
     multiprocessors: usize,
     shared_bytes: u32,
 ) -> &'static Tile {
     let mut best = &tiles[tiles.len() - 1];
     let fits = |tile: &&Tile| {
-        tile.shared_bytes() <= shared_bytes
+        tile.has(epilogue)
+            && tile.shared_bytes() <= shared_bytes
             && tile.cluster() <= multiprocessors
             && (tile.design == Design::Mma || m >= FEW_ROWS)
     };
@@ -255,15 +272,16 @@ mod tests {
     const H200: u32 = 227 * 1024;
     const A100: u32 = 163 * 1024;
     const SMALL: u32 = 99 * 1024;
+    const PLAIN: Epilogue = (Activation::None, false);
 
     #[test]
     fn large_products_take_large_tiles_and_single_rows_small_ones() {
-        assert_eq!(choose(Set::Portable, [1 << 16, 4096, 4096], 132, H200).name, "256x128");
-        assert_eq!(choose(Set::Portable, [1, 4096, 1024], 132, H200).name, "16x32");
-        assert_eq!(choose(Set::Portable, [1, 1000, 4096], 16, H200).name, "16x32");
+        assert_eq!(choose(Set::Portable, [1 << 16, 4096, 4096], PLAIN, 132, H200).name, "256x128");
+        assert_eq!(choose(Set::Portable, [1, 4096, 1024], PLAIN, 132, H200).name, "16x32");
+        assert_eq!(choose(Set::Portable, [1, 1000, 4096], PLAIN, 16, H200).name, "16x32");
         // bert-base, 32 samples: 768 columns are 8 tiles of 96, and 16 x 8 blocks fill 97 % of 132
         // multiprocessors; with 128 columns they would fill 73 %.
-        assert_eq!(choose(Set::Portable, [4096, 768, 3072], 132, H200).name, "256x96");
+        assert_eq!(choose(Set::Portable, [4096, 768, 3072], PLAIN, 132, H200).name, "256x96");
     }
 
     /// What an H200 measured best: bert-base with 1, 8 and 32 samples of 128 tokens.
@@ -280,17 +298,34 @@ mod tests {
             ([4096, 2304, 768], "t128x192"),
             ([8192, 8192, 8192], "t128x192"),
         ] {
-            assert_eq!(choose(Set::Hopper, shape, 132, H200).name, name, "{shape:?}");
+            assert_eq!(choose(Set::Hopper, shape, PLAIN, 132, H200).name, name, "{shape:?}");
         }
         // On the smallest instance too, large products take the tile that multiplies fastest.
-        assert_eq!(choose(Set::Hopper, [4096, 3072, 768], 16, H200).name, "t128x192");
+        assert_eq!(choose(Set::Hopper, [4096, 3072, 768], PLAIN, 16, H200).name, "t128x192");
+    }
+
+    /// A decoder's products over 2048 tokens stay with the tensor cores' own way of reading.
+    #[test]
+    fn a_residual_and_a_gate_are_hoppers_too() {
+        for (shape, epilogue) in [
+            ([2048, 2048, 8192], (Activation::None, true)),
+            ([2048, 16_384, 2048], (Activation::SwiGlu, false)),
+            ([100_352, 256, 64], (Activation::Relu, true)),
+            ([4096, 768, 768], (Activation::Tanh, false)),
+        ] {
+            let tile = choose(Set::Hopper, shape, epilogue, 132, H200);
+            assert!(tile.design != Design::Mma && tile.has(epilogue), "{shape:?}: {}", tile.name);
+        }
+        assert!(!HOPPER[0].has((Activation::None, true)) && HOPPER[1].has((Activation::None, true)));
+        // Half a box of 32 columns is less than the copy engine writes.
+        assert!(HOPPER.iter().filter(|t| t.n == 96).all(|t| !t.has((Activation::SwiGlu, false))));
     }
 
     #[test]
     fn few_rows_are_spread_over_all_multiprocessors() {
         // bert-base, one sample of 128 tokens.
         for (n, k) in [(2304, 768), (768, 768), (3072, 768), (768, 3072)] {
-            let tile = choose(Set::Portable, [128, n, k], 132, H200);
+            let tile = choose(Set::Portable, [128, n, k], PLAIN, 132, H200);
             assert!(tile.blocks(128, n, 132) >= 72, "{n} x {k}: {}", tile.name);
         }
     }
@@ -299,9 +334,9 @@ mod tests {
     fn every_gpu_has_tiles_that_fit() {
         assert!(PORTABLE.iter().all(|tile| tile.shared_bytes() <= A100 && tile.threads() <= 1024));
         assert!(HOPPER.iter().all(|tile| tile.shared_bytes() <= H200 && tile.threads() <= 1024));
-        assert_eq!(choose(Set::Portable, [1 << 16, 4096, 4096], 108, A100).name, "256x128");
-        assert_eq!(choose(Set::Portable, [1 << 16, 4096, 4096], 188, SMALL).name, "128x96");
-        assert!(choose(Set::Portable, [1, 8, 8], 1, 0).shared_bytes() <= SMALL);
+        assert_eq!(choose(Set::Portable, [1 << 16, 4096, 4096], PLAIN, 108, A100).name, "256x128");
+        assert_eq!(choose(Set::Portable, [1 << 16, 4096, 4096], PLAIN, 188, SMALL).name, "128x96");
+        assert!(choose(Set::Portable, [1, 8, 8], PLAIN, 1, 0).shared_bytes() <= SMALL);
     }
 
     #[test]
@@ -328,6 +363,6 @@ mod tests {
 
     #[test]
     fn a_pair_of_blocks_needs_two_multiprocessors() {
-        assert_eq!(choose(Set::Hopper, [1 << 14, 4096, 4096], 1, H200).cluster(), 1);
+        assert_eq!(choose(Set::Hopper, [1 << 14, 4096, 4096], PLAIN, 1, H200).cluster(), 1);
     }
 }

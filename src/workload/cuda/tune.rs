@@ -59,7 +59,7 @@ pub fn time_tiles(out: &mut dyn Write) -> Result<()> {
         let (weight, bias, x, y) = (allocate(k * n)?, allocate(n)?, allocate(m * k)?, allocate(m * n)?);
         let weights = [weight.address(), bias.address()];
         let buffers = [x.address(), y.address()];
-        let chosen = choose(set, [m, n, k], gpu.multiprocessors, gpu.shared_bytes);
+        let chosen = choose(set, [m, n, k], (activation, false), gpu.multiprocessors, gpu.shared_bytes);
         let mut times = Vec::new();
         for tile in tiles(set) {
             if tile.shared_bytes() > gpu.shared_bytes {
