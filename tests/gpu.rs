@@ -16,6 +16,27 @@ const SETTINGS: Settings = Settings {
     corruption: None,
 };
 
+/// `, 450 TFLOP/s, 3100 GB/s` of a batch that takes so long: what its network counts, and nothing of what
+/// it has none of.
+fn rates(spec: &Spec, batch: usize, precision: Precision, ms: f64) -> String {
+    let network = spec.network();
+    let figures = [
+        (network.flops(batch) / 1e9, "TFLOP/s"),
+        (network.compulsory_bytes(batch, precision) / 1e6, "GB/s"),
+    ];
+    let counted = figures.into_iter().filter(|(amount, _)| *amount > 0.0);
+    counted.map(|(amount, unit)| format!(", {:.0} {unit}", amount / ms)).collect()
+}
+
+/// No GPU needed.
+#[test]
+fn a_figure_that_a_workload_lacks_is_not_printed() {
+    let of = |name: &str| rates(&name.parse().unwrap(), 1, Precision::Fp16, 1.0);
+    assert_eq!(of("stream"), ", 537 GB/s");
+    assert_eq!(of("gemm"), ", 1100 TFLOP/s, 403 GB/s");
+    assert_eq!((of("launch"), of("null")), (String::new(), String::new()));
+}
+
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn every_kernel_agrees_with_the_reference() {
@@ -112,8 +133,7 @@ fn times_on_few_multiprocessors() {
             }
             ns.sort_unstable();
             let ms = ns[ns.len() / 2] as f64 / 1e6;
-            let tflops = spec.network().flops(batch) / (ms * 1e9);
-            line += &format!(" batch {batch} {ms:.3} ms ({tflops:.0} TFLOP/s)");
+            line += &format!(" batch {batch} {ms:.3} ms{}", rates(&spec, batch, SETTINGS.precision, ms));
         }
         writeln!(stdout(), "{line}").unwrap();
     }
@@ -156,12 +176,12 @@ fn times_of_networks() {
             let quantile = |q: f64| ns[(ns.len() as f64 * q) as usize] as f64 / 1e6;
             let mut stages: Vec<Stages> = (0..25).map(|_| cuda.staged(0, batch).unwrap().unwrap()).collect();
             stages.sort_by_key(|stages| stages.compute_ns);
-            let tflops = spec.network().flops(batch) / (quantile(0.5) * 1e9);
             let (p50, p99) = (quantile(0.5), quantile(0.99));
+            let rates = rates(&spec, batch, SETTINGS.precision, p50);
             let (n, stages) = (ns.len(), stages[12]);
             writeln!(
                 out,
-                "{name} batch {batch}: p50 {p50:.4} ms, p99 {p99:.4}, n {n}, {tflops:.0} TFLOP/s, {stages:?}"
+                "{name} batch {batch}: p50 {p50:.4} ms, p99 {p99:.4}, n {n}{rates}, {stages:?}"
             )
             .unwrap();
         }
@@ -212,13 +232,11 @@ fn times_of_workloads() {
                 }
             }
             ns.sort_unstable();
-            let network = spec.network();
             let p50 = ns[ns.len() / 2] as f64 / 1e6;
-            let (tflops, gb) =
-                (network.flops(batch) / p50 / 1e9, network.compulsory_bytes(batch, precision) / p50 / 1e6);
+            let rates = rates(&spec, batch, precision, p50);
             writeln!(
                 out,
-                "TIME {spec} {precision} batch {batch}: p50 {p50:.4} ms, {tflops:.0} TFLOP/s, {gb:.0} GB/s, prepared in {prepared:.2?}"
+                "TIME {spec} {precision} batch {batch}: p50 {p50:.4} ms{rates}, prepared in {prepared:.2?}"
             )
             .unwrap();
         }
