@@ -74,6 +74,22 @@ fn seven_instances_one_after_the_other() {
     }
 }
 
+/// Who chose no workload is told of the suite; who did, or wants quiet or CSV, is not.
+#[test]
+fn the_default_table_suggests_the_suite() {
+    let machine = Machine::named("mig-off");
+    let told = |more: &[&str]| {
+        let ran = machine.run(&[&["--batches", "3", "--batch", "1", "--force"], more].concat());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let lines = ran.stdout.lines().chain(ran.stderr.lines());
+        lines.filter(|line| line.contains("--workload suite")).count()
+    };
+    assert_eq!(told(&["-o", "a.csv"]), 1);
+    for more in [&["-o", "a.csv", "-q"][..], &["-o", "-"], &["-o", "a.csv", "--workload", "bert-base"]] {
+        assert_eq!(told(more), 0, "{more:?}");
+    }
+}
+
 /// Every form of a batch that the device knows.
 #[test]
 fn with_and_without_graph_and_transfers() {
