@@ -82,7 +82,8 @@ fn a_row_faster_than_its_instance_is_invalid() {
     for (workload, batch, figure) in
         [("llama-decode(size=8b)", "1", "gbytes_per_s is "), ("bert-large", "512", "tflops is ")]
     {
-        let more = ["--uuid", "MIG-5a5a0000-0003", "--batch", batch, "--workload", workload, "--batches", "30"];
+        let more =
+            ["--uuid", "MIG-5a5a0000-0003", "--batch", batch, "--workload", workload, "--batches", "30"];
         let ran = machine.run(&[&more[..], &["-q", "-o", "a.csv", "--force"]].concat());
         let row = &machine.bench.rows("a.csv")[0];
         assert_eq!((ran.code, row.outcome.status), (Some(5), Status::Invalid), "{workload}: {}", error(row));

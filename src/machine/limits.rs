@@ -231,7 +231,8 @@ mod tests {
         let fp32 = Figures { is_fp32: true, ..tensor(67.0) };
         assert_eq!(beyond("NVIDIA H200", Some("1g.18gb"), fp32).len(), 1);
         // 400 MB in 0.1 ms and in 0.08 ms; 4800 GB/s, 60 MB of them from the cache.
-        let memory = |rate, ms| Figures { gbytes_per_s: Some(rate), latency_ms: Some(ms), ..Figures::default() };
+        let memory =
+            |rate, ms| Figures { gbytes_per_s: Some(rate), latency_ms: Some(ms), ..Figures::default() };
         assert_eq!(beyond("NVIDIA H200", None, memory(4000.0, 0.1)), []);
         let expected = ("gbytes_per_s", 5929.0, "with 1 of the memory's bandwidth".to_owned());
         assert_eq!(beyond("NVIDIA H200", None, memory(6000.0, 400.0 / 6000.0)), [expected]);

@@ -130,6 +130,7 @@ fn conditions(row: &Row, varies: &Varies) -> String {
     let point = &row.point;
     let mut words: Vec<String> = workload.into_iter().collect();
     words.extend(point.precision.iter().map(ToString::to_string));
+    words.extend(point.gemm.iter().map(|gemm| format!("products by {gemm}")));
     if !varies.load {
         words.push(format!("{} load", point.load));
     }

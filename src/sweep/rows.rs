@@ -14,7 +14,7 @@ use crate::results::row::{
     Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning, Window,
 };
 use crate::results::summary;
-use crate::workload::{DeviceIdentity, Own, Spec};
+use crate::workload::{DeviceIdentity, Gemm, Own, Spec};
 use anyhow::Result;
 
 use crate::results::summary::{DRIFT, HOST_BOUND, THROUGHPUT_GAP};
@@ -215,6 +215,7 @@ fn provenance(context: &Context, run: &Run, outcome: &Outcome) -> Provenance {
         attempt: run.attempt,
         started_at: outcome.started_at.clone(),
         kernels: outcome.device.as_ref().map(|device| device.kernels.clone()).unwrap_or_default(),
+        gemm_version: outcome.device.as_ref().and_then(|device| device.gemm_version.clone()),
         ..context.provenance.clone()
     }
 }
@@ -272,6 +273,7 @@ fn point(run: &Run, member: &Member) -> Point {
         backend: "builtin".into(),
         workload: job.workload.clone(),
         precision: Some(settings.precision),
+        gemm: Some(settings.gemm).filter(|&gemm| gemm != Gemm::Builtin),
         batch: job.batch as u64,
         mode: run.mode,
         corunners: corunners(run, member, CLOSED),
@@ -303,6 +305,7 @@ fn own_point(run: &Run, member: &Member) -> Point {
         cpus: host::ranges(&job.cpus),
         extra_work_us: None,
         precision: None,
+        gemm: None,
         sync: on_gpu.then_some(job.settings.sync),
         graph: on_gpu.then_some(false),
         transfers: on_gpu.then_some(true),

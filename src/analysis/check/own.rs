@@ -323,7 +323,7 @@ impl Memory {
     /// The hash is that of the conditions in the row.
     fn point(&mut self, row: &Cells, findings: &mut Findings) {
         let Some(places) = &row.view.places else { return };
-        const HASHED: [Field; 20] = [
+        const HASHED: [Field; 21] = [
             Field::SchemaVersion,
             Field::Kind,
             Field::GpuName,
@@ -333,6 +333,7 @@ impl Memory {
             Field::Backend,
             Field::Workload,
             Field::Precision,
+            Field::Gemm,
             Field::Batch,
             Field::Mode,
             Field::Corunners,
