@@ -197,14 +197,14 @@ impl Lane {
     }
 
     fn launch(&self, batch: &Batch) -> Result<()> {
-        let Some((first, others)) = batch.steps.split_first() else { return Ok(()) };
+        let Some(first) = batch.steps.first() else { return Ok(()) };
+        let mut pairs = batch.steps.windows(2);
         // SAFETY: built from this lane's addresses and the weights, which outlive the lane; nothing
         // writes weights while a lane works.
         unsafe {
             first.issue(&self.context, &self.stream)?;
-            others.iter().try_for_each(|step| step.issue_next(&self.context, &self.stream))?;
+            pairs.try_for_each(|pair| pair[1].issue_after(&pair[0], &self.context, &self.stream))
         }
-        Ok(())
     }
 
     fn copy_in(&self, batch: &Batch) -> Result<()> {

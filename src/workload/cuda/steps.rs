@@ -30,18 +30,17 @@ impl Step {
         }
     }
 
-    /// Issues it right after another step.
+    /// Issues it right after another step, whose end it may overlap where both are kernels: what the library
+    /// leaves last on the stream is its own affair.
     ///
     /// # Safety
     /// As [`Launch::issue_next`] and [`Product::issue`].
-    pub(super) unsafe fn issue_next(&self, context: &Context, stream: &Stream) -> Result<()> {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match self {
-                Step::Kernel(launch) => Ok(launch.issue_next(context, stream)?),
-                // The library decides by itself how it follows.
-                Step::Product(product) => Ok(product.issue(stream)?),
-            }
+    pub(super) unsafe fn issue_after(&self, before: &Step, context: &Context, stream: &Stream) -> Result<()> {
+        match (before, self) {
+            // SAFETY: the caller's promise.
+            (Step::Kernel(_), Step::Kernel(launch)) => Ok(unsafe { launch.issue_next(context, stream) }?),
+            // SAFETY: the caller's promise.
+            _ => unsafe { self.issue(context, stream) },
         }
     }
 }
