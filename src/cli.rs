@@ -11,7 +11,7 @@ use crate::machine::host;
 use crate::measure::protocol::Device;
 use crate::sweep::plan::{Modes, Span};
 use crate::workload::scripted::parse_ns;
-use crate::workload::{Corruption, LlamaSize, Precision, Spec, Sync};
+use crate::workload::{Corruption, Gemm, LlamaSize, Precision, Spec, Sync};
 use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -233,6 +233,10 @@ pub struct RunArgs {
     /// Number format [default: fp16 on a GPU, fp32 on the CPU]
     #[arg(long, value_parser = one_of::<Precision>(&["fp32", "fp16", "bf16"]))]
     pub precision: Option<Precision>,
+    /// Who computes matrix products on a GPU: migbench's kernels, or NVIDIA's cuBLASLt, where it is installed,
+    /// those whose epilogue it has [default: builtin]
+    #[arg(long, value_parser = one_of::<Gemm>(&["builtin", "cublaslt"]))]
+    pub gemm: Option<Gemm>,
     /// Samples in a batch; several, comma-separated [default: 1,32; of your own workload 1]
     #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
     pub batch: Option<Vec<u64>>,
@@ -394,6 +398,7 @@ mod tests {
             ("--span", &["gpu", "host"]),
             ("--sync", &["spin", "blocking"]),
             ("--corrupt", &["zero-tile", "flip-weight"]),
+            ("--gemm", &["builtin", "cublaslt"]),
         ] {
             for name in names {
                 Cli::try_parse_from(["migbench", option, name]).unwrap();

@@ -1,7 +1,8 @@
 //! What needs an NVIDIA GPU: `cargo test --release --test gpu -- --ignored --nocapture`.
 
-use migbench::workload::cuda::{Cuda, Device, exercise, time_operations, time_tiles, verify};
-use migbench::workload::{Precision, Settings, Spec, Stages, Sync, Workload};
+use migbench::workload::check::check;
+use migbench::workload::cuda::{Cuda, Device, exercise, gemm_version, time_operations, time_tiles, verify};
+use migbench::workload::{Gemm, Precision, Settings, Spec, Stages, Sync, Workload};
 use std::io::{Write, stdout};
 use std::time::{Duration, Instant};
 
@@ -14,12 +15,122 @@ const SETTINGS: Settings = Settings {
     threads: 1,
     extra_work_us: 0,
     corruption: None,
+    gemm: Gemm::Builtin,
 };
+
+/// `, 450 TFLOP/s, 3100 GB/s` of a batch that takes so long: what its network counts, and nothing of what
+/// it has none of.
+fn rates(spec: &Spec, batch: usize, precision: Precision, ms: f64) -> String {
+    let network = spec.network();
+    let figures =
+        [(network.flops(batch) / 1e9, "TFLOP/s"), (network.compulsory_bytes(batch, precision) / 1e6, "GB/s")];
+    let counted = figures.into_iter().filter(|(amount, _)| *amount > 0.0);
+    counted.map(|(amount, unit)| format!(", {:.0} {unit}", amount / ms)).collect()
+}
+
+/// No GPU needed.
+#[test]
+fn a_figure_that_a_workload_lacks_is_not_printed() {
+    let of = |name: &str| rates(&name.parse().unwrap(), 1, Precision::Fp16, 1.0);
+    assert_eq!(of("stream"), ", 537 GB/s");
+    assert_eq!(of("gemm"), ", 1100 TFLOP/s, 403 GB/s");
+    assert_eq!((of("launch"), of("null")), (String::new(), String::new()));
+}
 
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn every_kernel_agrees_with_the_reference() {
     assert!(verify(&mut stdout()).unwrap());
+}
+
+/// Every operation of networks whose products cuBLASLt computes, against the CPU's, as after a window; with
+/// and without a graph, and two lanes at once, which must not share a workspace.
+#[test]
+#[ignore = "needs an NVIDIA GPU and cuBLASLt, in LD_LIBRARY_PATH or MIGBENCH_CUBLASLT"]
+fn products_by_cublaslt_agree_with_the_reference() {
+    let (fp32, fp16, bf16) = (Precision::Fp32, Precision::Fp16, Precision::Bf16);
+    let device = Device::open(Sync::Spin).unwrap();
+    let mut wrong = Vec::new();
+    for (name, precisions) in [
+        ("bert-mini", &[fp32, fp16, bf16][..]),
+        ("resnet50", &[fp16, bf16]),
+        ("gemm(m=512,n=512,k=512)", &[fp32, fp16, bf16]),
+        ("mlp", &[fp32, fp16, bf16]),
+        ("llama-prefill(size=tiny,seq_len=17)", &[fp16, bf16]),
+        ("llama-decode(size=tiny,context=40)", &[fp16, bf16]),
+    ] {
+        let spec: Spec = name.parse().unwrap();
+        let network = spec.network();
+        for (&precision, batch, graph) in precisions
+            .iter()
+            .flat_map(|precision| [(precision, 1, true), (precision, 3, false), (precision, 8, true)])
+        {
+            let settings = Settings { precision, graph, gemm: Gemm::Cublaslt, ..SETTINGS };
+            let version = gemm_version(&device, &settings, &network).unwrap().unwrap();
+            let mut cuda =
+                Cuda::new(device.clone(), spec.to_string(), network.clone(), settings.clone()).unwrap();
+            cuda.prepare(&[batch], 2).unwrap();
+            let before = cuda.checked_output(batch).unwrap().unwrap();
+            for _ in 0..20 {
+                (0..2).for_each(|lane| cuda.issue(lane, batch).unwrap());
+                (0..2).for_each(|lane| cuda.wait(lane).unwrap());
+            }
+            cuda.staged(0, batch).unwrap();
+            let after = cuda.checked_output(batch).unwrap().unwrap();
+            let verdict = check(&mut cuda, &network, &settings, batch, &before, &after).unwrap();
+            let verdict_text = verdict.failure.as_deref().unwrap_or("ok");
+            writeln!(
+                stdout(),
+                "{spec} {precision} batch {batch} graph {graph}, {version}: error {:.2e}, {verdict_text}",
+                verdict.error
+            )
+            .unwrap();
+            wrong.extend(verdict.failure.map(|failure| format!("{spec} {precision} {batch}: {failure}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Numbers to read, nothing asserted: the same networks by the kernels and by cuBLASLt, in turn.
+#[test]
+#[ignore = "needs an NVIDIA GPU and cuBLASLt, in LD_LIBRARY_PATH or MIGBENCH_CUBLASLT"]
+fn times_of_products_by_cublaslt() {
+    let device = Device::open(Sync::Spin).unwrap();
+    for (name, precision, batch) in [
+        ("gemm", Precision::Bf16, 1),
+        ("gemm", Precision::Fp32, 1),
+        ("bert-base", Precision::Fp16, 1),
+        ("bert-base", Precision::Fp16, 32),
+        ("resnet50", Precision::Fp16, 32),
+        ("llama-decode", Precision::Bf16, 8),
+        ("llama-prefill(seq_len=2048)", Precision::Bf16, 1),
+    ] {
+        let spec: Spec = name.parse().unwrap();
+        for gemm in [Gemm::Builtin, Gemm::Cublaslt] {
+            let settings = Settings { precision, transfers: false, gemm, ..SETTINGS };
+            let start = Instant::now();
+            let mut cuda = Cuda::new(device.clone(), spec.to_string(), spec.network(), settings).unwrap();
+            cuda.prepare(&[batch], 1).unwrap();
+            let prepared = start.elapsed();
+            let (begin, mut ns) = (Instant::now(), Vec::new());
+            while begin.elapsed() < Duration::from_millis(700) {
+                let start = Instant::now();
+                cuda.issue(0, batch).unwrap();
+                cuda.wait(0).unwrap();
+                if begin.elapsed() > Duration::from_millis(200) {
+                    ns.push(start.elapsed().as_nanos() as u64);
+                }
+            }
+            ns.sort_unstable();
+            let p50 = ns[ns.len() / 2] as f64 / 1e6;
+            let rates = rates(&spec, batch, precision, p50);
+            writeln!(
+                stdout(),
+                "TIME {spec} {precision} batch {batch} {gemm}: p50 {p50:.4} ms{rates}, prepared in {prepared:.2?}"
+            )
+            .unwrap();
+        }
+    }
 }
 
 #[test]
@@ -112,8 +223,7 @@ fn times_on_few_multiprocessors() {
             }
             ns.sort_unstable();
             let ms = ns[ns.len() / 2] as f64 / 1e6;
-            let tflops = spec.network().flops(batch) / (ms * 1e9);
-            line += &format!(" batch {batch} {ms:.3} ms ({tflops:.0} TFLOP/s)");
+            line += &format!(" batch {batch} {ms:.3} ms{}", rates(&spec, batch, SETTINGS.precision, ms));
         }
         writeln!(stdout(), "{line}").unwrap();
     }
@@ -156,14 +266,11 @@ fn times_of_networks() {
             let quantile = |q: f64| ns[(ns.len() as f64 * q) as usize] as f64 / 1e6;
             let mut stages: Vec<Stages> = (0..25).map(|_| cuda.staged(0, batch).unwrap().unwrap()).collect();
             stages.sort_by_key(|stages| stages.compute_ns);
-            let tflops = spec.network().flops(batch) / (quantile(0.5) * 1e9);
             let (p50, p99) = (quantile(0.5), quantile(0.99));
+            let rates = rates(&spec, batch, SETTINGS.precision, p50);
             let (n, stages) = (ns.len(), stages[12]);
-            writeln!(
-                out,
-                "{name} batch {batch}: p50 {p50:.4} ms, p99 {p99:.4}, n {n}, {tflops:.0} TFLOP/s, {stages:?}"
-            )
-            .unwrap();
+            writeln!(out, "{name} batch {batch}: p50 {p50:.4} ms, p99 {p99:.4}, n {n}{rates}, {stages:?}")
+                .unwrap();
         }
     }
 }
@@ -212,13 +319,11 @@ fn times_of_workloads() {
                 }
             }
             ns.sort_unstable();
-            let network = spec.network();
             let p50 = ns[ns.len() / 2] as f64 / 1e6;
-            let (tflops, gb) =
-                (network.flops(batch) / p50 / 1e9, network.compulsory_bytes(batch, precision) / p50 / 1e6);
+            let rates = rates(&spec, batch, precision, p50);
             writeln!(
                 out,
-                "TIME {spec} {precision} batch {batch}: p50 {p50:.4} ms, {tflops:.0} TFLOP/s, {gb:.0} GB/s, prepared in {prepared:.2?}"
+                "TIME {spec} {precision} batch {batch}: p50 {p50:.4} ms{rates}, prepared in {prepared:.2?}"
             )
             .unwrap();
         }

@@ -83,7 +83,7 @@ fn each_crate_has_its_place() {
     only_in("comfy_table", &["src/render"]);
     only_in("gemm::", &["src/workload/cpu"]);
     only_in("use ort", &["src/workload/onnx"]);
-    only_in("libloading", &["src/workload/onnx"]);
+    only_in("libloading", &["src/workload/onnx", "src/workload/cuda/cublaslt"]);
 }
 
 #[test]

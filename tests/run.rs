@@ -247,6 +247,7 @@ fn every_workload_runs_on_the_cpu() {
         "transfer(direction=d2h,mib=1)",
         "transfer(direction=both,mib=1)",
         "launch(kernels=3)",
+        "null",
     ];
     let mut arguments = vec!["--batch", "2", "--batches", "3", "-o", "a.csv", "-q"];
     arguments.extend(workloads.iter().flat_map(|workload| ["--workload", workload]));
@@ -261,7 +262,14 @@ fn every_workload_runs_on_the_cpu() {
     let row = rows.iter().find(|row| row.point.workload.starts_with("stream")).unwrap();
     let bytes = row.rates.gbytes_per_s.unwrap() * row.latency.mean.unwrap() * 1e6;
     assert!((bytes / (2.0 * 2.0 * 1_048_576.0) - 1.0).abs() < 1e-6, "read and written: {bytes}");
-    assert_eq!(row.rates.tflops, None);
+    // What a workload has none of is absent, never 0.
+    for (name, has_bytes) in [("stream", true), ("transfer", true), ("launch", false), ("null", false)] {
+        let mut named = rows.iter().filter(|row| row.point.workload.starts_with(name)).peekable();
+        assert!(named.peek().is_some(), "{name}");
+        for row in named {
+            assert_eq!((row.rates.tflops, row.rates.gbytes_per_s.is_some()), (None, has_bytes), "{name}");
+        }
+    }
     let row = rows.iter().find(|row| row.point.workload.starts_with("gemm")).unwrap();
     let flops = row.rates.tflops.unwrap() * row.latency.mean.unwrap() * 1e9;
     assert!((flops / (2.0 * 2.0 * 16.0 * 64.0 * 32.0) - 1.0).abs() < 1e-6, "{flops}");

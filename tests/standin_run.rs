@@ -74,6 +74,42 @@ fn seven_instances_one_after_the_other() {
     }
 }
 
+/// 32 of 132 multiprocessors, and a quarter of the memory, need 12 ms for the weights of the one and
+/// 150 ms for the other: a crowded machine makes no batch so long that does nothing.
+#[test]
+fn a_row_faster_than_its_instance_is_invalid() {
+    let machine = Machine::named("h200-mixed").faults("kernel_ns = 1");
+    for (workload, batch, figure) in
+        [("llama-decode(size=8b)", "1", "gbytes_per_s is "), ("bert-large", "512", "tflops is ")]
+    {
+        let more =
+            ["--uuid", "MIG-5a5a0000-0003", "--batch", batch, "--workload", workload, "--batches", "30"];
+        let ran = machine.run(&[&more[..], &["-q", "-o", "a.csv", "--force"]].concat());
+        let row = &machine.bench.rows("a.csv")[0];
+        assert_eq!((ran.code, row.outcome.status), (Some(5), Status::Invalid), "{workload}: {}", error(row));
+        assert!(error(row).contains(figure) && error(row).contains("can do at most "), "{}", error(row));
+        assert!(row.latency.mean.is_some() && row.rates.gbytes_per_s.is_some(), "what was measured is kept");
+        let checked = machine.bench.run(&["check", "a.csv"]);
+        assert!(checked.code == Some(0) && checked.stdout.contains("1 invalid"), "{}", checked.stdout);
+    }
+}
+
+/// Who chose no workload is told of the suite; who did, or wants quiet or CSV, is not.
+#[test]
+fn the_default_table_suggests_the_suite() {
+    let machine = Machine::named("mig-off");
+    let told = |more: &[&str]| {
+        let ran = machine.run(&[&["--batches", "3", "--batch", "1", "--force"], more].concat());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let lines = ran.stdout.lines().chain(ran.stderr.lines());
+        lines.filter(|line| line.contains("--workload suite")).count()
+    };
+    assert_eq!(told(&["-o", "a.csv"]), 1);
+    for more in [&["-o", "a.csv", "-q"][..], &["-o", "-"], &["-o", "a.csv", "--workload", "bert-base"]] {
+        assert_eq!(told(more), 0, "{more:?}");
+    }
+}
+
 /// Every form of a batch that the device knows.
 #[test]
 fn with_and_without_graph_and_transfers() {

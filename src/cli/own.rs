@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub struct OwnArgs {
     /// Your own program, once on each instance, with CUDA_VISIBLE_DEVICES set: {uuid}, {profile},
     /// {index} and {batch} in its arguments are replaced. It may report its batches (docs/protocol.md)
-    #[arg(last = true, value_name = "CMD", conflicts_with_all = ["workload", "seq_len", "precision", "no_graph", "no_transfers", "sync", "threads"])]
+    #[arg(last = true, value_name = "CMD", conflicts_with_all = ["workload", "seq_len", "precision", "gemm", "no_graph", "no_transfers", "sync", "threads"])]
     pub command: Vec<String>,
     /// How long your own program may run without a report
     #[arg(long, value_name = "TIME", value_parser = parse_ns, default_value = "10m")]
@@ -20,7 +20,7 @@ pub struct OwnArgs {
     #[arg(long, value_name = "trtexec=FILE", value_parser = import, requires = "command")]
     pub import: Option<String>,
     /// Your own network, an ONNX file, executed by ONNX Runtime
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["command", "workload", "seq_len", "precision", "no_graph", "no_transfers"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["command", "workload", "seq_len", "precision", "gemm", "no_graph", "no_transfers"])]
     pub model: Option<PathBuf>,
     /// Who executes the model: cpu, cuda or tensorrt [default: cuda on a GPU]
     #[arg(long, value_name = "PROVIDER", value_parser = super::one_of::<Provider>(&["cpu", "cuda", "tensorrt"]), requires = "model")]

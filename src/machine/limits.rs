@@ -1,4 +1,4 @@
-//! What a GPU and its instances can have and do at most, for judging saved numbers.
+//! What a GPU and its instances can have and do at most, for judging numbers, fresh and saved.
 //!
 //! Sizes come from [`super::profile::cards`], speeds from data sheets. A GPU that is missing is judged
 //! less, and never wrongly; where boards of one name differ, the larger value stands.
@@ -8,23 +8,23 @@ use super::topology::Profile;
 
 /// What the chip does at most.
 #[derive(Debug)]
-pub struct Speed {
+struct Speed {
     name: &'static str,
     /// Multiprocessors that these are for.
-    pub sm_count: f64,
+    sm_count: f64,
     /// DRAM bandwidth, 10^9 bytes/s.
-    pub gbytes_per_s: f64,
+    gbytes_per_s: f64,
     /// Dense fp16 and bf16 tensor operations, 10^12/s at boost clock.
-    pub tflops_16: f64,
+    tflops_16: f64,
     /// The same for fp32 inputs, which tensor cores take as TF32.
-    pub tflops_32: f64,
+    tflops_32: f64,
     /// L2 cache, MB.
-    pub l2_mb: f64,
+    l2_mb: f64,
 }
 
 /// Clocks go beyond the one a data sheet counts with: H100 SXM up to 1980 MHz, 989 TFLOP/s being
 /// counted at 1830.
-pub const CLOCK_HEADROOM: f64 = 1.1;
+const CLOCK_HEADROOM: f64 = 1.1;
 
 /// NVIDIA's data sheets; the first that fits counts.
 #[rustfmt::skip]
@@ -42,7 +42,7 @@ const SPEEDS: &[Speed] = &[
 ];
 
 /// How fast a GPU of this name is at most, where that is known.
-pub fn speed(gpu_name: &str) -> Option<&'static Speed> {
+fn speed(gpu_name: &str) -> Option<&'static Speed> {
     SPEEDS.iter().find(|speed| has_word(gpu_name, speed.name))
 }
 
@@ -52,6 +52,81 @@ fn has_word(name: &str, word: &str) -> bool {
         let before = name[..at].chars().next_back();
         before.is_none_or(|c| !c.is_alphanumeric())
     })
+}
+
+/// Beyond a data sheet's bandwidth: memory clocks differ by board and are known to a few percent.
+const BANDWIDTH_HEADROOM: f64 = 1.05;
+
+/// How fast an instance is at most: by its multiprocessors, and by its share of the memory.
+#[derive(Clone, Debug, Default)]
+pub struct Ceiling {
+    speed: Option<&'static Speed>,
+    /// Of the bandwidth and of the L2 cache.
+    share: Option<f64>,
+}
+
+/// The figures of a row that the hardware bounds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// 10^12 operations a second.
+    pub tflops: Option<f64>,
+    /// 10^9 bytes a second that must cross memory.
+    pub gbytes_per_s: Option<f64>,
+    /// Of a batch, ms.
+    pub latency_ms: Option<f64>,
+    /// Of the instance.
+    pub sm_count: Option<f64>,
+    /// The numbers are fp32.
+    pub is_fp32: bool,
+}
+
+/// A figure that can't be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Beyond {
+    /// Its column.
+    pub column: &'static str,
+    /// What stands there.
+    pub found: f64,
+    /// What is possible.
+    pub most: f64,
+    /// Why no more.
+    pub reason: String,
+}
+
+impl Ceiling {
+    /// Of a profile on a GPU of this name, or of the whole GPU where there is no profile.
+    pub fn of(gpu_name: &str, profile: Option<&str>) -> Ceiling {
+        let share = match profile {
+            Some(profile) => size(gpu_name, profile).and_then(|size| size.bandwidth_share),
+            None => Some(1.0),
+        };
+        Ceiling { speed: speed(gpu_name), share }
+    }
+
+    /// Which of the figures are impossible. What is not known of the GPU bounds nothing.
+    pub fn beyond(&self, figures: &Figures) -> Vec<Beyond> {
+        let Some(speed) = self.speed else { return Vec::new() };
+        let mut beyond = Vec::new();
+        if let (Some(found), Some(sms)) = (figures.tflops, figures.sm_count) {
+            let peak = if figures.is_fp32 { speed.tflops_32 } else { speed.tflops_16 };
+            let most = peak * CLOCK_HEADROOM * sms / speed.sm_count;
+            if found > most {
+                let reason = format!("on {sms} of {} SMs", speed.sm_count);
+                beyond.push(Beyond { column: "tflops", found, most, reason });
+            }
+        }
+        let bytes = figures.gbytes_per_s.zip(figures.latency_ms);
+        if let (Some(share), Some((found, latency))) = (self.share, bytes) {
+            // What fits into the cache need not come from memory. GB/s x ms are MB.
+            let cached = speed.l2_mb * share / (found * latency);
+            let most = speed.gbytes_per_s * share * BANDWIDTH_HEADROOM / (1.0 - cached);
+            if cached < 1.0 && found > most {
+                let reason = format!("with {share} of the memory's bandwidth");
+                beyond.push(Beyond { column: "gbytes_per_s", found, most, reason });
+            }
+        }
+        beyond
+    }
 }
 
 /// What is known of a MIG profile on a GPU of this name.
@@ -141,6 +216,31 @@ mod tests {
         assert_eq!(name("NVIDIA H20"), None);
         assert_eq!((whole_sms("NVIDIA H200"), whole_sms("NVIDIA H20")), (Some(132), None));
         assert_eq!(size("NVIDIA GH200 480GB", "1g.18gb").unwrap().sm_count, None, "an H200's");
+    }
+
+    #[test]
+    fn an_instance_has_its_share_of_the_speed() {
+        let beyond = |gpu, profile, figures: Figures| {
+            let found = Ceiling::of(gpu, profile).beyond(&figures);
+            found.into_iter().map(|b| (b.column, b.most.round(), b.reason)).collect::<Vec<_>>()
+        };
+        let tensor = |tflops| Figures { tflops: Some(tflops), sm_count: Some(16.0), ..Figures::default() };
+        assert_eq!(beyond("NVIDIA H200", Some("1g.18gb"), tensor(131.0)), []);
+        let expected = ("tflops", 132.0, "on 16 of 132 SMs".to_owned());
+        assert_eq!(beyond("NVIDIA H200", Some("1g.18gb"), tensor(133.0)), [expected]);
+        let fp32 = Figures { is_fp32: true, ..tensor(67.0) };
+        assert_eq!(beyond("NVIDIA H200", Some("1g.18gb"), fp32).len(), 1);
+        // 400 MB in 0.1 ms and in 0.08 ms; 4800 GB/s, 60 MB of them from the cache.
+        let memory =
+            |rate, ms| Figures { gbytes_per_s: Some(rate), latency_ms: Some(ms), ..Figures::default() };
+        assert_eq!(beyond("NVIDIA H200", None, memory(4000.0, 0.1)), []);
+        let expected = ("gbytes_per_s", 5929.0, "with 1 of the memory's bandwidth".to_owned());
+        assert_eq!(beyond("NVIDIA H200", None, memory(6000.0, 400.0 / 6000.0)), [expected]);
+        assert_eq!(beyond("NVIDIA H200", Some("1g.18gb"), memory(4000.0, 0.1)).len(), 1);
+        // A network of 50 MB stays in the cache of the whole.
+        assert_eq!(beyond("NVIDIA H200", None, memory(50_000.0, 0.001)), []);
+        assert_eq!(beyond("Graphics Device", None, tensor(1e9)), []);
+        assert_eq!(beyond("NVIDIA H200", Some("9g.1tb"), memory(1e9, 1.0)), [], "an unknown share");
     }
 
     #[test]

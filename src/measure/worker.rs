@@ -134,7 +134,8 @@ fn dispatch(job: &Job, control: &Arc<Control>, out: &Out, phase: &mut Phase) -> 
         }
         Device::Cuda => {
             let device = cuda::Device::open(job.settings.sync)?;
-            session.hello(device.identity())?;
+            let gemm_version = cuda::gemm_version(&device, &job.settings, &spec.network())?;
+            session.hello(DeviceIdentity { gemm_version, ..device.identity() })?;
             let (name, settings) = (job.workload.clone(), job.settings.clone());
             let mut workload = cuda::Cuda::new(device, name, spec.network(), settings)?;
             session.work(&Monotonic, &mut workload)

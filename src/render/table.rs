@@ -5,6 +5,7 @@ use crate::analysis::rounds::Folded;
 use crate::results::Row;
 use crate::results::row::Status;
 use crate::results::summary::batches_needed;
+use crate::workload::Spec;
 use comfy_table::{CellAlignment, Table};
 use std::io::{self, Write};
 
@@ -73,6 +74,23 @@ pub fn write(out: &mut dyn Write, rows: &[Folded], names: &Names) -> io::Result<
     Ok(())
 }
 
+/// What the table leaves open where nobody chose the workload: the first of the suite was measured, and
+/// MIG divides what the others need more of. Nothing below a table without a measurement.
+///
+/// # Errors
+/// The stream does not take it.
+pub fn suggest_suite(out: &mut dyn Write, rows: &[&Row]) -> io::Result<()> {
+    if rows.iter().all(|row| row.latency.mean.is_none()) {
+        return Ok(());
+    }
+    let [measured, others @ ..] = Spec::SUITE;
+    writeln!(
+        out,
+        "only {measured}, which computes: --workload suite adds {}, which need more of the memory",
+        others.join(" and ")
+    )
+}
+
 /// A table without lines; a column in which nobody has a value only takes room.
 pub(super) fn grid(
     out: &mut dyn Write,
@@ -112,6 +130,7 @@ fn conditions(row: &Row, varies: &Varies) -> String {
     let point = &row.point;
     let mut words: Vec<String> = workload.into_iter().collect();
     words.extend(point.precision.iter().map(ToString::to_string));
+    words.extend(point.gemm.iter().map(|gemm| format!("products by {gemm}")));
     if !varies.load {
         words.push(format!("{} load", point.load));
     }
@@ -275,6 +294,21 @@ GPU  instance     mode        batch  p50 ms  identity
 1    1g.18gb 9/0  isolated        8   1.500  proven
 ";
         assert_eq!(text(&rows), expected);
+    }
+
+    #[test]
+    fn the_suite_is_suggested_below_a_measurement() {
+        let text = |row: &Row| {
+            let mut out = Vec::new();
+            suggest_suite(&mut out, &[row]).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let expected = "only bert-base, which computes: --workload suite adds resnet50 and llama-decode, which \
+                        need more of the memory\n";
+        assert_eq!(text(&row()), expected);
+        let mut failed = row().failed("the worker exited");
+        failed.latency = Latency::default();
+        assert_eq!(text(&failed), "");
     }
 
     #[test]

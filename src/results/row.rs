@@ -4,7 +4,7 @@
 
 use crate::machine::Instance;
 use crate::measure::protocol::Device;
-use crate::workload::{Precision, Sync};
+use crate::workload::{Gemm, Precision, Sync};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
@@ -70,6 +70,9 @@ pub struct Provenance {
     pub git_revision: String,
     /// Set and content hash of the device's kernels.
     pub kernels: String,
+    /// Version of the library that computed matrix products, and how many of the network's, as `13.0.2 (60 of
+    /// 73)`; empty where the kernels computed all.
+    pub gemm_version: Option<String>,
 }
 
 /// How sure it is that the worker ran where it should.
@@ -153,6 +156,8 @@ pub struct Point {
     pub workload: String,
     /// Number format; empty where the user's own workload has not said it.
     pub precision: Option<Precision>,
+    /// The library that computed matrix products; empty where the kernels computed all.
+    pub gemm: Option<Gemm>,
     /// Samples in a batch.
     pub batch: u64,
     /// Alone or not.
@@ -184,6 +189,7 @@ impl Default for Point {
             backend: String::new(),
             workload: String::new(),
             precision: Some(Precision::Fp32),
+            gemm: None,
             batch: 0,
             mode: Mode::Isolated,
             corunners: String::new(),
@@ -460,6 +466,9 @@ pub fn point_id(row: &Row) -> String {
     if let Some(us) = point.extra_work_us {
         let _ = write!(text, "extra_work_us={us}");
     }
+    if let Some(gemm) = point.gemm {
+        let _ = write!(text, "gemm={gemm}");
+    }
     hex(&Sha256::digest(text)[..8])
 }
 
@@ -496,6 +505,11 @@ mod tests {
         row.subject.driver_version = Some("580".into());
         row.provenance.run_id = "x".into();
         assert_eq!(point_id(&row), id);
+        row.provenance.gemm_version = Some("13.0.2 (1 of 1)".into());
+        assert_eq!(point_id(&row), id);
+        row.point.gemm = Some(Gemm::Cublaslt);
+        assert_ne!(point_id(&row), id);
+        row.point.gemm = None;
         row.point.batch = 1;
         assert_ne!(point_id(&row), id);
     }

@@ -3,9 +3,10 @@
 use super::Row;
 use super::histogram::{Reader, Slots};
 use super::row::{Latency, Point, Rates, Response, StageSummary, Window};
+use crate::machine::limits::{Beyond, Ceiling, Figures};
 use crate::measure::recorder::Recording;
 use crate::measure::records::Arrived;
-use crate::workload::Stages;
+use crate::workload::{Precision, Stages};
 use anyhow::{Context, Result, ensure};
 
 /// A row warns when latency drifts by more than this over its window.
@@ -187,6 +188,27 @@ pub fn arrives(load: &str) -> bool {
 pub fn too_late(window: &Window) -> bool {
     let late = window.late_batches.zip(window.batches);
     late.is_some_and(|(late, batches)| late as f64 > LATE_SHARE * batches as f64)
+}
+
+/// Why the row's rates can't be: more than its instance is able to. They are the network's own counts over
+/// the mean latency, so one of the two is wrong.
+pub fn impossible(row: &Row) -> Option<String> {
+    let instance = &row.subject.instance;
+    let figures = Figures {
+        tflops: row.rates.tflops,
+        gbytes_per_s: row.rates.gbytes_per_s,
+        latency_ms: row.latency.mean,
+        sm_count: instance.sm_count.map(f64::from),
+        is_fp32: row.point.precision == Some(Precision::Fp32),
+    };
+    let beyond = Ceiling::of(&instance.gpu_name, instance.profile.as_deref()).beyond(&figures);
+    let text = |Beyond { column, found, most, reason }: &Beyond| {
+        format!("{column} is {found:.1}, and the instance can do at most {most:.1} {reason}")
+    };
+    (!beyond.is_empty()).then(|| {
+        let texts: Vec<String> = beyond.iter().map(text).collect();
+        format!("{}: the time or the network's count is wrong", texts.join("; "))
+    })
 }
 
 /// The histogram of a recording that holds anything.

@@ -79,6 +79,7 @@ columns! {
     migbench_version: provenance.migbench_version as String;
     git_revision: provenance.git_revision as String;
     kernels: provenance.kernels as String;
+    gemm_version: provenance.gemm_version as Option<String>;
     gpu_index: subject.instance.gpu_index as Option<u32>;
     gpu_name: subject.instance.gpu_name as String;
     gpu_uuid: subject.instance.gpu_uuid as Option<String>;
@@ -99,6 +100,7 @@ columns! {
     backend: point.backend as String;
     workload: point.workload as String;
     precision: point.precision as Option<crate::workload::Precision>;
+    gemm: point.gemm as Option<crate::workload::Gemm>;
     batch: point.batch as u64;
     mode: point.mode as super::row::Mode;
     corunners: point.corunners as String;

@@ -6,7 +6,8 @@ use crate::measure::load::Load;
 use crate::measure::protocol::{Device, Job};
 use crate::measure::stopping::Rule;
 use crate::results::row::Mode;
-use crate::workload::{Kind, Own, OwnTemplate, Precision, Settings, Spec, Sync};
+use crate::workload::model::Op;
+use crate::workload::{Gemm, Kind, Own, OwnTemplate, Precision, Settings, Spec, Sync};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -304,6 +305,23 @@ fn refuse_pace(own: &OwnTemplate, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// A library for products needs a GPU, and products.
+fn refuse_gemm(options: &Options) -> Result<()> {
+    let gemm = options.settings.gemm;
+    if gemm == Gemm::Builtin {
+        return Ok(());
+    }
+    if options.device == Device::Cpu {
+        bail!("--gemm {gemm} is for GPUs, and the CPU is what is measured here: leave it out");
+    }
+    let all = options.workloads.iter().chain(options.aggressors.iter().map(|a| &a.workload));
+    let mut without = all.filter(|workload| !workload.network().ops.iter().any(Op::is_product));
+    match without.next() {
+        Some(workload) => bail!("--gemm {gemm}: {workload} has no matrix products: leave one of the two out"),
+        None => Ok(()),
+    }
+}
+
 /// Refuses what can't work on any of the instances, before anything starts.
 ///
 /// # Errors
@@ -313,6 +331,7 @@ pub fn refuse_impossible(options: &Options) -> Result<()> {
         return refuse_pace(own, options);
     }
     let precision = options.settings.precision;
+    refuse_gemm(options)?;
     match (options.device, precision) {
         (Device::Cpu, Precision::Fp16 | Precision::Bf16) => {
             bail!("the CPU device computes in fp32 only: leave --precision {precision} out")

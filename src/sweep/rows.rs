@@ -14,7 +14,7 @@ use crate::results::row::{
     Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning, Window,
 };
 use crate::results::summary;
-use crate::workload::{DeviceIdentity, Own, Spec};
+use crate::workload::{DeviceIdentity, Gemm, Own, Spec};
 use anyhow::Result;
 
 use crate::results::summary::{DRIFT, HOST_BOUND, THROUGHPUT_GAP};
@@ -215,6 +215,7 @@ fn provenance(context: &Context, run: &Run, outcome: &Outcome) -> Provenance {
         attempt: run.attempt,
         started_at: outcome.started_at.clone(),
         kernels: outcome.device.as_ref().map(|device| device.kernels.clone()).unwrap_or_default(),
+        gemm_version: outcome.device.as_ref().and_then(|device| device.gemm_version.clone()),
         ..context.provenance.clone()
     }
 }
@@ -272,6 +273,7 @@ fn point(run: &Run, member: &Member) -> Point {
         backend: "builtin".into(),
         workload: job.workload.clone(),
         precision: Some(settings.precision),
+        gemm: Some(settings.gemm).filter(|&gemm| gemm != Gemm::Builtin),
         batch: job.batch as u64,
         mode: run.mode,
         corunners: corunners(run, member, CLOSED),
@@ -303,6 +305,7 @@ fn own_point(run: &Run, member: &Member) -> Point {
         cpus: host::ranges(&job.cpus),
         extra_work_us: None,
         precision: None,
+        gemm: None,
         sync: on_gpu.then_some(job.settings.sync),
         graph: on_gpu.then_some(false),
         transfers: on_gpu.then_some(true),
@@ -359,7 +362,11 @@ fn conclude(mut row: Row, outcome: &Outcome) -> Row {
                 "{late} of {all} batches were issued late by migbench itself: give it idle processors"
             ));
         }
-        (None, None) => {}
+        (None, None) => {
+            if let Some(reason) = summary::impossible(&row) {
+                row.invalid(&reason);
+            }
+        }
     }
     row
 }
@@ -449,6 +456,28 @@ mod tests {
                 && error.starts_with("the worker's recording is impossible")
                 && !measured
         );
+    }
+
+    #[test]
+    fn a_rate_beyond_the_hardware_makes_the_row_invalid() {
+        let (context, mut run, mut outcome) = parts();
+        let mut of = |gpu: &str, batch: usize| {
+            run.members[0].instance.gpu_name = gpu.into();
+            run.members[0].job.batch = batch;
+            let row = row(&context, &run, &run.members[0], &outcome);
+            (row.outcome.status, row.outcome.error.unwrap_or_default(), row.rates.tflops.is_some())
+        };
+        // 50.1 MFLOP a sample in 20 ms; an H200 does 989 TFLOP/s.
+        assert_eq!(of("NVIDIA H200", 400_000), (Status::Ok, String::new(), true));
+        assert_eq!(of("Graphics Device", 500_000).0, Status::Ok, "nothing is known of it");
+        let (status, error, kept) = of("NVIDIA H200", 500_000);
+        let expected = "tflops is 1253.4, and the instance can do at most 1087.9 on 132 of 132 SMs: the time or \
+                        the network's count is wrong";
+        assert_eq!((status, error.as_str(), kept), (Status::Invalid, expected, true));
+        // What ended otherwise says so.
+        run.members[0].job.batch = 500_000;
+        outcome.failure = Some("x".into());
+        assert_eq!(row(&context, &run, &run.members[0], &outcome).outcome.error.as_deref(), Some("x"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod model;
 pub mod onnx;
+mod python;
 pub mod scripted;
 mod spec;
 
@@ -79,6 +80,26 @@ impl fmt::Display for Sync {
     }
 }
 
+/// Who computes matrix products on a GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gemm {
+    /// migbench's own kernels.
+    #[default]
+    Builtin,
+    /// NVIDIA's cuBLASLt, those that it computes in the same way.
+    Cublaslt,
+}
+
+impl fmt::Display for Gemm {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Gemm::Builtin => "builtin",
+            Gemm::Cublaslt => "cublaslt",
+        })
+    }
+}
+
 /// The user's own workload, in place of one of migbench's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -139,6 +160,9 @@ pub struct Settings {
     pub extra_work_us: u64,
     /// A planted fault.
     pub corruption: Option<Corruption>,
+    /// Who computes matrix products, of the CUDA device.
+    #[serde(default)]
+    pub gemm: Gemm,
 }
 
 impl Default for Settings {
@@ -152,6 +176,7 @@ impl Default for Settings {
             threads: 1,
             extra_work_us: 0,
             corruption: None,
+            gemm: Gemm::Builtin,
         }
     }
 }
@@ -177,6 +202,10 @@ pub struct DeviceIdentity {
     pub mps: Option<bool>,
     /// The set of kernels it would use and the hash of their text.
     pub kernels: String,
+    /// Version of the library that would compute matrix products, and how many of the network's, as `13.0.2
+    /// (60 of 73)`; none where the kernels compute all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gemm_version: Option<String>,
 }
 
 impl DeviceIdentity {

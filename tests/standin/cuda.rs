@@ -5,7 +5,9 @@
 //! clock, memory is a number. Its device names begin with STAND-IN, by which migbench knows that an
 //! output means nothing. Settings in the fault file:
 //!
-//! - `kernel_ns = N`, `copy_ns = N`: time of one kernel, one copy
+//! - `kernel_ns = N`, `copy_ns = N`: time of one kernel, one copy. Unless it is set, a kernel takes
+//!   longer than any that the tests launch on the smallest of their instances: a row that is faster than
+//!   its instance can be is invalid
 //! - `corun_clock = FACTOR`, `corun_copies = FACTOR`: while two or more contexts are on the GPU, a
 //!   kernel takes 1 / FACTOR as long, a copy FACTOR times as long
 //! - `taken_bytes = N`: memory that somebody else has
@@ -85,7 +87,7 @@ struct Work {
 
 impl Work {
     fn kernel() -> Work {
-        Work { kernels_ns: time_of("kernel_ns", 1000), copies_ns: 0 }
+        Work { kernels_ns: time_of("kernel_ns", 200_000), copies_ns: 0 }
     }
 
     fn copy() -> Work {

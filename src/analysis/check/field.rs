@@ -46,7 +46,7 @@ fields! {
     Host = "host"; GpuIndex = "gpu_index"; GpuName = "gpu_name"; GpuUuid = "gpu_uuid";
     Kind = "instance_kind"; MigUuid = "mig_uuid"; GiId = "gi_id"; CiId = "ci_id"; Profile = "profile";
     Identity = "identity"; Sharing = "sharing"; Worker = "worker"; Device = "device"; Backend = "backend";
-    Workload = "workload"; Precision = "precision"; Mode = "mode"; Corunners = "corunners";
+    Workload = "workload"; Precision = "precision"; Gemm = "gemm"; Mode = "mode"; Corunners = "corunners";
     Load = "load"; Sync = "sync"; Graph = "graph"; Transfers = "transfers"; Warnings = "warnings";
     Status = "status"; Error = "error";
     LatencyHistogram = "latency_histogram"; ResponseHistogram = "response_histogram";

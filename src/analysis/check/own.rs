@@ -4,7 +4,7 @@ use super::field::{Cells, Field};
 use super::finding::{Finding, Findings};
 use super::numbers::{PERCENTILES, needed};
 use super::short;
-use crate::machine::limits::{self, CLOCK_HEADROOM, Size, Speed};
+use crate::machine::limits::{self, Ceiling, Figures, Size};
 use crate::results::row::{SCHEMA_VERSION, point_id};
 use crate::results::{COLUMNS, from_record};
 use crate::workload::model::Network;
@@ -33,7 +33,7 @@ pub struct Memory {
 struct Device {
     gpu_name: String,
     profile: String,
-    speed: Option<&'static Speed>,
+    ceiling: Ceiling,
     size: Option<Size>,
     whole_sms: Option<u32>,
 }
@@ -237,32 +237,25 @@ fn impossible(row: &Cells, field: Field, found: f64, bound: f64, word: &str, fin
     );
 }
 
-/// Not faster than the instance can be.
+/// Not faster than the instance can be, in a row that does not say itself that its numbers are wrong.
 fn limit(row: &Cells, known: &Device, findings: &mut Findings) {
-    let Some(speed) = known.speed else { return };
-    let whole = row.text(Field::Kind) == "gpu";
-    let mut above = |field: Field, found: f64, most: f64, what: &str| {
-        if found > most {
-            let expected = format!("at most {} {what}", short(most));
-            let name = row.view.column(field);
-            findings
-                .push(Finding::new(row.line, name, "limit", row.text(field), expected).factor(found / most));
-        }
-    };
-    if let (Some(tflops), Some(sms)) = (row.number(Field::Tflops), row.number(Field::SmCount)) {
-        let peak = if row.text(Field::Precision) == "fp32" { speed.tflops_32 } else { speed.tflops_16 };
-        let most = peak * CLOCK_HEADROOM * sms / speed.sm_count;
-        above(Field::Tflops, tflops, most, &format!("on {sms} of {} SMs", speed.sm_count));
+    if matches!(row.text(Field::Status), "failed" | "invalid") {
+        return;
     }
-    let share = if whole { Some(1.0) } else { known.size.as_ref().and_then(|size| size.bandwidth_share) };
-    let bytes = row.number(Field::Gbytes).zip(row.number(Field::Mean));
-    if let (Some(share), Some((rate, mean))) = (share, bytes) {
-        // What fits into the cache need not come from memory.
-        let cached = speed.l2_mb * share / (rate * mean);
-        if cached < 1.0 {
-            let most = speed.gbytes_per_s * share * 1.05 / (1.0 - cached);
-            above(Field::Gbytes, rate, most, &format!("with {share} of the memory's bandwidth"));
-        }
+    let figures = Figures {
+        tflops: row.number(Field::Tflops),
+        gbytes_per_s: row.number(Field::Gbytes),
+        latency_ms: row.number(Field::Mean),
+        sm_count: row.number(Field::SmCount),
+        is_fp32: row.text(Field::Precision) == "fp32",
+    };
+    for beyond in known.ceiling.beyond(&figures) {
+        let field = if beyond.column == "tflops" { Field::Tflops } else { Field::Gbytes };
+        let expected = format!("at most {} {}", short(beyond.most), beyond.reason);
+        findings.push(
+            Finding::new(row.line, row.view.column(field), "limit", row.text(field), expected)
+                .factor(beyond.found / beyond.most),
+        );
     }
 }
 
@@ -273,7 +266,7 @@ impl Memory {
             self.device = Device {
                 gpu_name: gpu_name.to_owned(),
                 profile: profile.to_owned(),
-                speed: limits::speed(gpu_name),
+                ceiling: Ceiling::of(gpu_name, Some(profile).filter(|profile| !profile.is_empty())),
                 size: limits::size(gpu_name, profile),
                 whole_sms: limits::whole_sms(gpu_name),
             };
@@ -330,7 +323,7 @@ impl Memory {
     /// The hash is that of the conditions in the row.
     fn point(&mut self, row: &Cells, findings: &mut Findings) {
         let Some(places) = &row.view.places else { return };
-        const HASHED: [Field; 20] = [
+        const HASHED: [Field; 21] = [
             Field::SchemaVersion,
             Field::Kind,
             Field::GpuName,
@@ -340,6 +333,7 @@ impl Memory {
             Field::Backend,
             Field::Workload,
             Field::Precision,
+            Field::Gemm,
             Field::Batch,
             Field::Mode,
             Field::Corunners,

@@ -38,6 +38,7 @@ columns! {
     "sm_count" = |row| text(row.subject.instance.sm_count);
     "workload" = |row| row.point.workload.clone();
     "precision" = |row| text(row.point.precision);
+    "gemm" = |row| text(row.point.gemm);
     "batch" = |row| row.point.batch.to_string();
     "mode" = |row| word(&row.point.mode);
     "corunners" = |row| row.point.corunners.clone();
@@ -62,6 +63,7 @@ columns! {
     "migbench_version" = |row| row.provenance.migbench_version.clone();
     "git_revision" = |row| row.provenance.git_revision.clone();
     "kernels" = |row| row.provenance.kernels.clone();
+    "gemm_version" = |row| text(row.provenance.gemm_version.as_ref());
     "host" = |row| row.provenance.host.clone();
     "gpu_uuid" = |row| text(row.subject.instance.gpu_uuid.as_ref());
     "memory_mib" = |row| text(row.subject.instance.memory_mib);

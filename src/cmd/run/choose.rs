@@ -106,6 +106,7 @@ fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result
             threads: args.threads.map_or_else(host::usable_cores, usize::from),
             extra_work_us: args.extra_work_us,
             corruption: args.corrupt,
+            gemm: args.gemm.unwrap_or_default(),
         },
         workloads,
         own,

@@ -8,6 +8,7 @@ mod saved;
 use crate::analysis::{rounds, slowdown as analysis};
 use crate::machine::Topology;
 use crate::machine::nvml::Library;
+use crate::measure::protocol::Device;
 use crate::render::{names::Names, progress::Progress, runs, slo, slowdown, table};
 use crate::results::csv_file::Output;
 use crate::results::environment::provenance;
@@ -38,6 +39,8 @@ struct Prepared {
     conductor: Conductor,
     saved: Saved,
     hlog: Option<Hlog>,
+    /// The user chose no workload, and a GPU can run more than the one that was chosen for them.
+    suggests_suite: bool,
 }
 
 /// The verb. Errors go to `err`, the table or CSV to `out`.
@@ -133,7 +136,10 @@ fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
         interrupts: &INTERRUPTS,
     };
     let hlog = args.load.hlog.as_deref().map(|path| Hlog::open(path, args.force)).transpose()?;
-    Ok(Prepared { context, runs, conductor, saved, hlog })
+    let chosen = !args.workload.is_empty() || args.preset.is_some() || options.own.is_some();
+    // On a CPU the others take long.
+    let suggests_suite = !chosen && options.device == Device::Cuda;
+    Ok(Prepared { context, runs, conductor, saved, hlog, suggests_suite })
 }
 
 /// What, how often, how long in one line; what the batches of a model are made of in more.
@@ -189,7 +195,7 @@ fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mu
             break;
         }
     }
-    show(&prepared.saved, out)?;
+    show(&prepared, args, out)?;
     if INTERRUPTS.load(Relaxed) > 0 {
         let _ = writeln!(err, "interrupted: what was measured is saved");
         return Ok(Exit::Interrupted);
@@ -200,7 +206,8 @@ fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mu
 }
 
 /// The tables, and where the rows are.
-fn show(saved: &Saved, out: &mut dyn Write) -> Result<()> {
+fn show(prepared: &Prepared, args: &RunArgs, out: &mut dyn Write) -> Result<()> {
+    let saved = &prepared.saved;
     let Some(path) = saved.output.path() else { return Ok(()) };
     let shown = rounds::latest(saved.shown());
     let all = rounds::latest(&saved.rows);
@@ -209,6 +216,9 @@ fn show(saved: &Saved, out: &mut dyn Write) -> Result<()> {
         table::write(out, &rounds::fold(&shown), &names)?;
         slowdown::write(out, &analysis::slowdowns(&all), &analysis::packed(&all), &names)?;
         slo::write(out, saved.shown())?;
+        if prepared.suggests_suite && !args.quiet {
+            table::suggest_suite(out, &shown)?;
+        }
         writeln!(out, "saved: {}", path.display())
     };
     match write() {

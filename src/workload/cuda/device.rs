@@ -110,6 +110,7 @@ impl Device {
             cuda_version: version_known.then_some(version),
             mps: mps.ok().map(|enabled| enabled != 0),
             kernels: self.context.kernel_set().unwrap_or(Set::Portable).name(),
+            gemm_version: None,
         }
     }
 }
@@ -190,7 +191,7 @@ impl Context {
     }
 
     /// CUDA version of the driver, 1000 x major + 10 x minor.
-    fn driver_version(&self) -> Result<i32, CudaError> {
+    pub(super) fn driver_version(&self) -> Result<i32, CudaError> {
         let mut version = 0;
         // SAFETY: `version` outlives the call.
         unsafe { self.api.driver_version(&mut version) }?;

@@ -2,9 +2,10 @@
 //!
 //! Everything is made in [`Lane::new`]; issuing and waiting allocate nothing.
 
+use super::cublaslt::{Cublaslt, Products, WORKSPACE_BYTES};
 use super::device::{Context, DeviceMemory, Event, Graph, PinnedMemory, Stream};
-use super::kernels::Launch;
 use super::network::{Builder, Layout, scratch};
+use super::steps::Step;
 use crate::workload::model::{BufferId, Element, Exchange, Network};
 use crate::workload::{Precision, Settings, Stages, Visit};
 use anyhow::{Context as _, Result};
@@ -30,6 +31,8 @@ pub(super) struct Lane {
     side: Option<Stream>,
     addresses: Vec<u64>,
     _memory: DeviceMemory,
+    /// The library's, where it computes products.
+    workspace: Option<DeviceMemory>,
     context: Rc<Context>,
 }
 
@@ -45,10 +48,10 @@ struct End {
 /// What one batch size needs.
 struct Batch {
     samples: usize,
-    launches: Vec<Launch>,
-    /// Copies and launches; none with plain launches.
+    steps: Vec<Step>,
+    /// Copies and steps; none where each is issued by itself.
     whole: Option<Graph>,
-    /// The launches alone, captured when a batch is first timed in stages.
+    /// The steps alone, captured when a batch is first timed in stages.
     compute: Option<Graph>,
 }
 
@@ -66,6 +69,7 @@ impl Lane {
         context: &Rc<Context>,
         builder: &mut Builder,
         settings: &Settings,
+        library: Option<&Rc<Cublaslt>>,
         batch_sizes: &[usize],
     ) -> Result<Lane> {
         let (network, precision) = (builder.network, settings.precision);
@@ -73,6 +77,7 @@ impl Lane {
         let layout = Layout::buffers(network, largest, precision);
         let memory = DeviceMemory::new(context, layout.bytes as usize)?;
         let addresses = layout.addresses(memory.address());
+        let workspace = library.map(|_| DeviceMemory::new(context, WORKSPACE_BYTES)).transpose()?;
         let exchange = network.exchange;
         let end = |id: BufferId, host: bool| {
             let bytes = network.buffers[id.0].bytes(1, precision);
@@ -96,6 +101,7 @@ impl Lane {
             events: [Event::new(context)?, Event::new(context)?, Event::new(context)?, Event::new(context)?],
             addresses,
             _memory: memory,
+            workspace,
             context: context.clone(),
         };
         for (bytes, address) in
@@ -113,11 +119,15 @@ impl Lane {
             lane.stream.copy_out(host, *address, largest * bytes)?;
         }
         for &samples in batch_sizes {
-            let mut launches = builder.batch(samples, &lane.addresses)?;
+            let (weights, buffers) = (builder.weights, &lane.addresses);
+            let parts = library.zip(lane.workspace.as_ref());
+            let products =
+                parts.map(|(library, workspace)| Products { library, workspace, weights, buffers });
+            let mut steps = builder.steps(samples, buffers, products.as_ref())?;
             if settings.extra_work_us > 0 {
-                launches.push(builder.spin(settings.extra_work_us)?);
+                steps.push(Step::Kernel(builder.spin(settings.extra_work_us)?));
             }
-            lane.batches.push(Batch { samples, launches, whole: None, compute: None });
+            lane.batches.push(Batch { samples, steps, whole: None, compute: None });
         }
         for i in 0..lane.batches.len() {
             lane.issue_plainly(&lane.batches[i])?;
@@ -187,14 +197,14 @@ impl Lane {
     }
 
     fn launch(&self, batch: &Batch) -> Result<()> {
-        let Some((first, others)) = batch.launches.split_first() else { return Ok(()) };
+        let Some(first) = batch.steps.first() else { return Ok(()) };
+        let mut pairs = batch.steps.windows(2);
         // SAFETY: built from this lane's addresses and the weights, which outlive the lane; nothing
         // writes weights while a lane works.
         unsafe {
             first.issue(&self.context, &self.stream)?;
-            others.iter().try_for_each(|launch| launch.issue_next(&self.context, &self.stream))?;
+            pairs.try_for_each(|pair| pair[1].issue_after(&pair[0], &self.context, &self.stream))
         }
-        Ok(())
     }
 
     fn copy_in(&self, batch: &Batch) -> Result<()> {
@@ -225,7 +235,7 @@ impl Lane {
         self.wait()?;
 
         let batch = self.batch(samples)?;
-        if batch.whole.is_some() && batch.compute.is_none() && !batch.launches.is_empty() {
+        if batch.whole.is_some() && batch.compute.is_none() && !batch.steps.is_empty() {
             let graph = self.stream.capture(|_| self.launch(batch))?;
             // Its first launch is slower than the others.
             graph.launch(&self.stream)?;
@@ -262,7 +272,7 @@ impl Lane {
     }
 
     /// See [`Workload::trace`](crate::workload::Workload::trace). `network` is the one that the lane
-    /// was made for: it has one launch an operation.
+    /// was made for: it has one step an operation.
     pub(super) fn trace(
         &self,
         network: &Network,
@@ -275,13 +285,13 @@ impl Lane {
         self.copy_in(batch)?;
         let largest = network.buffers.iter().map(|b| b.bytes(1, self.precision)).max().unwrap_or(0);
         let host = PinnedMemory::new(&self.context, largest)?;
-        for (index, (op, launch)) in network.ops.iter().zip(&batch.launches).enumerate() {
+        for (index, (op, step)) in network.ops.iter().zip(&batch.steps).enumerate() {
             for out in op.outs().filter(|&out| !op.keeps(out)) {
                 let bytes = network.buffers[out.0].bytes(samples, self.precision);
                 self.stream.set(self.addresses[out.0], NAN_BYTE, bytes)?;
             }
             // SAFETY: built from this lane's addresses and the weights, which outlive the lane.
-            unsafe { launch.issue(&self.context, &self.stream) }?;
+            unsafe { step.issue(&self.context, &self.stream) }?;
             for out in op.outs() {
                 let (buffer, address) = (&network.buffers[out.0], self.addresses[out.0]);
                 let bytes = buffer.bytes(1, self.precision);

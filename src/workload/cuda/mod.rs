@@ -5,6 +5,7 @@
 
 mod clock;
 mod corrupt;
+mod cublaslt;
 mod device;
 mod driver;
 mod kernels;
@@ -12,6 +13,7 @@ mod lane;
 mod network;
 mod operations;
 mod probe;
+mod steps;
 mod thin;
 mod tiles;
 mod tune;
@@ -26,12 +28,13 @@ pub use verify::{exercise, verify};
 
 use self::clock::ClockProbe;
 use self::corrupt::Target;
+use self::cublaslt::Cublaslt;
 use self::device::{Context, DeviceMemory, Stream};
 use self::kernels::Kernels;
 use self::lane::Lane;
 use self::network::{Builder, Gpu, Layout};
 use super::model::Network;
-use super::{Need, Settings, Stages, Visit, Workload};
+use super::{Gemm, Need, Settings, Stages, Visit, Workload};
 use anyhow::{Context as _, Result, ensure};
 use std::rc::Rc;
 
@@ -48,7 +51,20 @@ pub struct Cuda {
     network: Network,
     settings: Settings,
     gpu: Gpu,
+    /// Where it computes products.
+    cublaslt: Option<Rc<Cublaslt>>,
     context: Rc<Context>,
+}
+
+/// Who would compute the products of a network if not the kernels, for the row.
+///
+/// # Errors
+/// The library that is asked for is not there, or can't be used.
+pub fn gemm_version(device: &Device, settings: &Settings, network: &Network) -> Result<Option<String>> {
+    match settings.gemm {
+        Gemm::Builtin => Ok(None),
+        Gemm::Cublaslt => cublaslt::describe(&device.context, network).map(Some),
+    }
 }
 
 impl Cuda {
@@ -68,6 +84,10 @@ impl Cuda {
             "the device has compute capability {major}.{minor}: the embedded kernels need \
              {oldest_major}.{oldest_minor} (A100) or newer"
         );
+        let cublaslt = match settings.gemm {
+            Gemm::Builtin => None,
+            Gemm::Cublaslt => Some(Cublaslt::new(&context, settings.precision)?),
+        };
         Ok(Cuda {
             lanes: Vec::new(),
             weights: None,
@@ -78,6 +98,7 @@ impl Cuda {
             network,
             settings,
             gpu: context.gpu()?,
+            cublaslt,
             context,
         })
     }
@@ -117,12 +138,13 @@ impl Workload for Cuda {
         self.lanes.clear();
 
         let precision = self.settings.precision;
+        let workspace = if self.cublaslt.is_some() { cublaslt::WORKSPACE_BYTES as u64 } else { 0 };
         let need = Need {
             weights: match self.weights {
                 Some(_) => 0,
                 None => Layout::weights(&self.network, precision).bytes,
             },
-            lane: Layout::buffers(&self.network, largest, precision).bytes,
+            lane: Layout::buffers(&self.network, largest, precision).bytes.saturating_add(workspace),
             lanes,
             batch: largest,
         };
@@ -135,8 +157,10 @@ impl Workload for Cuda {
         let start = self.weights.as_ref().map_or(0, DeviceMemory::address);
         let weights = Layout::weights(&self.network, precision).addresses(start);
         for _ in 0..lanes {
-            let (context, settings) = (self.context.clone(), self.settings.clone());
-            let lane = Lane::new(&context, &mut self.builder(&weights), &settings, batch_sizes)?;
+            let (context, settings, cublaslt) =
+                (self.context.clone(), self.settings.clone(), self.cublaslt.clone());
+            let mut builder = self.builder(&weights);
+            let lane = Lane::new(&context, &mut builder, &settings, cublaslt.as_ref(), batch_sizes)?;
             self.lanes.push(lane);
         }
         if let Some(corruption) = self.settings.corruption.filter(|_| first_time) {

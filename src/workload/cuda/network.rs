@@ -189,7 +189,7 @@ impl Builder<'_> {
         Ok(Launch { function, blocks: 1, threads: 1, shared_bytes: 0, cluster: 1, arguments })
     }
 
-    fn operation(&mut self, op: &Op, batch: usize, buffers: &[u64]) -> Result<Launch> {
+    pub(super) fn operation(&mut self, op: &Op, batch: usize, buffers: &[u64]) -> Result<Launch> {
         match *op {
             Op::Embed { .. } => self.embed(op, batch, buffers),
             Op::Linear { .. } => self.linear(op, batch, buffers),

@@ -13,7 +13,7 @@ use crate::workload::model::{
     Activation, Bert, Buffer, BufferId, Element, Init, Network, Op, Weight, WeightId, bert, mlp, plain,
     random,
 };
-use crate::workload::{Corruption, Precision, Settings, Sync, Workload};
+use crate::workload::{Corruption, Gemm, Precision, Settings, Sync, Workload};
 use anyhow::{Context as _, Result};
 use std::io::Write;
 use std::rc::Rc;
@@ -482,6 +482,7 @@ impl Verifier<'_> {
             threads: 1,
             extra_work_us: 0,
             corruption,
+            gemm: Gemm::Builtin,
         };
         let mut cuda = Cuda::new(self.device.clone(), "verify".to_owned(), network.clone(), settings)?;
         cuda.prepare(&[1, batch], 2)?;

@@ -8,7 +8,7 @@ use crate::workload::check;
 use crate::workload::model::{
     self, Activation, BufferId, Direction, Element, Init, Llama, Network, Op, Rotary, WeightId, Window,
 };
-use crate::workload::{Corruption, Precision, Settings, Sync, Workload};
+use crate::workload::{Corruption, Gemm, Precision, Settings, Sync, Workload};
 use anyhow::Result;
 
 impl Verifier<'_> {
@@ -292,6 +292,7 @@ impl Verifier<'_> {
             threads: 1,
             extra_work_us: 0,
             corruption,
+            gemm: Gemm::Builtin,
         };
         let mut cuda =
             Cuda::new(self.device.clone(), "verify".to_owned(), network.clone(), settings.clone())?;

@@ -213,14 +213,15 @@ impl Network {
     /// Floating-point operations for a batch: 2 per multiply-add of the matrix products, the
     /// attention's two products included, nothing else (the convention of vendors' FLOP/s).
     pub fn flops(&self, batch: usize) -> f64 {
-        self.ops.iter().map(|op| op.flops(self)).sum::<f64>() * batch as f64
+        // Not `sum`: that of nothing is -0.
+        self.ops.iter().fold(0.0, |sum, op| sum + op.flops(self)) * batch as f64
     }
 
     /// The bytes that must cross device memory at least: every weight that is read, once, what a
     /// cache holds, and the input and output. Working memory is left out, since a fused kernel may
     /// never store it.
     pub fn compulsory_bytes(&self, batch: usize, precision: Precision) -> f64 {
-        let weights: f64 = self.ops.iter().map(|op| op.weight_elements(self)).sum();
+        let weights = self.ops.iter().fold(0.0, |sum, op| sum + op.weight_elements(self));
         let caches = self.ops.iter().filter_map(|op| match *op {
             Op::CachedAttention { cache, .. } => Some(cache),
             _ => None,
@@ -289,6 +290,16 @@ mod tests {
         // 24·s·h²+4·s²·h per layer: 22.35 GFLOP in the encoder for 128 tokens, and the pooler.
         let encoder = 12.0 * (24.0 * 128.0 * 768f64.powi(2) + 4.0 * 128f64.powi(2) * 768.0);
         assert_eq!(net.flops(2), 2.0 * (encoder + 2.0 * 768f64.powi(2)));
+    }
+
+    #[test]
+    fn what_is_not_counted_is_plain_zero() {
+        for network in [stream(1), transfer(Direction::Both, 1), launch(3), Network::default()] {
+            assert!(network.flops(2).to_bits() == 0, "{}", network.flops(2));
+        }
+        for network in [launch(3), Network::default()] {
+            assert!(network.compulsory_bytes(2, Precision::Fp16).to_bits() == 0);
+        }
     }
 
     #[test]

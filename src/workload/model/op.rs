@@ -218,6 +218,11 @@ pub enum Op {
 }
 
 impl Op {
+    /// Is it a matrix product, or a convolution, which is one?
+    pub fn is_product(&self) -> bool {
+        matches!(self, Op::Linear { .. } | Op::Conv { .. })
+    }
+
     /// The buffers that it writes.
     pub fn outs(&self) -> impl Iterator<Item = BufferId> + use<> {
         let (first, second) = match *self {

@@ -1,9 +1,9 @@
 //! Where ONNX Runtime is on this machine, and which version. Nothing is downloaded.
 
+use crate::workload::python;
 use anyhow::{Context, Result, bail};
 use std::ffi::{CStr, c_char, c_void};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 /// The oldest minor version of ONNX Runtime 1 whose interface is used (ort's `api-17`).
 const OLDEST: u32 = 17;
@@ -56,18 +56,10 @@ fn in_folder(folder: &Path) -> Option<PathBuf> {
     found.pop()
 }
 
-/// The folder of Python's onnxruntime package, without importing it.
+/// The folder of the library in Python's onnxruntime package.
 fn python_package() -> Option<PathBuf> {
-    let script =
-        "import importlib.util as u; print(u.find_spec('onnxruntime').submodule_search_locations[0])";
-    let environment = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(std::env::var_os);
-    let pythons = environment.map(|folder| PathBuf::from(folder).join("bin/python3"));
-    pythons.chain(["python3".into(), "python".into()]).find_map(|python| {
-        let mut command = Command::new(python);
-        let output = command.args(["-c", script]).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-        let folder = String::from_utf8(output.stdout).ok()?;
-        Some(PathBuf::from(folder.trim()).join("capi")).filter(|f| output.status.success() && f.is_dir())
-    })
+    let mut folders = python::package("onnxruntime").into_iter().map(|package| package.join("capi"));
+    folders.find(|folder| folder.is_dir())
 }
 
 /// ONNX Runtime's entry point, as its C header declares it.
