@@ -261,8 +261,7 @@ pub fn packed(rows: &[&Row]) -> Vec<Packed> {
         uuids.sort_unstable();
         let point = &set[0].point;
         let key = format!("{:?}", (uuids, what(set[0]), &point.load, point.inflight, point.transfers));
-        let (_, totals, ratios) =
-            found.entry(key).or_insert_with(|| (set.clone(), Vec::new(), Vec::new()));
+        let (_, totals, ratios) = found.entry(key).or_insert_with(|| (set.clone(), Vec::new(), Vec::new()));
         totals.push(total);
         ratios.push(alone.map(|alone| total / alone));
     }
