@@ -273,7 +273,9 @@ pub fn packed(rows: &[&Row]) -> Vec<Packed> {
         let over_gpus = set.iter().any(|other| gpu(other) != gpu(row));
         let ratios: Option<Vec<f64>> = ratios.into_iter().collect();
         let of_isolated = ratios.and_then(|ratios| geometric_mean(&ratios));
+        // Several GPUs against one would be no comparison.
         let of_whole = whole(&rows, row)
+            .filter(|_| !over_gpus)
             .map(|(wall, inflight)| Whole { ratio: total / wall, latency_bound: inflight < 2 });
         let (row, rounds) = (row.clone(), totals.len());
         all.push(Packed { row, workers, over_gpus, rounds, total, of_isolated, of_whole });
@@ -456,6 +458,18 @@ mod tests {
         gpu.point.load = "open(rate=5,arrivals=poisson)".into();
         rows.push(gpu);
         assert_eq!(packed(&refs(&rows))[0].of_whole, None);
+    }
+
+    #[test]
+    fn instances_of_several_gpus_are_not_measured_against_one() {
+        let mut rows = sweep(1);
+        let mut gpu = row(9, Mode::Isolated, 1, 2.0, 900_000);
+        gpu.subject.instance.kind = InstanceKind::Gpu;
+        rows.push(gpu);
+        assert!(packed(&refs(&rows))[0].of_whole.is_some());
+        rows[3].subject.instance.gpu_uuid = Some("GPU-1".into());
+        let all = packed(&refs(&rows));
+        assert_eq!((all[0].over_gpus, all[0].of_whole), (true, None));
     }
 
     #[test]
