@@ -238,7 +238,7 @@ pub struct RunArgs {
     #[arg(long, value_parser = one_of::<Gemm>(&["builtin", "cublaslt"]))]
     pub gemm: Option<Gemm>,
     /// Samples in a batch; several, comma-separated [default: 1,32; of your own workload 1]
-    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = batch_size, allow_negative_numbers = true)]
     pub batch: Option<Vec<u64>>,
     /// Rounds: every point once in each, in a fresh worker, in an order of its own [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -308,19 +308,16 @@ pub struct RunArgs {
     /// Measure under an MPS server
     #[arg(long)]
     pub allow_mps: bool,
-    /// How batches arrive, and when a window ends.
-    #[command(flatten)]
-    pub load: load::LoadArgs,
     /// Measure an instance in which somebody else's process computes
     #[arg(long)]
     pub allow_busy: bool,
-    /// Read clocks, power and temperature of the GPUs this often during the windows, too, into
-    /// FILE.telemetry.csv; each reading may disturb a batch
-    #[arg(long, value_name = "TIME", value_parser = parse_ns)]
-    pub telemetry: Option<u64>,
     /// No progress, no plan
     #[arg(short, long)]
     pub quiet: bool,
+    /// Read clocks, power and temperature of the GPUs this often during the windows, too, into
+    /// FILE.telemetry.csv; each reading may disturb a batch
+    #[arg(long, value_name = "TIME", value_parser = interval)]
+    pub telemetry: Option<u64>,
     /// Plant a fault that the output check must find
     #[arg(long, value_parser = one_of::<Corruption>(&["zero-tile", "flip-weight"]), hide = true)]
     pub corrupt: Option<Corruption>,
@@ -333,6 +330,9 @@ pub struct RunArgs {
     /// Another NVML library
     #[arg(long, value_name = "FILE", env = "MIGBENCH_NVML", hide = true)]
     pub nvml: Option<PathBuf>,
+    /// How batches arrive, and when a window ends.
+    #[command(flatten)]
+    pub load: load::LoadArgs,
     /// The user's own workload.
     #[command(flatten)]
     pub own: own::OwnArgs,
@@ -357,18 +357,38 @@ fn cpu_list(text: &str) -> anyhow::Result<CpuList> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workloads(pub Vec<Spec>);
 
+fn batch_size(text: &str) -> anyhow::Result<u64> {
+    match text.parse() {
+        Ok(size) if size > 0 => Ok(size),
+        _ => anyhow::bail!("'{text}' is no batch size: write a whole number from 1 on, as 1,8,32"),
+    }
+}
+
 /// `UUID=WORKLOAD` or `UUID=WORKLOAD@BATCH`.
 fn aggressor(text: &str) -> anyhow::Result<(String, Spec, Option<u64>)> {
     let Some((uuid, what)) = text.split_once('=') else {
         anyhow::bail!("'{text}' is not UUID=WORKLOAD");
     };
     let (workload, batch) = match what.rsplit_once('@') {
-        Some((workload, batch)) if batch.parse::<u64>().is_ok_and(|batch| batch > 0) => {
-            (workload, batch.parse().ok())
-        }
+        // Not one within the workload's own parentheses.
+        Some((workload, batch)) if !batch.ends_with(')') => match batch.parse::<u64>() {
+            Ok(size) if size > 0 => (workload, Some(size)),
+            _ => anyhow::bail!("'{batch}' is no batch size: write UUID=WORKLOAD@BATCH, as MIG-8f1a=mlp@64"),
+        },
         _ => (what, None),
     };
+    if workload == "suite" {
+        anyhow::bail!("an aggressor runs one workload, and suite is three: name one of them");
+    }
     Ok((uuid.to_owned(), workload.parse()?, batch))
+}
+
+/// How often to read, in ns.
+fn interval(text: &str) -> anyhow::Result<u64> {
+    match parse_ns(text)? {
+        0..1_000_000 => anyhow::bail!("'{text}' is too often: write 1ms or more, as 1s"),
+        ns => Ok(ns),
+    }
 }
 
 /// One of an enumeration's values, by the names that rows and messages use for them.
@@ -387,6 +407,42 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_value_is_said() {
+        let no_uuid = "is not UUID=WORKLOAD";
+        for (option, value, reason) in [
+            ("--aggressor", "mlp", no_uuid),
+            ("--aggressor", "MIG-8f1a=mlp@0", "'0' is no batch size"),
+            ("--aggressor", "MIG-8f1a=mlp@x", "'x' is no batch size"),
+            ("--aggressor", "MIG-8f1a=suite", "an aggressor runs one workload, and suite is three"),
+            ("--aggressor", "MIG-8f1a=mpl@4", "unknown workload 'mpl'"),
+            ("--telemetry", "0s", "'0s' is too often: write 1ms or more"),
+            ("--rate", "-5", "'-5' is no rate"),
+            ("--batch", "1,x", "'x' is no batch size: write a whole number from 1 on"),
+            ("--batch", "0", "'0' is no batch size: write a whole number from 1 on"),
+        ] {
+            let error = Cli::try_parse_from(["migbench", option, value]).unwrap_err().to_string();
+            assert!(error.contains(reason), "{option} {value}: {error}");
+        }
+    }
+
+    /// Each option stands under the heading that it belongs to.
+    #[test]
+    fn headings_of_the_help() {
+        let command = Cli::command();
+        let heading = |name: &str| {
+            let option = command.get_arguments().find(|option| option.get_long() == Some(name)).unwrap();
+            option.get_help_heading()
+        };
+        for name in ["batch", "telemetry", "quiet", "allow-busy"] {
+            assert_eq!(heading(name), None, "{name}");
+        }
+        assert_eq!((heading("rate"), heading("hlog")), (Some("Load"), Some("Load")));
+        for name in ["deadline", "import", "model", "ort-lib"] {
+            assert_eq!(heading(name), Some("Your own program or network"), "{name}");
+        }
     }
 
     #[test]

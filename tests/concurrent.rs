@@ -257,6 +257,11 @@ GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-5a5a0001-0000-4000-8000-00000000000a)
     assert_eq!(runs.as_array().unwrap().len(), 4);
     assert!(runs[0]["members"][0]["instance"]["gpu_uuid"].is_string());
     assert_eq!(std::fs::read_dir(bench.folder.path()).unwrap().count(), 1, "nothing is written");
+    let alone = ["--mode", "both", "--gpu", "1"];
+    let quiet = base.len() - 1;
+    let ran = bench.run(&[&base[..quiet], &alone].concat());
+    assert_eq!((ran.code, ran.stdout.lines().count()), (Some(0), 1), "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("there are no two instances that measure at once"), "{}", ran.stderr);
     let ran = bench.run(&["--topology", "there.txt"]);
     assert_eq!(ran.code, Some(2), "{}", ran.stderr);
     let ran = bench.run(&["--list-runs", "--topology", "missing.txt"]);

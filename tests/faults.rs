@@ -55,6 +55,7 @@ fn a_faulty_worker_becomes_a_failed_row() {
         assert_eq!((rows.len(), rows[0].outcome.status), (1, Status::Failed), "{fault}");
         let error = rows[0].outcome.error.as_deref().unwrap();
         assert!(error.starts_with(reason), "{fault}: {error}");
+        assert!(error.matches("scripted error").count() < 2, "said twice: {error}");
         assert!(ran.stdout.contains("FAILED") && ran.stdout.contains(reason), "{fault}: {}", ran.stdout);
     }
 }

@@ -191,6 +191,16 @@ fn a_library_that_is_too_old_is_named_with_its_version() {
         );
         assert!(ran.stderr.contains(&reason), "{}", ran.stderr);
     }
+    // A name without a folder is a file here, as everywhere else on the command line.
+    std::fs::copy(&library, bench.path("libonnxruntime.so")).unwrap();
+    let mut command = bench.command(&["--device", "cpu", "--model", "m.onnx", "-o", "a.csv"]);
+    command.args(["--ort-lib", "libonnxruntime.so"]).env("MIGBENCH_STANDIN_ORT", "1.16.3");
+    let named = ran(command.output().unwrap());
+    assert!(
+        named.stderr.contains("libonnxruntime.so is ONNX Runtime 1.16.3, 1.17 or newer is needed"),
+        "{}",
+        named.stderr
+    );
     // New enough by its word, and yet without an interface: whatever happens, it is said.
     let ran = run("1.20.0");
     assert_eq!(ran.code, Some(2), "{}", ran.stderr);

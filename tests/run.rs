@@ -131,6 +131,15 @@ fn an_existing_file_is_kept_unless_told_otherwise() {
     assert_eq!(bench.rows("a.csv").len(), 2);
     assert_eq!(bench.run(&[&base[..], &["--force"]].concat()).code, Some(0));
     assert_eq!(bench.rows("a.csv").len(), 1);
+    // Nor is it emptied for a run that can't be: what is wrong is found first.
+    fs::write(bench.path("a.hlog"), "").unwrap();
+    let before = fs::read(bench.path("a.csv")).unwrap();
+    let refused = bench.run(&[&base[..], &["--force", "--telemetry", "1s"]].concat());
+    assert_eq!((refused.code, fs::read(bench.path("a.csv")).unwrap()), (Some(2), before));
+    let refused = bench.run(&[&base[..6], &["c.csv", "--hlog", "a.hlog"]].concat());
+    assert_eq!(refused.code, Some(2));
+    assert_eq!(refused.stderr, "migbench: a.hlog exists: --force overwrites it\n");
+    assert!(!bench.path("c.csv").exists());
     fs::write(bench.path("b.csv"), "batch,latency\n").unwrap();
     let refused = bench.run(&["--workload", "scripted()", "-q", "-o", "b.csv", "--append"]);
     assert_eq!(refused.code, Some(2));
@@ -143,17 +152,29 @@ fn an_existing_file_is_kept_unless_told_otherwise() {
 /// Each is refused with exit 2 before anything is measured or written.
 #[test]
 fn bad_input_is_refused_by_name() {
-    let cases: [(&[&str], &str); 17] = [
+    let cases: [(&[&str], &str); 23] = [
         (&["--uuid", "MIG-1"], "migbench: cannot measure on a GPU: no NVIDIA driver library ("),
         (&["--device", "cuda"], "migbench: cannot measure on a GPU: no NVIDIA driver library ("),
         (
             &["--device", "cpu", "--uuid", "GPU-1"],
             "migbench: --uuid GPU-1 is about GPUs, and the CPU is measured here: leave it out",
         ),
-        (&["--batch", "0"], "error: invalid value '0' for '--batch <SIZES>': 0 is not in 1.."),
-        (&["--batch", "-3"], "error: unexpected argument '-3' found"),
+        (&["--batch", "0"], "error: invalid value '0' for '--batch <SIZES>': '0' is no batch size: write a"),
+        (&["--batch", "-3"], "error: invalid value '-3' for '--batch <SIZES>': '-3' is no batch size"),
         (&["--batch=-3"], "error: invalid value '-3' for '--batch <SIZES>'"),
-        (&["--batch", "x"], "error: invalid value 'x' for '--batch <SIZES>'"),
+        (&["--batch", "x"], "error: invalid value 'x' for '--batch <SIZES>': 'x' is no batch size"),
+        (&["--rate", "-3"], "error: invalid value '-3' for '--rate <R>': '-3' is no rate"),
+        (&["--arrivals", "constant"], "migbench: --arrivals is about batches that arrive by a schedule: say"),
+        (
+            &["--duration", "8s", "--max-duration", "4s"],
+            "migbench: --duration is longer than --max-duration: a window can't be both",
+        ),
+        (&["--telemetry", "1s"], "migbench: --telemetry reads GPUs, and there is none here"),
+        (
+            &["--telemetry", "1s", "-o", "-"],
+            "migbench: --telemetry writes beside the output file: with --output - there is none",
+        ),
+        (&["--hlog", "missing/a.hlog"], "migbench: cannot create missing/a.hlog: there is no folder missing"),
         (&["--batch", "99999999999"], "migbench: bert-tiny(seq_len=128) at batch 99999999999 needs "),
         (
             &["--batch", "18446744073709551615"],

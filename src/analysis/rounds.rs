@@ -52,7 +52,8 @@ fn order(row: &Row) -> impl Ord + use<> {
             point.workload.clone(),
             point.batch,
             point.mode == Mode::Concurrent,
-            point.load.clone(),
+            // By rate: as text, 12 comes before 2.
+            (row.rates.offered.map(f64::to_bits), point.load.clone()),
             point.inflight,
         ),
         (point.corunners.clone(), row.subject.worker, row.provenance.repetition),

@@ -65,6 +65,8 @@ pub struct Packed {
     pub row: Row,
     /// Workers.
     pub workers: usize,
+    /// Do they run on more than one GPU?
+    pub over_gpus: bool,
     /// Rounds.
     pub rounds: usize,
     /// Samples/s of all, while all measured.
@@ -166,7 +168,9 @@ pub fn slowdowns(rows: &[&Row]) -> Vec<Slowdown> {
         found.into_values().filter_map(|(row, company, rounds)| slowdown(row, company, rounds)).collect();
     let place = |s: &Slowdown| {
         let i = &s.row.subject.instance;
-        (i.gpu_index, i.gi_id, i.ci_id, s.row.point.workload.clone(), s.row.point.batch)
+        let point = &s.row.point;
+        let load = (point.load.clone(), point.inflight);
+        (i.gpu_index, i.gi_id, i.ci_id, point.workload.clone(), point.batch, load)
     };
     all.sort_by_cached_key(place);
     all
@@ -242,7 +246,7 @@ pub fn packed(rows: &[&Row]) -> Vec<Packed> {
         .filter(|row| row.point.mode == Mode::Isolated)
         .filter_map(|row| Some((pair_key(row), row.rates.throughput_wall?)))
         .collect();
-    type Rounds<'a> = (&'a Row, usize, Vec<f64>, Vec<Option<f64>>);
+    type Rounds<'a> = (Vec<&'a Row>, Vec<f64>, Vec<Option<f64>>);
     let mut found: BTreeMap<String, Rounds> = BTreeMap::new();
     for set in co_runs(&rows) {
         let what = |row: &Row| (row.point.workload.clone(), row.point.batch, row.point.precision);
@@ -255,20 +259,26 @@ pub fn packed(rows: &[&Row]) -> Vec<Packed> {
         let alone = alone.filter(|_| !shared).map(|alone| alone.iter().sum::<f64>());
         let mut uuids: Vec<_> = set.iter().map(|row| row.subject.instance.uuid()).collect();
         uuids.sort_unstable();
-        let key = format!("{:?}", (uuids, what(set[0]), &set[0].point.load, set[0].point.transfers));
-        let (_, _, totals, ratios) =
-            found.entry(key).or_insert_with(|| (set[0], set.len(), Vec::new(), Vec::new()));
+        let point = &set[0].point;
+        let key = format!("{:?}", (uuids, what(set[0]), &point.load, point.inflight, point.transfers));
+        let (_, totals, ratios) = found.entry(key).or_insert_with(|| (set.clone(), Vec::new(), Vec::new()));
         totals.push(total);
         ratios.push(alone.map(|alone| total / alone));
     }
     let mut all = Vec::new();
-    for (row, workers, totals, ratios) in found.into_values() {
+    for (set, totals, ratios) in found.into_values() {
         let Some(total) = geometric_mean(&totals) else { continue };
+        let gpu = |row: &Row| row.subject.instance.gpu_uuid.clone();
+        let (row, workers) = (set[0], set.len());
+        let over_gpus = set.iter().any(|other| gpu(other) != gpu(row));
         let ratios: Option<Vec<f64>> = ratios.into_iter().collect();
         let of_isolated = ratios.and_then(|ratios| geometric_mean(&ratios));
+        // Several GPUs against one would be no comparison.
         let of_whole = whole(&rows, row)
+            .filter(|_| !over_gpus)
             .map(|(wall, inflight)| Whole { ratio: total / wall, latency_bound: inflight < 2 });
-        all.push(Packed { row: row.clone(), workers, rounds: totals.len(), total, of_isolated, of_whole });
+        let (row, rounds) = (row.clone(), totals.len());
+        all.push(Packed { row, workers, over_gpus, rounds, total, of_isolated, of_whole });
     }
     all
 }
@@ -292,8 +302,8 @@ fn whole(rows: &[&Row], row: &Row) -> Option<(f64, u32)> {
         other.subject.instance.kind == InstanceKind::Gpu
             && row.subject.instance.kind == InstanceKind::Mig
             && other.subject.instance.gpu_name == row.subject.instance.gpu_name
-            && (&a.workload, a.precision, a.batch, a.transfers)
-                == (&b.workload, b.precision, b.batch, b.transfers)
+            && (&a.workload, a.precision, a.batch, &a.load, a.transfers)
+                == (&b.workload, b.precision, b.batch, &b.load, b.transfers)
     };
     let walls = rows.iter().filter(same).filter_map(|r| Some((r.rates.throughput_wall?, r.point.inflight)));
     walls
@@ -419,6 +429,47 @@ mod tests {
         assert_eq!((packed.workers, packed.rounds), (2, 3));
         let whole = packed.of_whole.unwrap();
         assert!((whole.ratio - total / 4000.0).abs() < 1e-9 && whole.latency_bound);
+    }
+
+    /// Totals of one batch in flight and of two are two figures, not their mean.
+    #[test]
+    fn batches_in_flight_are_totalled_apart() {
+        let mut rows = sweep(2);
+        let mut two = sweep(2);
+        for row in &mut two {
+            row.point.inflight = 2;
+            row.window.batches_common = row.window.batches_common.map(|batches| 3 * batches);
+            row.window.start_ns = row.window.start_ns.map(|ns| ns + 50_000 * MS);
+            row.window.end_ns = row.window.end_ns.map(|ns| ns + 50_000 * MS);
+            row.seal();
+        }
+        rows.extend(two);
+        let mut totals: Vec<f64> = packed(&refs(&rows)).iter().map(|packed| packed.total).collect();
+        totals.sort_by(f64::total_cmp);
+        assert_eq!(totals.len(), 2);
+        assert!((totals[1] / totals[0] - 3.0).abs() < 1e-9, "{totals:?}");
+    }
+
+    #[test]
+    fn a_whole_gpu_under_another_load_is_no_measure_of_the_instances() {
+        let mut rows = sweep(1);
+        let mut gpu = row(9, Mode::Isolated, 1, 2.0, 900_000);
+        gpu.subject.instance.kind = InstanceKind::Gpu;
+        gpu.point.load = "open(rate=5,arrivals=poisson)".into();
+        rows.push(gpu);
+        assert_eq!(packed(&refs(&rows))[0].of_whole, None);
+    }
+
+    #[test]
+    fn instances_of_several_gpus_are_not_measured_against_one() {
+        let mut rows = sweep(1);
+        let mut gpu = row(9, Mode::Isolated, 1, 2.0, 900_000);
+        gpu.subject.instance.kind = InstanceKind::Gpu;
+        rows.push(gpu);
+        assert!(packed(&refs(&rows))[0].of_whole.is_some());
+        rows[3].subject.instance.gpu_uuid = Some("GPU-1".into());
+        let all = packed(&refs(&rows));
+        assert_eq!((all[0].over_gpus, all[0].of_whole), (true, None));
     }
 
     #[test]

@@ -37,11 +37,11 @@ pub struct LoadArgs {
     #[arg(long, value_parser = one_of::<LoadKind>(&["closed", "open", "server"]))]
     pub load: Option<LoadKind>,
     /// Arrivals a second: batches of an open load, samples of a server; several, comma-separated
-    #[arg(long, value_name = "R", value_delimiter = ',', value_parser = rate)]
+    #[arg(long, value_name = "R", value_delimiter = ',', value_parser = rate, allow_negative_numbers = true)]
     pub rate: Vec<f64>,
-    /// When they arrive
-    #[arg(long, default_value = "poisson", value_parser = one_of::<ArrivalKind>(&["poisson", "constant"]))]
-    pub arrivals: ArrivalKind,
+    /// When they arrive [default: poisson]
+    #[arg(long, value_parser = one_of::<ArrivalKind>(&["poisson", "constant"]), conflicts_with = "trace")]
+    pub arrivals: Option<ArrivalKind>,
     /// Arrivals from a file: seconds from the start, one a line
     #[arg(long, value_name = "FILE", conflicts_with = "rate")]
     pub trace: Option<PathBuf>,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 /// A program or a network of the user's.
 #[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Your own program or network")]
 pub struct OwnArgs {
     /// Your own program, once on each instance, with CUDA_VISIBLE_DEVICES set: {uuid}, {profile},
     /// {index} and {batch} in its arguments are replaced. It may report its batches (docs/protocol.md)

@@ -35,6 +35,9 @@ fn loads(args: &LoadArgs) -> Result<Vec<Load>> {
         }
         _ => {}
     }
+    if kind == LoadKind::Closed && args.arrivals.is_some() {
+        bail!("--arrivals is about batches that arrive by a schedule: say --rate R too, or leave it out");
+    }
     if kind != LoadKind::Server && args.max_delay > 0 {
         bail!("--max-delay is the batcher's: say --load server, or leave it out");
     }
@@ -52,7 +55,7 @@ fn loads(args: &LoadArgs) -> Result<Vec<Load>> {
         let trace = Arrivals::parse_trace(&text).with_context(|| path.display().to_string())?;
         return Ok(vec![load(trace)]);
     }
-    let arrivals = |rate| match args.arrivals {
+    let arrivals = |rate| match args.arrivals.unwrap_or(ArrivalKind::Poisson) {
         ArrivalKind::Poisson => Arrivals::Poisson(rate),
         ArrivalKind::Constant => Arrivals::Constant(rate),
     };

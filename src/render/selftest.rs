@@ -17,7 +17,8 @@ pub fn write(out: &mut dyn Write, costs: &[Cost]) -> io::Result<()> {
             Some(limit) => format!("  at most {limit}"),
             None => String::new(),
         };
-        writeln!(out, "{:<width$}  {value:>8} {:<3}{limit}", cost.what, cost.unit)?;
+        let line = format!("{:<width$}  {value:>8} {:<3}{limit}", cost.what, cost.unit);
+        writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())
 }
@@ -36,7 +37,7 @@ mod tests {
         let mut text = Vec::new();
         write(&mut text, &costs).unwrap();
         let expected = "\
-clock read      23.46 ns 
+clock read      23.46 ns
 closed loop       120 ns   beyond 100: is the machine idle?
 round trip      12.00 us   at most 50
 ";

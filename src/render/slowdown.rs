@@ -3,12 +3,15 @@
 use super::names::Names;
 use super::table::{grid, rate};
 use crate::analysis::slowdown::{Company, Packed, Slowdown};
+use crate::results::Row;
 use std::io::{self, Write};
 
-const TITLES: [&str; 11] = [
+const TITLES: [&str; 13] = [
     "GPU",
     "instance",
     "workload",
+    "load",
+    "in flight",
     "batch",
     "neighbours",
     "slowdown",
@@ -18,7 +21,7 @@ const TITLES: [&str; 11] = [
     "rest",
     "p99 x",
 ];
-const TEXT: [&str; 5] = ["GPU", "instance", "workload", "neighbours", "95 %"];
+const TEXT: [&str; 6] = ["GPU", "instance", "workload", "load", "neighbours", "95 %"];
 
 /// One line an instance and point, then the totals. Nothing where nothing was measured both ways.
 ///
@@ -38,20 +41,38 @@ pub fn write(
             "slowdown: mean latency concurrent / isolated of the same round, over {rounds} round{}",
             if rounds == 1 { "" } else { "s" }
         )?;
-        let several = slowdowns.iter().any(|s| s.row.point.workload != first.row.point.workload);
-        let lines: Vec<Vec<String>> = slowdowns.iter().map(|s| cells(s, names, several)).collect();
+        let varies = Varies::of(slowdowns.iter().map(|s| &s.row), &first.row);
+        let lines: Vec<Vec<String>> = slowdowns.iter().map(|s| cells(s, names, &varies)).collect();
         grid(out, &TITLES, &TEXT, &lines)?;
         if rounds == 1 {
             writeln!(out, "no interval: one round; --repeat 5 gives one")?;
         }
     }
-    for total in packed {
-        writeln!(out, "{}", sentence(total))?;
+    if let Some(first) = packed.first() {
+        let varies = Varies::of(packed.iter().map(|p| &p.row), &first.row);
+        packed.iter().try_for_each(|total| writeln!(out, "{}", sentence(total, names, &varies)))?;
     }
     Ok(())
 }
 
-fn cells(found: &Slowdown, names: &Names, several: bool) -> Vec<String> {
+/// Which lines are told apart by more than instance and batch.
+struct Varies {
+    workload: bool,
+    load: bool,
+    inflight: bool,
+}
+
+impl Varies {
+    fn of<'a>(rows: impl Iterator<Item = &'a Row> + Clone, first: &Row) -> Varies {
+        Varies {
+            workload: rows.clone().any(|row| row.point.workload != first.point.workload),
+            load: rows.clone().any(|row| row.point.load != first.point.load),
+            inflight: rows.clone().any(|row| row.point.inflight != first.point.inflight),
+        }
+    }
+}
+
+fn cells(found: &Slowdown, names: &Names, varies: &Varies) -> Vec<String> {
     let row = &found.row;
     let percent = |share: f64| format!("{:+.1} %", 100.0 * share);
     let split = |part: fn(&crate::analysis::slowdown::Split) -> Option<f64>| {
@@ -61,7 +82,9 @@ fn cells(found: &Slowdown, names: &Names, several: bool) -> Vec<String> {
     vec![
         gpu.map_or(String::new(), |gpu| gpu.to_string()),
         names.of_row(row),
-        if several { row.point.workload.clone() } else { String::new() },
+        shown(varies.workload, row.point.workload.clone()),
+        shown(varies.load, row.point.load.clone()),
+        shown(varies.inflight, row.point.inflight.to_string()),
         row.point.batch.to_string(),
         neighbours(&found.company),
         format!("{:.3}", found.ratio),
@@ -85,10 +108,20 @@ fn neighbours(company: &Company) -> String {
     there.map(|(count, what)| format!("{count} {what}")).collect::<Vec<_>>().join(", ")
 }
 
-fn sentence(packed: &Packed) -> String {
+fn shown(shown: bool, text: String) -> String {
+    if shown { text } else { String::new() }
+}
+
+fn sentence(packed: &Packed, names: &Names, varies: &Varies) -> String {
     let point = &packed.row.point;
+    // Of a co-run over several GPUs no single one is its place.
+    let own_gpu = names.several_gpus && !packed.over_gpus;
+    let gpu = packed.row.subject.instance.gpu_index.filter(|_| own_gpu);
+    let on_gpu = gpu.map_or(String::new(), |gpu| format!(" on GPU {gpu}"));
+    let load = shown(varies.load, format!("{} load, ", point.load));
+    let inflight = shown(varies.inflight, format!("{} in flight, ", point.inflight));
     let mut text = format!(
-        "{} at once, {}, batch {}: {} samples/s",
+        "{} at once{on_gpu}, {}, {load}{inflight}batch {}: {} samples/s",
         packed.workers,
         point.workload,
         point.batch,
@@ -108,7 +141,6 @@ fn sentence(packed: &Packed) -> String {
 mod tests {
     use super::*;
     use crate::analysis::slowdown::{Split, Whole};
-    use crate::results::Row;
 
     #[test]
     fn a_line_an_instance_and_a_sentence_for_all() {
@@ -129,6 +161,7 @@ mod tests {
         let packed = Packed {
             row,
             workers: 7,
+            over_gpus: false,
             rounds: 5,
             total: 7654.3,
             of_isolated: Some(0.97),
@@ -149,6 +182,54 @@ instance  batch  neighbours             slowdown  95 %            transfers   cl
         let text = String::from_utf8(out).unwrap();
         assert!(text.ends_with("no interval: one round; --repeat 5 gives one\n"), "{text}");
         assert!(!text.contains("transfers") && !text.contains("p99"), "{text}");
+    }
+
+    /// Two GPUs, one and two batches in flight: no two lines read the same.
+    #[test]
+    fn lines_say_what_tells_them_apart() {
+        let mut rows = Vec::new();
+        for (gpu, inflight) in [(0, 1), (0, 2), (1, 1)] {
+            let mut row = Row::default();
+            row.subject.instance.gpu_name = "1g".into();
+            row.subject.instance.gpu_index = Some(gpu);
+            (row.point.batch, row.point.workload, row.point.inflight) = (8, "mlp".into(), inflight);
+            rows.push(row);
+        }
+        let slowdown = |row: &Row| Slowdown {
+            row: row.clone(),
+            company: Company { same_gpu: 1, ..Company::default() },
+            rounds: 1,
+            ratio: 1.5,
+            interval: None,
+            split: None,
+            p99_ratio: None,
+        };
+        let total = |row: &Row| Packed {
+            row: row.clone(),
+            workers: 2,
+            over_gpus: false,
+            rounds: 1,
+            total: 10.0,
+            of_isolated: None,
+            of_whole: None,
+        };
+        let slowdowns: Vec<Slowdown> = rows.iter().map(slowdown).collect();
+        let packed: Vec<Packed> = rows.iter().map(total).collect();
+        let names = Names::of(&rows.iter().collect::<Vec<_>>());
+        let mut out = Vec::new();
+        write(&mut out, &slowdowns, &packed, &names).unwrap();
+        let expected = "
+slowdown: mean latency concurrent / isolated of the same round, over 1 round
+GPU  instance  in flight  batch  neighbours  slowdown
+0    1g                1      8  1 same GPU     1.500
+0    1g                2      8  1 same GPU     1.500
+1    1g                1      8  1 same GPU     1.500
+no interval: one round; --repeat 5 gives one
+2 at once on GPU 0, mlp, 1 in flight, batch 8: 10.00 samples/s
+2 at once on GPU 0, mlp, 2 in flight, batch 8: 10.00 samples/s
+2 at once on GPU 1, mlp, 1 in flight, batch 8: 10.00 samples/s
+";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub fn write(out: &mut dyn Write, rows: &[Folded], names: &Names) -> io::Result<
         workload: rows.iter().any(|f| f.row.point.workload != first.point.workload),
         mode: rows.iter().any(|f| f.row.point.mode != first.point.mode),
         load: rows.iter().any(|f| f.row.point.load != first.point.load),
+        inflight: rows.iter().any(|f| f.row.point.inflight > 1),
         rounds: rows.iter().any(|f| f.rounds > 1),
     };
     let mut gpu = None;
@@ -60,7 +61,7 @@ pub fn write(out: &mut dyn Write, rows: &[Folded], names: &Names) -> io::Result<
     }
     writeln!(out, "{}", conditions(first, &varies))?;
     grid(out, &TITLES, &TEXT, &lines)?;
-    if rows.iter().any(|folded| folded.row.point.inflight > 1) {
+    if varies.inflight {
         writeln!(
             out,
             "with several in flight, and where batches arrive by a schedule, wall is the throughput"
@@ -68,7 +69,7 @@ pub fn write(out: &mut dyn Write, rows: &[Folded], names: &Names) -> io::Result<
     }
     for row in rows.iter().map(|folded| &folded.row) {
         for note in notes(row) {
-            writeln!(out, "{}, batch {}: {note}", names.of_row(row), row.point.batch)?;
+            writeln!(out, "{}: {note}", place(row, names, &varies))?;
         }
     }
     Ok(())
@@ -121,7 +122,24 @@ struct Varies {
     workload: bool,
     mode: bool,
     load: bool,
+    inflight: bool,
     rounds: bool,
+}
+
+/// The line of the table that a note is about: `GPU 1, 3g.40gb 1/0, concurrent, batch 8`.
+fn place(row: &Row, names: &Names, varies: &Varies) -> String {
+    let point = &row.point;
+    let gpu = row.subject.instance.gpu_index.filter(|_| names.several_gpus);
+    let words = [
+        gpu.map(|gpu| format!("GPU {gpu}")),
+        Some(names.of_row(row)),
+        Some(point.workload.clone()).filter(|_| varies.workload),
+        Some(format!("{:?}", point.mode).to_lowercase()).filter(|_| varies.mode),
+        Some(point.load.clone()).filter(|_| varies.load),
+        Some(format!("{} in flight", point.inflight)).filter(|_| varies.inflight),
+        Some(format!("batch {}", point.batch)),
+    ];
+    words.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// What all rows have in common.
@@ -166,7 +184,7 @@ fn cells(gpu: String, folded: &Folded, names: &Names, varies: &Varies) -> Vec<St
         shown(varies.workload, row.point.workload.clone()),
         shown(varies.mode, format!("{:?}", row.point.mode).to_lowercase()),
         shown(varies.load, row.point.load.clone()),
-        shown(row.point.inflight > 1, row.point.inflight.to_string()),
+        shown(varies.inflight, row.point.inflight.to_string()),
         row.point.batch.to_string(),
         shown(varies.rounds, folded.rounds.to_string()),
         percentile(latency.p50, 0.5),
@@ -294,6 +312,24 @@ GPU  instance     mode        batch  p50 ms  identity
 1    1g.18gb 9/0  isolated        8   1.500  proven
 ";
         assert_eq!(text(&rows), expected);
+    }
+
+    /// Alone and together, with one and two in flight: a note says which line it is about.
+    #[test]
+    fn notes_name_the_line_they_are_about() {
+        let line = |mode, inflight| {
+            let mut row = row();
+            row.latency = Latency::default();
+            (row.rates, row.window) = Default::default();
+            row.outcome.error = Some("why".into());
+            (row.point.mode, row.point.inflight) = (mode, inflight);
+            row.seal();
+            row
+        };
+        let text = text(&[line(Mode::Isolated, 1), line(Mode::Concurrent, 2)]);
+        assert!(text.contains("\nSTAND-IN  isolated            1      8"), "{text}");
+        assert!(text.contains("\nSTAND-IN, isolated, 1 in flight, batch 8: why\n"), "{text}");
+        assert!(text.ends_with("\nSTAND-IN, concurrent, 2 in flight, batch 8: why\n"), "{text}");
     }
 
     #[test]

@@ -175,7 +175,9 @@ impl Player {
     /// Out of the conversation, with the reason, how the process ended and what it wrote last.
     fn fail(&mut self, mut reason: String, grace: Duration) {
         if let Some(worker) = self.worker.take() {
-            let (status, stderr) = worker.end(grace);
+            let (status, mut stderr) = worker.end(grace);
+            // What it said by the protocol it also wrote for whoever runs it by hand: once is enough.
+            stderr.retain(|line| !line.strip_prefix("worker: ").is_some_and(|said| reason.contains(said)));
             reason = format!("{reason}; the worker {status}");
             if !stderr.is_empty() {
                 reason = format!("{reason}; its last lines: {}", stderr.join(" | "));

@@ -2,7 +2,7 @@
 //!
 //! The first probe is a closed load: no more than that can arrive. A probe meets the target when the
 //! 99 % upper bound of the response's percentile does, for so many responses as do not depend on each
-//! other; one with too few of those is repeated with a longer window. Every probe and every round sees the
+//! other; one with too few of those, or whose row is invalid, is repeated with a longer window. Every probe and every round sees the
 //! same pattern of arrivals, stretched to its rate, so that rates, rounds and layouts differ by what serves
 //! them and not by their luck (MLPerf LoadGen fixes its schedule's seed, too). Instances that measure at once are
 //! searched at once, each for a rate of its own; one that has found it stays there.
@@ -65,7 +65,7 @@ impl FromStr for Slo {
 enum Answer {
     Met,
     Missed,
-    /// Too few responses that do not depend on each other.
+    /// Too few responses that do not depend on each other, or an invalid row.
     Undecided,
 }
 
@@ -209,12 +209,15 @@ fn round(rate: f64) -> f64 {
 /// Does the row meet the target? Writes the bound that says so into it.
 fn judge(row: &mut Row, slo: Slo) -> Answer {
     row.slo.target = Some(slo.to_string());
-    let failed = row.outcome.status != Status::Ok;
+    let (invalid, failed) = (row.outcome.status == Status::Invalid, row.outcome.status != Status::Ok);
     let saturated = row.outcome.warnings.0.contains(&crate::results::row::Warning::Saturated);
     let (value, bound) = summary::response_quantile(row, slo.quantile);
     row.slo.bound = bound;
     let answer = match (value, bound) {
-        _ if failed || saturated => Answer::Missed,
+        _ if saturated => Answer::Missed,
+        // A neighbour's stall or the harness's own lateness says nothing of the rate.
+        _ if invalid => Answer::Undecided,
+        _ if failed => Answer::Missed,
         (_, Some(bound)) if bound <= slo.limit_ms => Answer::Met,
         (_, Some(_)) => Answer::Missed,
         // Not even the percentile itself does.
@@ -265,6 +268,19 @@ mod tests {
         search = Search::default();
         search.begin(None);
         assert!(search.over);
+    }
+
+    /// An invalid row is no answer; where the rate is too high by its own doing, that is one.
+    #[test]
+    fn an_invalid_probe_is_asked_again() {
+        let slo: Slo = "p99=10ms".parse().unwrap();
+        let mut row = Row::default();
+        row.invalid("a neighbour stalled");
+        assert_eq!(judge(&mut row, slo), Answer::Undecided);
+        assert_eq!(row.slo.met, Some(false));
+        row.outcome.warnings.0.insert(crate::results::row::Warning::Saturated);
+        assert_eq!(judge(&mut row, slo), Answer::Missed);
+        assert_eq!(judge(&mut Row::default().failed("gone"), slo), Answer::Missed);
     }
 
     #[test]

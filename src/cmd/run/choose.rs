@@ -35,10 +35,21 @@ pub struct Planned {
 /// # Errors
 /// What is asked for is not there, or can't work.
 pub fn plan_runs(args: &RunArgs) -> Result<Planned> {
-    let (topology, library, selection) = choose(args)?;
+    let (topology, library, mut selection) = choose(args)?;
+    if let (Some(least), Some(most)) = (args.duration, args.load.max_duration)
+        && least > most
+    {
+        bail!("--duration is longer than --max-duration: a window can't be both");
+    }
     let options = options(args, &selection, &topology)?;
     plan::refuse_impossible(&options)?;
     let runs = plan::plan(&options);
+    let together = matches!(args.mode, Some(Modes::Concurrent | Modes::Both));
+    if together && runs.iter().all(|run| run.members.len() < 2) {
+        selection
+            .notes
+            .push("there are no two instances that measure at once: each is measured alone".into());
+    }
     Ok(Planned { topology, library, selection, options, runs })
 }
 

@@ -5,7 +5,7 @@ use crate::results::export::{hlog_header, hlog_line, tag_of};
 use crate::results::histogram::Reader;
 use crate::sweep::group::Outcome;
 use crate::sweep::plan::Run;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
@@ -20,6 +20,21 @@ pub struct Hlog {
 }
 
 impl Hlog {
+    /// Says no where [`Hlog::open`] would, and touches nothing.
+    ///
+    /// # Errors
+    /// The file exists, or there is no folder for it.
+    pub fn refuse(path: &Path, force: bool) -> Result<()> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            bail!("cannot create {}: there is no folder {}", path.display(), folder.display());
+        }
+        if path.exists() && !force {
+            bail!("{} exists: --force overwrites it", path.display());
+        }
+        Ok(())
+    }
+
     /// A new file; with `force` in place of an old one.
     ///
     /// # Errors
@@ -27,9 +42,7 @@ impl Hlog {
     pub fn open(path: &Path, force: bool) -> Result<Hlog> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).create_new(!force);
-        let mut file = options
-            .open(path)
-            .with_context(|| format!("cannot create {} (--force overwrites it)", path.display()))?;
+        let mut file = options.open(path).with_context(|| format!("cannot create {}", path.display()))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         hlog_header(&mut file, now.as_secs_f64())?;
         Ok(Hlog { file, base: Monotonic.now(), reader: Reader::default() })

@@ -98,19 +98,27 @@ fn monitor(
     output: &Output,
 ) -> Result<Option<Monitor>> {
     let mut monitor = library.map(|library| Monitor::new(library, topology.gpus.clone()));
-    if let Some(interval) = args.telemetry {
-        let Some(path) = output.path() else {
-            bail!("--telemetry writes beside the output file: with --output - there is none")
-        };
-        let Some(monitor) = &mut monitor else { bail!("--telemetry reads GPUs, and there is none here") };
+    if let (Some(interval), Some(path), Some(monitor)) = (args.telemetry, output.path(), &mut monitor) {
         monitor.sample_every(Duration::from_nanos(interval), &path.with_extension("telemetry.csv"))?;
     }
     Ok(monitor)
 }
 
+/// What can't work is said before a file is created or overwritten for it.
+fn refuse_in_vain(args: &RunArgs, gpus: bool) -> Result<()> {
+    if args.telemetry.is_some() && args.output.as_deref().is_some_and(|path| path.as_os_str() == "-") {
+        bail!("--telemetry writes beside the output file: with --output - there is none")
+    }
+    if args.telemetry.is_some() && !gpus {
+        bail!("--telemetry reads GPUs, and there is none here")
+    }
+    args.load.hlog.as_deref().map_or(Ok(()), |path| Hlog::refuse(path, args.force))
+}
+
 /// Chooses and plans, opens the output, and says what will happen.
 fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
     let Planned { topology, library, selection, options, runs } = plan_runs(args)?;
+    refuse_in_vain(args, library.is_some())?;
     listen_to_signals()?;
     let saved = Saved::open(args)?;
     let mut context = Context { provenance: provenance(&saved.run_id, args.seed), topology };

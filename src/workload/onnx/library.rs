@@ -29,7 +29,7 @@ pub fn find(asked: Option<&Path>) -> Result<(PathBuf, String)> {
     if let Some(path) = asked.map(Path::to_owned).or_else(|| named("ORT_DYLIB_PATH").map(PathBuf::from)) {
         let path = if path.is_dir() { in_folder(&path).unwrap_or(path) } else { path };
         let version = version(&path)?;
-        return Ok((path, version));
+        return Ok((std::path::absolute(&path).unwrap_or(path), version));
     }
     let paths = named("LD_LIBRARY_PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&paths).collect();
@@ -78,9 +78,11 @@ pub fn version(path: &Path) -> Result<String> {
     if !path.exists() {
         bail!("there is no {shown}: {HOW}");
     }
+    // The loader looks for a name without a folder elsewhere, and not here.
+    let file = std::path::absolute(path).with_context(|| format!("{shown} has no place"))?;
     // SAFETY: initialisers of a library that the user names as ONNX Runtime's run here, as they would in
     // any program that links it.
-    let library = unsafe { libloading::Library::new(path) }
+    let library = unsafe { libloading::Library::new(file) }
         .with_context(|| format!("{shown} can't be opened as a library: {HOW}"))?;
     // SAFETY: this is the symbol's type in every version of ONNX Runtime's C interface.
     let entry = unsafe { library.get::<extern "C" fn() -> *const ApiBase>(b"OrtGetApiBase") };
