@@ -101,16 +101,18 @@ fn counts(bytes: &[u8], slots: &mut Slots) -> Result<()> {
     let (mut at, mut index) = (HEADER, 0u64);
     while at < bytes.len() {
         let number = zigzag(varint(bytes, &mut at)?);
+        let magnitude = number.unsigned_abs();
         if number < 0 {
-            index = index.checked_add(number.unsigned_abs()).context("it counts too far")?;
+            let Some(next) = index.checked_add(magnitude) else { bail!("it counts too far") };
+            index = next;
             continue;
         }
         if number > 0 {
             ensure!(index < grid.slots, "it has more slots than its range");
-            let count = number.unsigned_abs();
-            slots.count = slots.count.checked_add(count).context("it counts too far")?;
+            let Some(count) = slots.count.checked_add(magnitude) else { bail!("it counts too far") };
+            slots.count = count;
             let (low, high) = grid.range(index);
-            slots.slots.push((low, high, count));
+            slots.slots.push((low, high, magnitude));
         }
         index += 1;
     }
@@ -118,6 +120,7 @@ fn counts(bytes: &[u8], slots: &mut Slots) -> Result<()> {
 }
 
 /// LEB128 of at most nine bytes, the ninth taking all its eight bits.
+#[inline]
 fn varint(bytes: &[u8], at: &mut usize) -> Result<u64> {
     // Most counts fit into one byte.
     let first = bytes[*at];
@@ -170,9 +173,10 @@ impl Grid {
 
     /// The lowest and highest value of a slot.
     fn range(&self, index: u64) -> (u64, u64) {
-        let half = 1u64 << (self.sub_bits - 1);
-        let doubling = (index / half).saturating_sub(1);
-        let within = if index < 2 * half { index } else { index % half + half };
+        let half_bits = self.sub_bits - 1;
+        let doubling = (index >> half_bits).saturating_sub(1);
+        // From the second doubling on the lower half of a grid is that of the one before.
+        let within = index - (doubling << half_bits);
         let shift = self.unit_bits + doubling as u32;
         // The last slot ends at 2^64 - 1 at most: `new` stops doubling there.
         let low = within << shift;
@@ -189,13 +193,14 @@ impl Slots {
     /// The highest values of the slots that hold the values of these ascending ranks, in one pass.
     pub fn at_ranks<const N: usize>(&self, ranks: [u64; N]) -> [Option<u64>; N] {
         let mut values = [None; N];
-        let (mut seen, mut at) = (0u64, 0);
-        for &(_, high, count) in &self.slots {
-            seen += count;
-            while at < N && ranks[at] <= seen {
-                values[at] = Some(high);
-                at += 1;
+        let mut slots = self.slots.iter();
+        let (mut seen, mut high) = (0u64, None);
+        for (value, rank) in values.iter_mut().zip(ranks) {
+            while seen < rank {
+                let Some(slot) = slots.next() else { return values };
+                (seen, high) = (seen + slot.2, Some(slot.1));
             }
+            *value = high;
         }
         values
     }

@@ -70,6 +70,8 @@ pub struct Provenance {
     pub git_revision: String,
     /// Set and content hash of the device's kernels.
     pub kernels: String,
+    /// Release of the operating system's kernel.
+    pub os_kernel: Option<String>,
 }
 
 /// How sure it is that the worker ran where it should.
@@ -129,6 +131,10 @@ pub struct Subject {
     pub driver_version: Option<String>,
     /// CUDA version of the driver.
     pub cuda_version: Option<String>,
+    /// VBIOS version of the GPU.
+    pub gpu_vbios: Option<String>,
+    /// Power limit of the GPU in force when the run was planned, in W.
+    pub gpu_power_limit_w: Option<f64>,
 }
 
 /// Whether workers measure one after another or at once.

@@ -44,6 +44,9 @@ pub fn check(row: &Cells, findings: &mut Findings, ratios: &mut Ratios) {
 fn signs(row: &Cells, findings: &mut Findings) {
     for &field in &Field::ALL[..NUMBERS] {
         let text = row.text(field);
+        if text.is_empty() {
+            continue;
+        }
         let mut add = |rule, expected: &str| {
             findings.push(Finding::new(row.line, row.view.column(field), rule, text, expected));
         };

@@ -49,15 +49,30 @@ const RESPONSE: Recorded = Recorded {
     upper: None,
 };
 
+/// What is kept between rows.
+#[derive(Default)]
+pub struct Decoder {
+    reader: Reader,
+    slots: Slots,
+    /// A count and the rank of p99's upper bound among so many: rows of one plan have few counts.
+    bound: (u64, Option<u64>),
+}
+
 /// Both histograms of a row.
-pub fn check(row: &Cells, reader: &mut Reader, slots: &mut Slots, findings: &mut Findings) {
+pub fn check(row: &Cells, decoder: &mut Decoder, findings: &mut Findings) {
     for recorded in [&LATENCY, &RESPONSE] {
         let cell = row.text(recorded.histogram);
         if cell.is_empty() {
             continue;
         }
-        match reader.read(cell, slots) {
-            Ok(()) => recorded.compare(row, slots, findings),
+        match decoder.reader.read(cell, &mut decoder.slots) {
+            Ok(()) => {
+                let slots = &decoder.slots;
+                if decoder.bound.0 != slots.count {
+                    decoder.bound = (slots.count, upper_bound_rank(slots.count, 0.99));
+                }
+                recorded.compare(row, slots, decoder.bound.1, findings);
+            }
             Err(error) => {
                 let expected = format!("an HdrHistogram V2 as this program writes it: {error:#}");
                 let name = row.view.column(recorded.histogram);
@@ -68,7 +83,7 @@ pub fn check(row: &Cells, reader: &mut Reader, slots: &mut Slots, findings: &mut
 }
 
 impl Recorded {
-    fn compare(&self, row: &Cells, slots: &Slots, findings: &mut Findings) {
+    fn compare(&self, row: &Cells, slots: &Slots, bound: Option<u64>, findings: &mut Findings) {
         let mut compare = Compare { row, histogram: self.histogram, findings };
         let count = slots.count as f64;
         // A server answers samples, and each of them waits for its batch.
@@ -88,17 +103,16 @@ impl Recorded {
                 compare.between(stddev, moments.deviation.0, moments.deviation.1, 1e6);
             }
         }
-        self.percentiles(slots, &mut compare);
+        self.percentiles(slots, bound, &mut compare);
     }
 
-    fn percentiles(&self, slots: &Slots, compare: &mut Compare) {
+    fn percentiles(&self, slots: &Slots, bound: Option<u64>, compare: &mut Compare) {
         let row = compare.row;
         // The columns were clamped to the exact extremes.
         let ends = (self.min.and_then(|min| row.number(min)), row.number(self.max));
         let values = slots.at_ranks(PERCENTILES.map(|(_, q)| slots.rank(q)));
         let upper = self.upper.filter(|&field| row.number(field).is_some());
-        let rank = upper.and_then(|_| upper_bound_rank(slots.count, 0.99));
-        let upper = upper.zip(rank.and_then(|rank| slots.at_ranks([rank])[0]));
+        let upper = upper.zip(bound.and_then(|rank| slots.at_ranks([rank])[0]));
         let enough = |&(field, q): &(Field, f64)| {
             let at = PERCENTILES.iter().position(|&(_, known)| known == q)?;
             Some((field, values[at]?)).filter(|_| slots.count >= needed(q))
@@ -124,13 +138,19 @@ impl Moments {
     fn of(slots: &Slots, near: f64) -> Moments {
         let count = slots.count as f64;
         let (mut off, mut squares, mut moves, mut halves) = (0.0, 0.0, 0.0, 0.0);
-        for &(low, high, n) in &slots.slots {
-            let (n, half) = (n as f64, (high - low) as f64 / 2.0);
-            let away = low as f64 + half - near;
-            off += away * n;
-            squares += away * away * n;
-            moves += half * half * n;
-            halves += half * n;
+        // Slots of one width are neighbours.
+        for same in slots.slots.chunk_by(|a, b| a.1 - a.0 == b.1 - b.0) {
+            let half = (same[0].1 - same[0].0) as f64 / 2.0;
+            let (middle, mut all) = (half - near, 0);
+            for &(low, _, n) in same {
+                let away = low as f64 + middle;
+                let moment = away * n as f64;
+                off += moment;
+                squares += away * moment;
+                all += n;
+            }
+            moves += half * half * all as f64;
+            halves += half * all as f64;
         }
         let (mean, half) = (off / count, halves / count);
         let (deviation, slack) = ((squares / count - mean * mean).max(0.0).sqrt(), (moves / count).sqrt());
