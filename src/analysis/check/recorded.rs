@@ -90,7 +90,7 @@ impl Recorded {
         let samples = self.histogram == Field::ResponseHistogram && row.number(Field::Inferences).is_some();
         let counted = if samples { Field::Inferences } else { self.count };
         compare.between(counted, count, count, 1.0);
-        let (Some(first), Some(last)) = (slots.slots.first(), slots.slots.last()) else { return };
+        let Some((first, last)) = slots.ends() else { return };
         let moments = Moments::of(slots, row.number(self.mean).unwrap_or(0.0) * 1e6);
         compare.between(self.mean, moments.mean.0, moments.mean.1, 1e6);
         // Beyond its range the histogram holds the nearer end.
@@ -110,12 +110,13 @@ impl Recorded {
         let row = compare.row;
         // The columns were clamped to the exact extremes.
         let ends = (self.min.and_then(|min| row.number(min)), row.number(self.max));
-        let values = slots.at_ranks(PERCENTILES.map(|(_, q)| slots.rank(q)));
         let upper = self.upper.filter(|&field| row.number(field).is_some());
-        let upper = upper.zip(bound.and_then(|rank| slots.at_ranks([rank])[0]));
+        let upper = upper.zip(bound.and_then(|rank| slots.at_rank(rank)));
         let enough = |&(field, q): &(Field, f64)| {
-            let at = PERCENTILES.iter().position(|&(_, known)| known == q)?;
-            Some((field, values[at]?)).filter(|_| slots.count >= needed(q))
+            if slots.count < needed(q) {
+                return None;
+            }
+            Some((field, slots.at_rank(slots.rank(q))?))
         };
         for (field, ns) in self.quantiles.iter().filter_map(enough).chain(upper) {
             let ms = ns as f64 / 1e6;
@@ -137,23 +138,10 @@ impl Moments {
     /// from there, so that they do not cancel.
     fn of(slots: &Slots, near: f64) -> Moments {
         let count = slots.count as f64;
-        let (mut off, mut squares, mut moves, mut halves) = (0.0, 0.0, 0.0, 0.0);
-        // Slots of one width are neighbours.
-        for same in slots.slots.chunk_by(|a, b| a.1 - a.0 == b.1 - b.0) {
-            let half = (same[0].1 - same[0].0) as f64 / 2.0;
-            let (middle, mut all) = (half - near, 0);
-            for &(low, _, n) in same {
-                let away = low as f64 + middle;
-                let moment = away * n as f64;
-                off += moment;
-                squares += away * moment;
-                all += n;
-            }
-            moves += half * half * all as f64;
-            halves += half * all as f64;
-        }
-        let (mean, half) = (off / count, halves / count);
-        let (deviation, slack) = ((squares / count - mean * mean).max(0.0).sqrt(), (moves / count).sqrt());
+        let sums = slots.sums(near);
+        let (mean, half) = (sums.values / count, sums.halves / count);
+        let deviation = (sums.squares / count - mean * mean).max(0.0).sqrt();
+        let slack = (sums.half_squares / count).sqrt();
         Moments {
             mean: (near + mean - half, near + mean + half),
             deviation: ((deviation - slack).max(0.0), deviation + slack),
