@@ -408,7 +408,7 @@ fn bad_files_fail_closed_with_their_names() {
         (Vec::new(), Exit::Incomplete, ""),
         (b"a,b\n1,2\n".to_vec(), Exit::Usage, "new.csv: its columns are not those of schema 1"),
         (fp31, Exit::Incomplete, "new.csv, line 2: not a row of this schema"),
-        (latin, Exit::Incomplete, "new.csv, line 2: invalid utf-8"),
+        (latin, Exit::Incomplete, "new.csv, line 2: it is not UTF-8: convert the file with iconv"),
         (vec![0; 5 << 20], Exit::Incomplete, "new.csv: line 1 is longer than 1 MiB"),
     ] {
         bench.write("new.csv", &bytes);
@@ -416,6 +416,13 @@ fn bad_files_fail_closed_with_their_names() {
         assert_eq!(ran.exit, exit, "{}{}", ran.out, ran.err);
         assert!(ran.err.contains(text), "{}", ran.err);
     }
+    // No empty report is left behind.
+    let ran = bench.run(&["--output", "junit=@gate.xml"]);
+    assert_eq!(ran.exit, Exit::Incomplete, "{}", ran.err);
+    assert!(!fs::exists(bench.path("gate.xml")).unwrap());
+    // A byte order mark is no part of the first column's name.
+    bench.write("new.csv", &[b"\xef\xbb\xbf", &whole[..]].concat());
+    assert_eq!(bench.run(&[]).exit, Exit::Ok);
     // Torn: read up to the last whole line.
     bench.write("new.csv", &whole[..whole.len() - 5]);
     let ran = bench.run(&[]);

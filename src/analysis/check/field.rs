@@ -40,6 +40,10 @@ fields! {
     H2d = "h2d_mean_ms"; Compute = "compute_mean_ms"; ComputeP50 = "compute_p50_ms";
     D2h = "d2h_mean_ms"; EnqueueP50 = "enqueue_p50_ms"; StageBatches = "stage_batches";
     Overlap = "overlap"; OutputError = "output_error"; Clock = "gpu_sm_clock_mhz"; PowerLimit = "gpu_power_limit_w";
+    NamedStart = "named_start_ns"; MeanHalfwidth = "mean_halfwidth"; P99Halfwidth = "p99_halfwidth";
+    ResponseP99Upper = "response_p99_upper_ms"; ResponseLag = "response_lag"; SloBound = "slo_bound_ms";
+    OfferedRate = "offered_rate"; SmClock = "sm_clock_mhz"; Energy = "gpu_energy_per_sample_j";
+    Telemetry = "telemetry_s";
     Power = "gpu_power_w"; GpuThrottled = "gpu_throttled_ms"; CpuThrottled = "cpu_throttled_ms";
     // Text.
     RunId = "run_id"; SessionId = "session_id"; PointId = "point_id"; StartedAt = "started_at";

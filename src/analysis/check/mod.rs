@@ -194,7 +194,8 @@ impl Checker {
 
     /// The end of the file.
     pub fn finish(mut self) -> Report {
-        if self.rows == 0 {
+        // A file without a header that was torn or stopped is not empty, and has its finding.
+        if self.rows == 0 && (self.view.is_some() || self.found.findings.count() == 0) {
             let found = if self.view.is_none() { "an empty file" } else { "a header only" };
             self.found.findings.push(Finding::new(1, "the file", "empty", found, "rows"));
         }
