@@ -270,6 +270,7 @@ fn two_gigabytes_of_zeros_are_refused_at_once() {
     let (exit, out, _) = check(folder.path(), &[path.to_str().unwrap()]);
     assert_eq!(exit, Exit::Incomplete);
     assert!(out.contains("more than 1 MiB without a line end"), "{out}");
+    assert!(out.ends_with("0 rows in 1 file: 1 finding\n"), "two gigabytes are not an empty file: {out}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod simulate;
 
 use migbench::analysis::check::Checker;
 use migbench::results::lines::Lines;
-use migbench::results::{Row, header};
+use migbench::results::{COLUMNS, Row, header};
 use simulate::{Random, batches, file, measured, template};
 use std::fs;
 
@@ -97,6 +97,21 @@ fn every_bound_number_is_held() {
                 "{column}: {} became {text} unseen",
                 good[at]
             );
+        }
+    }
+}
+
+/// Whatever else binds a number: it is finite, and none but the drift is negative.
+#[test]
+fn no_column_takes_what_cannot_be_measured() {
+    let good = cells(&complete());
+    let numbers = COLUMNS.iter().enumerate().filter(|(_, column)| column.holds.contains("number"));
+    for (at, column) in numbers {
+        for text in ["NaN", "inf", "-inf", "-1", "1 000", "x"] {
+            let mut changed = good.clone();
+            text.clone_into(&mut changed[at]);
+            let found = findings(&changed);
+            assert!(found.iter().any(|(_, named, _)| named == column.name), "{}: {text} unseen", column.name);
         }
     }
 }

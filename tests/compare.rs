@@ -247,6 +247,63 @@ fn causes_are_shown_and_refused_on_request() {
 }
 
 #[test]
+fn the_machine_below_is_a_cause() {
+    let mut new = rounds("b", 5, 1, 1.0);
+    for row in &mut new {
+        row.provenance.os_kernel = Some("6.8.0-61-generic".into());
+        row.subject.gpu_vbios = Some("96.00.CF.00.01".into());
+        row.subject.gpu_power_limit_w = Some(350.5);
+    }
+    let bench = Bench::new(&rounds("a", 5, 1, 1.0), &new);
+    let ran = bench.run(&[]);
+    assert_eq!(ran.exit, Exit::Ok);
+    for (column, change) in [
+        ("os_kernel", "6.8.0-60-generic → 6.8.0-61-generic"),
+        ("gpu_vbios", "96.00.BC.00.01 → 96.00.CF.00.01"),
+        ("gpu_power_limit_w", "700 → 350.5"),
+    ] {
+        assert!(ran.out.contains(&format!("changed: {column} {change}\n")), "{}", ran.out);
+        let refused = bench.run(&["--require-same", column]);
+        assert_eq!(refused.exit, Exit::Incomplete);
+        assert!(refused.out.contains(&format!("CHANGED {column} {change}")), "{}", refused.out);
+    }
+}
+
+/// A file without these columns is compared with one that has them.
+#[test]
+fn what_a_side_does_not_say_is_no_known_change() {
+    let mut old = rounds("a", 5, 1, 1.0);
+    old.iter_mut().for_each(|row| row.provenance.os_kernel = None);
+    let new = rounds("b", 5, 1, 1.0);
+    let bench = Bench::new(&old, &new);
+    // As an older migbench wrote it: no such column at all.
+    let text = bench.read("base.csv");
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
+    let skip = migbench::results::header().iter().position(|name| *name == "os_kernel").unwrap();
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for record in reader.records().map(Result::unwrap) {
+        let cells = record.iter().enumerate().filter(|(i, _)| *i != skip);
+        writer.write_record(cells.map(|(_, cell)| cell)).unwrap();
+    }
+    bench.write("base.csv", &writer.into_inner().unwrap());
+    let ran = bench.run(&[]);
+    assert_eq!(ran.exit, Exit::Ok, "{}{}", ran.out, ran.err);
+    assert!(!ran.out.contains("changed:"), "{}", ran.out);
+    // Whoever wants it to be the same wants to know.
+    let ran = bench.run(&["--require-same", "os_kernel"]);
+    assert_eq!(ran.exit, Exit::Incomplete);
+    assert!(ran.out.contains("CHANGED os_kernel nothing → 6.8.0-60-generic"), "{}", ran.out);
+    // Some rows of a side that do not say it change nothing either.
+    let mut mixed = rounds("a", 5, 1, 1.0);
+    mixed[2].provenance.os_kernel = None;
+    assert!(!Bench::new(&mixed, &new).run(&[]).out.contains("changed:"));
+    // Neither side: the same.
+    let mut neither = new.clone();
+    neither.iter_mut().for_each(|row| row.provenance.os_kernel = None);
+    assert_eq!(Bench::new(&old, &neither).run(&["--require-same", "os_kernel"]).exit, Exit::Ok);
+}
+
+#[test]
 fn a_missing_instance_is_missing_even_among_equals() {
     let side = |run: &str, instances: u32, ms: f64| -> Vec<Row> {
         let of = |i: u32| (1..=4).map(move |n| (i, n));
@@ -351,7 +408,7 @@ fn bad_files_fail_closed_with_their_names() {
         (Vec::new(), Exit::Incomplete, ""),
         (b"a,b\n1,2\n".to_vec(), Exit::Usage, "new.csv: its columns are not those of schema 1"),
         (fp31, Exit::Incomplete, "new.csv, line 2: not a row of this schema"),
-        (latin, Exit::Incomplete, "new.csv, line 2: invalid utf-8"),
+        (latin, Exit::Incomplete, "new.csv, line 2: it is not UTF-8: convert the file with iconv"),
         (vec![0; 5 << 20], Exit::Incomplete, "new.csv: line 1 is longer than 1 MiB"),
     ] {
         bench.write("new.csv", &bytes);
@@ -359,6 +416,13 @@ fn bad_files_fail_closed_with_their_names() {
         assert_eq!(ran.exit, exit, "{}{}", ran.out, ran.err);
         assert!(ran.err.contains(text), "{}", ran.err);
     }
+    // No empty report is left behind.
+    let ran = bench.run(&["--output", "junit=@gate.xml"]);
+    assert_eq!(ran.exit, Exit::Incomplete, "{}", ran.err);
+    assert!(!fs::exists(bench.path("gate.xml")).unwrap());
+    // A byte order mark is no part of the first column's name.
+    bench.write("new.csv", &[b"\xef\xbb\xbf", &whole[..]].concat());
+    assert_eq!(bench.run(&[]).exit, Exit::Ok);
     // Torn: read up to the last whole line.
     bench.write("new.csv", &whole[..whole.len() - 5]);
     let ran = bench.run(&[]);

@@ -49,6 +49,13 @@ fn one_instance_by_its_uuid() {
         (subject.driver_version.as_deref(), subject.cuda_version.as_deref()),
         (Some("580.65.06"), Some("13.0"))
     );
+    assert_eq!(
+        (subject.gpu_vbios.as_deref(), subject.gpu_power_limit_w),
+        (Some("96.00.00.00.01"), Some(700.0))
+    );
+    assert!(
+        row.provenance.os_kernel.is_some_and(|release| release.starts_with(|c: char| c.is_ascii_digit()))
+    );
     assert_eq!((row.window.batches, row.point.batch), (Some(30), 4));
     // Nothing was computed, so nothing is said of the output.
     assert_eq!(row.health.output_error, None);

@@ -52,6 +52,18 @@ fn what_is_not_supported_is_an_empty_cell() {
 }
 
 #[test]
+fn a_card_that_tells_no_vbios_and_no_power_limit_is_measured_all_the_same() {
+    let mut topology = common::machines::named("h200-mixed");
+    let gpu = &mut topology.gpus[0];
+    (gpu.vbios, gpu.power_limit_mw) = (None, None);
+    gpu.unread.insert("vbios".into(), "NVML 4: no permission".into());
+    gpu.unread.insert("power_limit_mw".into(), "NVML 3: not supported".into());
+    let (code, rows) = run(&Machine::new(topology), &["--uuid", SECOND, "--batches", "5"]);
+    assert_eq!(code, Some(0));
+    assert_eq!((&rows[0].subject.gpu_vbios, rows[0].subject.gpu_power_limit_w), (&None, None));
+}
+
+#[test]
 fn periodic_telemetry_has_a_file_and_a_column() {
     let machine = Machine::named("h200-mixed").faults("energy_w = 300");
     let (code, rows) = run(&machine, &["--uuid", SECOND, "--duration", "500ms", "--telemetry", "20ms"]);

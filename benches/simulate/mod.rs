@@ -56,6 +56,8 @@ pub fn template(batch: u64, instance: u32) -> Row {
     row.subject.neighbours = Some(Neighbours::NoneSeen);
     row.subject.driver_version = Some("580.159.03".into());
     row.subject.cuda_version = Some("13.0".into());
+    row.provenance.os_kernel = Some("6.8.0-60-generic".into());
+    (row.subject.gpu_vbios, row.subject.gpu_power_limit_w) = (Some("96.00.BC.00.01".into()), Some(700.0));
     let point = &mut row.point;
     (point.device, point.backend) = (Device::Cuda, "builtin".into());
     (point.workload, point.precision) = ("bert-base(seq_len=128)".into(), Some(Precision::Fp16));

@@ -6,7 +6,7 @@ use crate::cli::Exit;
 use crate::cli::check::{CheckArgs, Format};
 use crate::render::check::{json, markdown, table};
 use crate::results::lines::{Lines, TooLong, open};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::io::Write;
 use std::path::Path;
 
@@ -41,19 +41,11 @@ fn check(path: &Path, mapping: Option<Mapping>, keep: usize) -> Result<Report> {
     let shown = path.display().to_string();
     let mut lines = Lines::new(open(path)?);
     let mut checker = Checker::new(&shown, mapping, keep);
-    loop {
-        match lines.next_chunk(usize::MAX) {
-            Ok(Some(chunk)) => checker.lines(&chunk).context(shown.clone())?,
-            Ok(None) => break,
-            // What was read before it is checked all the same.
-            Err(error) => match error.downcast::<TooLong>() {
-                Ok(too_long) => {
-                    checker.stopped(too_long.line, "more than 1 MiB without a line end");
-                    return Ok(checker.finish());
-                }
-                Err(error) => return Err(error.context(shown)),
-            },
-        }
+    if let Err(error) = lines.each(|chunk| checker.lines(chunk)) {
+        // What was read before it is checked all the same.
+        let too_long = error.downcast::<TooLong>().map_err(|error| error.context(shown))?;
+        checker.stopped(too_long.line, "more than 1 MiB without a line end");
+        return Ok(checker.finish());
     }
     if let Some(line) = lines.torn() {
         checker.torn(line);

@@ -50,7 +50,6 @@ fn prepare(args: &CompareArgs, err: &mut dyn Write) -> Result<(Comparison, Vec<O
     let mut options = options(args)?;
     let (base_files, new_files) = (files(&args.base)?, files(&args.new)?);
     let noise_files = args.noise.as_deref().map(files).transpose()?;
-    let outputs = outputs(args)?;
     let base = rows(&base_files, err)?;
     let new = rows(&new_files, err)?;
     if let Some(files) = noise_files {
@@ -62,7 +61,8 @@ fn prepare(args: &CompareArgs, err: &mut dyn Write) -> Result<(Comparison, Vec<O
         }
         options.noise = Some(noise);
     }
-    Ok((compare(&base, &new, &options), outputs))
+    // Not before there is something to write: a report that is empty says less than none.
+    Ok((compare(&base, &new, &options), outputs(args)?))
 }
 
 fn options(args: &CompareArgs) -> Result<Options> {

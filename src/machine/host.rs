@@ -1,4 +1,4 @@
-//! The host: its name, processors and memory.
+//! The host: its name, kernel, processors and memory.
 
 use rustix::process::Pid;
 use std::collections::BTreeSet;
@@ -8,6 +8,11 @@ use std::path::{Path, PathBuf};
 /// The machine's name.
 pub fn name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The release of the operating system's kernel, as `uname -r` has it.
+pub fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 /// The processor's name, as /proc/cpuinfo spells it.

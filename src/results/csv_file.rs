@@ -208,7 +208,11 @@ pub fn scan_from(source: impl Read, shown: &str, each: &mut dyn FnMut(Row)) -> R
         let mut cells = Vec::new();
         for (number, line) in (chunk.first..).zip(&chunk.lines) {
             let place = || Damaged(format!("{shown}, line {number}"));
-            let text = str::from_utf8(line).with_context(place)?;
+            let text = str::from_utf8(line)
+                .context("it is not UTF-8: convert the file with iconv -f latin1 -t utf-8")
+                .with_context(place)?;
+            // A spreadsheet may have put a byte order mark in front.
+            let text = if number == 1 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text };
             if let Err(cell) = lines::split(text, &mut cells) {
                 return Err(anyhow!("the quotes of cell {cell} do not match").context(place()));
             }
@@ -236,7 +240,13 @@ pub struct OtherColumns(String);
 
 impl fmt::Display for OtherColumns {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{}: its columns are not those of schema {}", self.0, super::row::SCHEMA_VERSION)
+        write!(
+            f,
+            "{}: its columns are not those of schema {}: no file of this migbench, or of an older one \
+             (another tool's is read by migbench check --columns alone)",
+            self.0,
+            super::row::SCHEMA_VERSION
+        )
     }
 }
 

@@ -31,6 +31,7 @@ pub fn provenance(run_id: &str, seed: u64) -> Provenance {
         scope: scope(|name| std::env::var(name).ok()),
         migbench_version: env!("CARGO_PKG_VERSION").to_owned(),
         git_revision: GIT_REVISION.to_owned(),
+        os_kernel: Some(host::kernel_release()),
         ..Provenance::default()
     }
 }

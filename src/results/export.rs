@@ -73,7 +73,7 @@ pub fn histogram(reader: &mut Reader, cell: &str) -> Result<Histogram<u64>> {
     let mut slots = Slots::default();
     reader.read(cell, &mut slots)?;
     let mut histogram = Histogram::new_with_bounds(LOWEST_NS, HIGHEST_NS, DIGITS).expect("valid bounds");
-    for (low, high, count) in slots.slots {
+    for (low, high, count) in slots.iter() {
         let same = low <= HIGHEST_NS
             && histogram.lowest_equivalent(low) == low
             && histogram.highest_equivalent(low) == high;

@@ -21,10 +21,11 @@ const HEADER: usize = 40;
 const MOST_BYTES: usize = 1 << 20;
 
 /// What a histogram holds.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Slots {
-    /// The used slots, ascending: the lowest and the highest value that one stands for, and its count.
-    pub slots: Vec<(u64, u64, u64)>,
+    /// The used slots, ascending: the index of each, and how many values lie in it and below.
+    used: Vec<(u64, u64)>,
+    grid: Grid,
     /// How many values were recorded.
     pub count: u64,
 }
@@ -48,7 +49,7 @@ impl Reader {
     /// # Errors
     /// It is no histogram, or one that this program can't have written.
     pub fn read(&mut self, cell: &str, slots: &mut Slots) -> Result<()> {
-        slots.slots.clear();
+        slots.used.clear();
         slots.count = 0;
         self.text.clear();
         STANDARD.decode_vec(cell, &mut self.text).context("it is not base64")?;
@@ -97,38 +98,43 @@ fn counts(bytes: &[u8], slots: &mut Slots) -> Result<()> {
     ensure!(word(bytes, 4) as usize == bytes.len() - HEADER, "its counts have another length than it names");
     ensure!(word(bytes, 8) == 0, "its slots are shifted");
     ensure!(f64::from_bits(long(bytes, 32)) == 1.0, "its values are scaled");
-    let grid = Grid::new(word(bytes, 12), long(bytes, 16), long(bytes, 24))?;
-    let (mut at, mut index) = (HEADER, 0u64);
-    while at < bytes.len() {
-        let number = zigzag(varint(bytes, &mut at)?);
-        if number < 0 {
-            index = index.checked_add(number.unsigned_abs()).context("it counts too far")?;
+    slots.grid = Grid::new(word(bytes, 12), long(bytes, 16), long(bytes, 24))?;
+    let (mut rest, mut index, mut count) = (&bytes[HEADER..], 0u64, 0u64);
+    while let Some(&first) = rest.first() {
+        // Zigzag: the lowest bit is the sign. Most counts fit into one byte.
+        let number = if first < 0x80 {
+            rest = &rest[1..];
+            u64::from(first)
+        } else {
+            varint(&mut rest)?
+        };
+        let half = number >> 1;
+        if number & 1 == 1 {
+            // So many empty slots and one more; no trailing ones beyond the range, and no overflow below.
+            let left = slots.grid.slots.saturating_sub(index);
+            ensure!(half < left, "it has more slots than its range");
+            index += half + 1;
             continue;
         }
-        if number > 0 {
-            ensure!(index < grid.slots, "it has more slots than its range");
-            let count = number.unsigned_abs();
-            slots.count = slots.count.checked_add(count).context("it counts too far")?;
-            let (low, high) = grid.range(index);
-            slots.slots.push((low, high, count));
+        if half > 0 {
+            let Some(sum) = count.checked_add(half) else { bail!("it counts too far") };
+            count = sum;
+            slots.used.push((index, count));
         }
         index += 1;
     }
+    let last = slots.used.last().map_or(0, |slot| slot.0);
+    ensure!(last < slots.grid.slots, "it has more slots than its range");
+    slots.count = count;
     Ok(())
 }
 
 /// LEB128 of at most nine bytes, the ninth taking all its eight bits.
-fn varint(bytes: &[u8], at: &mut usize) -> Result<u64> {
-    // Most counts fit into one byte.
-    let first = bytes[*at];
-    if first < 0x80 {
-        *at += 1;
-        return Ok(u64::from(first));
-    }
+fn varint(rest: &mut &[u8]) -> Result<u64> {
     let mut value = 0u64;
     for i in 0..9 {
-        let byte = *bytes.get(*at).context("it is cut off")?;
-        *at += 1;
+        let Some((&byte, after)) = rest.split_first() else { bail!("it is cut off") };
+        *rest = after;
         if i == 8 {
             return Ok(value | u64::from(byte) << 56);
         }
@@ -140,12 +146,9 @@ fn varint(bytes: &[u8], at: &mut usize) -> Result<u64> {
     Ok(value)
 }
 
-fn zigzag(value: u64) -> i64 {
-    (value >> 1) as i64 ^ -((value & 1) as i64)
-}
-
 /// Which values a slot stands for: `sub` slots of width `unit` from 0, then half as many for each
 /// doubling of the width.
+#[derive(Clone, Debug, Default)]
 struct Grid {
     unit_bits: u32,
     sub_bits: u32,
@@ -168,36 +171,91 @@ impl Grid {
         Ok(Grid { unit_bits, sub_bits, slots: (doublings + 2) << (sub_bits - 1) })
     }
 
+    /// How often the width was doubled before a slot.
+    fn doubling(&self, index: u64) -> u64 {
+        (index >> (self.sub_bits - 1)).saturating_sub(1)
+    }
+
+    /// The index of 0 and the bits of the width, were all slots as wide as those after so many doublings.
+    fn origin(&self, doubling: u64) -> (u64, u32) {
+        (doubling << (self.sub_bits - 1), self.unit_bits + doubling as u32)
+    }
+
     /// The lowest and highest value of a slot.
     fn range(&self, index: u64) -> (u64, u64) {
-        let half = 1u64 << (self.sub_bits - 1);
-        let doubling = (index / half).saturating_sub(1);
-        let within = if index < 2 * half { index } else { index % half + half };
-        let shift = self.unit_bits + doubling as u32;
+        let (origin, bits) = self.origin(self.doubling(index));
         // The last slot ends at 2^64 - 1 at most: `new` stops doubling there.
-        let low = within << shift;
-        (low, low + ((1u64 << shift) - 1))
+        let low = (index - origin) << bits;
+        (low, low + ((1u64 << bits) - 1))
     }
 }
 
+/// Sums over the values of a histogram, each taken to be in the middle of its slot, less `near`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sums {
+    /// Of the values.
+    pub values: f64,
+    /// Of their squares.
+    pub squares: f64,
+    /// Of half the width of their slots.
+    pub halves: f64,
+    /// Of the square of that.
+    pub half_squares: f64,
+}
+
 impl Slots {
+    /// The used slots, ascending: the lowest and the highest value that one stands for, and its count.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        let mut below = 0;
+        self.used.iter().map(move |&(index, seen)| {
+            let ((low, high), count) = (self.grid.range(index), seen - below);
+            below = seen;
+            (low, high, count)
+        })
+    }
+
+    /// The ranges of the lowest and the highest used slot.
+    pub fn ends(&self) -> Option<((u64, u64), (u64, u64))> {
+        let (first, last) = (self.used.first()?, self.used.last()?);
+        Some((self.grid.range(first.0), self.grid.range(last.0)))
+    }
+
     /// The rank, from 1, of quantile `q`: HDR's ceil rank.
     pub fn rank(&self, q: f64) -> u64 {
         ((q * self.count as f64).ceil() as u64).max(1)
     }
 
-    /// The highest values of the slots that hold the values of these ascending ranks, in one pass.
-    pub fn at_ranks<const N: usize>(&self, ranks: [u64; N]) -> [Option<u64>; N] {
-        let mut values = [None; N];
-        let (mut seen, mut at) = (0u64, 0);
-        for &(_, high, count) in &self.slots {
-            seen += count;
-            while at < N && ranks[at] <= seen {
-                values[at] = Some(high);
-                at += 1;
+    /// The highest value of the slot that holds the value of this rank.
+    pub fn at_rank(&self, rank: u64) -> Option<u64> {
+        let at = self.used.partition_point(|&(_, seen)| seen < rank);
+        Some(self.grid.range(self.used.get(at)?.0).1)
+    }
+
+    /// Sums from `near`, so that those of squares do not cancel when it is about the mean.
+    pub fn sums(&self, near: f64) -> Sums {
+        let (mut sums, mut below, mut rest) = (Sums::default(), 0, self.used.as_slice());
+        while let Some(&(first, _)) = rest.first() {
+            // Slots of one width are neighbours.
+            let doubling = self.grid.doubling(first);
+            let same = rest.partition_point(|&(index, _)| self.grid.doubling(index) == doubling);
+            let (slots, later) = rest.split_at(same);
+            let (origin, bits) = self.grid.origin(doubling);
+            let (width, before) = ((1u64 << bits) as f64, below);
+            let half = (width - 1.0) / 2.0;
+            for &(index, seen) in slots {
+                // Signed, because that is one instruction; neither has the highest bit.
+                let (steps, count) = ((index - origin) as i64 as f64, (seen - below) as i64 as f64);
+                let away = steps * width + (half - near);
+                sums.values += away * count;
+                sums.squares += away * away * count;
+                below = seen;
             }
+            let count = (below - before) as f64;
+            sums.halves += half * count;
+            sums.half_squares += half * half * count;
+            rest = later;
         }
-        values
+        sums
     }
 }
 
@@ -253,10 +311,10 @@ mod tests {
                     (histogram.lowest_equivalent(value), histogram.highest_equivalent(value), v.count_at_value())
                 })
                 .collect();
-            prop_assert_eq!(&slots.slots, &expected);
+            prop_assert_eq!(slots.iter().collect::<Vec<_>>(), expected);
             prop_assert_eq!(slots.count, histogram.len());
             let quantiles = [0.5, 0.9, 0.95, 0.99, 0.999, 1.0];
-            let values = slots.at_ranks(quantiles.map(|q| slots.rank(q)));
+            let values = quantiles.map(|q| slots.at_rank(slots.rank(q)));
             if !histogram.is_empty() {
                 prop_assert_eq!(values, quantiles.map(|q| Some(histogram.value_at_quantile(q))));
             }
@@ -292,10 +350,17 @@ mod tests {
         let far = [header(1, 3, 1, 1), vec![2]].concat();
         assert!(reason(&cell(&far)).ends_with("is none"));
         let whole = encode(&Histogram::<u64>::new_with_bounds(1, HIGHEST_NS, 3).unwrap());
-        assert_eq!(read(&whole).unwrap(), Slots::default());
+        let empty = read(&whole).unwrap();
+        assert_eq!((empty.count, empty.iter().next(), empty.at_rank(1), empty.ends()), (0, None, None, None));
         assert_eq!(reason(&whole[..whole.len() - 4]), "its length is not the one it names");
         // i64::MIN empty slots.
         let far = [header(9, 3, 1, HIGHEST_NS), vec![0xff; 9]].concat();
-        assert_eq!(read(&cell(&far)).unwrap(), Slots::default());
+        assert_eq!(reason(&cell(&far)), "it has more slots than its range");
+        // Counts of 2^62 that add up to more than 64 bits, and one slot more than there are.
+        let most = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+        let plain = [header(27, 3, 1, HIGHEST_NS), most.repeat(3)].concat();
+        assert_eq!(reason(&cell(&plain)), "it counts too far");
+        let plain = [header(1026, 1, 1, 2), vec![0; 1025], vec![2]].concat();
+        assert_eq!(reason(&cell(&plain)), "it has more slots than its range");
     }
 }

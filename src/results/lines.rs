@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, bail};
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{BufRead, ErrorKind, Read};
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 /// Longer lines are refused: the largest row, with two histograms of 33,792 different counts each,
@@ -36,6 +36,8 @@ pub fn open(path: &Path) -> Result<File> {
 pub struct Lines<R> {
     source: R,
     buffer: Vec<u8>,
+    /// The next buffer.
+    spare: Vec<u8>,
     /// Bytes of `buffer` that hold something.
     filled: usize,
     /// Where the lines not yet given out begin.
@@ -75,6 +77,7 @@ impl<R: Read> Lines<R> {
         Lines {
             source,
             buffer: vec![0; FIRST_CHUNK],
+            spare: Vec::new(),
             filled: 0,
             start: 0,
             line: 0,
@@ -88,29 +91,47 @@ impl<R: Read> Lines<R> {
     /// # Errors
     /// The file can't be read, or [`TooLong`].
     pub fn next_chunk(&mut self, most: usize) -> Result<Option<Chunk<'_>>> {
+        let Some(whole) = self.ready()? else { return Ok(None) };
+        let (chunk, end) = chunk(&self.buffer[..whole], self.start, self.line + 1, most)?;
+        (self.line, self.start) = (self.line + chunk.lines.len() as u64, end);
+        Ok(Some(chunk))
+    }
+
+    /// Hands over all lines, chunk by chunk; the next one is read while one is looked at.
+    ///
+    /// # Errors
+    /// As [`Lines::next_chunk`]; what `look` returns.
+    pub fn each(&mut self, mut look: impl FnMut(&Chunk) -> Result<()> + Send) -> Result<()>
+    where
+        R: Send,
+    {
+        while let Some(whole) = self.ready()? {
+            let (chunk, end) = chunk(&self.buffer[..whole], self.start, self.line + 1, usize::MAX)?;
+            let (source, tail, spare) = (&mut self.source, &self.buffer[end..self.filled], &mut self.spare);
+            let (size, ended) = (larger(self.buffer.len()), self.ended);
+            let (looked, read) = rayon::join(
+                || look(&chunk),
+                || if ended { Ok((tail.len(), true)) } else { read_on(source, tail, spare, size) },
+            );
+            looked?;
+            self.line += chunk.lines.len() as u64;
+            if ended {
+                self.start = end;
+            } else {
+                self.turn(read?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Up to where the buffer holds whole lines, read on until there is one; none at the end.
+    fn ready(&mut self) -> Result<Option<usize>> {
         let mut whole = self.whole();
         while whole == self.start && !self.ended {
             self.fill()?;
             whole = self.whole();
         }
-        if whole == self.start {
-            return Ok(None);
-        }
-        let first = self.line + 1;
-        let mut lines = Vec::new();
-        let mut at = self.start;
-        while at < whole && lines.len() < most {
-            // A slice is a reader without errors, and this the fastest search for a byte in std.
-            let length = (&self.buffer[at..whole]).skip_until(b'\n')?;
-            let line = &self.buffer[at..at + length - 1];
-            lines.push(line.strip_suffix(b"\r").unwrap_or(line));
-            at += length;
-        }
-        if let Some(long) = lines.iter().position(|line| line.len() > LONGEST_LINE) {
-            return Err(TooLong { line: first + long as u64 }.into());
-        }
-        (self.line, self.start) = (self.line + lines.len() as u64, at);
-        Ok(Some(Chunk { first, lines }))
+        Ok(Some(whole).filter(|&whole| whole > self.start))
     }
 
     /// The number of the last line, when it has no end and was left out.
@@ -121,35 +142,65 @@ impl<R: Read> Lines<R> {
     /// Up to where the buffer holds whole lines.
     fn whole(&self) -> usize {
         let unread = &self.buffer[self.start..self.filled];
-        unread.iter().rposition(|&byte| byte == b'\n').map_or(self.start, |at| self.start + at + 1)
+        memchr::memrchr(b'\n', unread).map_or(self.start, |at| self.start + at + 1)
     }
 
     fn fill(&mut self) -> Result<()> {
-        self.buffer.copy_within(self.start..self.filled, 0);
-        (self.filled, self.start) = (self.filled - self.start, 0);
-        if self.line > 0 || self.filled == self.buffer.len() {
-            // A file that goes on: larger chunks are shared out better.
-            let larger = (self.buffer.len() * 8).min(CHUNK);
-            self.buffer.resize(larger.max(self.buffer.len()), 0);
-        }
+        let tail = &self.buffer[self.start..self.filled];
         // No line end in all of this.
-        if self.filled > LONGEST_LINE {
+        if tail.len() > LONGEST_LINE {
             return Err(TooLong { line: self.line + 1 }.into());
         }
-        while self.filled < self.buffer.len() {
-            match self.source.read(&mut self.buffer[self.filled..]) {
-                Ok(0) => {
-                    self.ended = true;
-                    self.torn = self.filled > self.whole();
-                    break;
-                }
-                Ok(read) => self.filled += read,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).context("cannot read on"),
-            }
-        }
+        // A file that goes on.
+        let goes_on = self.line > 0 || tail.len() == self.buffer.len();
+        let size = if goes_on { larger(self.buffer.len()) } else { self.buffer.len() };
+        let read = read_on(&mut self.source, tail, &mut self.spare, size)?;
+        self.turn(read);
         Ok(())
     }
+
+    /// Takes the other buffer, with so many bytes in it; was that the end?
+    fn turn(&mut self, (filled, ended): (usize, bool)) {
+        std::mem::swap(&mut self.buffer, &mut self.spare);
+        (self.filled, self.start, self.ended) = (filled, 0, ended);
+        self.torn = ended && filled > self.whole();
+    }
+}
+
+/// The size of the next buffer: larger chunks are shared out better.
+fn larger(size: usize) -> usize {
+    (size * 8).clamp(FIRST_CHUNK, CHUNK)
+}
+
+/// Fills a buffer with what is left of the last one and more of the file; how far, and is that the end?
+fn read_on(source: &mut impl Read, tail: &[u8], buffer: &mut Vec<u8>, size: usize) -> Result<(usize, bool)> {
+    buffer.resize(size, 0);
+    buffer[..tail.len()].copy_from_slice(tail);
+    let mut filled = tail.len();
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => return Ok((filled, true)),
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("cannot read on"),
+        }
+    }
+    Ok((filled, false))
+}
+
+/// At most `most` of the lines from `start` on, and where they end.
+fn chunk(bytes: &[u8], start: usize, first: u64, most: usize) -> Result<(Chunk<'_>, usize)> {
+    let mut lines = Vec::new();
+    let mut at = start;
+    for end in memchr::memchr_iter(b'\n', &bytes[start..]).take(most) {
+        let line = &bytes[at..start + end];
+        if line.len() > LONGEST_LINE {
+            return Err(TooLong { line: first + lines.len() as u64 }.into());
+        }
+        lines.push(line.strip_suffix(b"\r").unwrap_or(line));
+        at = start + end + 1;
+    }
+    Ok((Chunk { first, lines }, at))
 }
 
 /// Splits a line into its cells (RFC 4180): separated by commas, in quotes where they hold one.
@@ -158,24 +209,28 @@ impl<R: Read> Lines<R> {
 /// A quote that isn't closed, or text behind one: its cell, counted from 1.
 pub fn split<'a>(line: &'a str, cells: &mut Vec<Cow<'a, str>>) -> Result<(), usize> {
     cells.clear();
-    if !line.contains('"') {
-        cells.extend(line.split(',').map(Cow::Borrowed));
-        return Ok(());
-    }
-    let mut rest = line;
+    let mut start = 0;
+    // All commas in one search: cells are short, and a search of their own would cost more than they do.
+    let mut commas = memchr::memchr_iter(b',', line.as_bytes());
     loop {
-        let (cell, after) = match rest.strip_prefix('"') {
-            Some(quoted) => unquote(quoted).ok_or(cells.len() + 1)?,
-            None => {
-                let end = rest.find(',').unwrap_or(rest.len());
-                (Cow::Borrowed(&rest[..end]), &rest[end..])
+        let mut comma = commas.next();
+        if line.as_bytes().get(start) == Some(&b'"') {
+            let (cell, after) = unquote(&line[start + 1..]).ok_or(cells.len() + 1)?;
+            cells.push(cell);
+            let end = line.len() - after.len();
+            while comma.is_some_and(|at| at < end) {
+                comma = commas.next();
             }
-        };
-        cells.push(cell);
-        match after.strip_prefix(',') {
-            Some(next) => rest = next,
-            None if after.is_empty() => return Ok(()),
-            None => return Err(cells.len()),
+            // The comma is right behind the quote, or the line ends there.
+            if comma.unwrap_or(line.len()) != end {
+                return Err(cells.len());
+            }
+        } else {
+            cells.push(Cow::Borrowed(&line[start..comma.unwrap_or(line.len())]));
+        }
+        match comma {
+            Some(at) => start = at + 1,
+            None => return Ok(()),
         }
     }
 }
@@ -215,6 +270,15 @@ mod tests {
                 found.push((chunk.first + i as u64, String::from_utf8(line.to_vec()).unwrap()));
             }
         }
+        let mut again = Vec::new();
+        let mut ahead = Lines::new(bytes);
+        let look = |chunk: &Chunk| -> Result<()> {
+            let texts = chunk.lines.iter().map(|line| String::from_utf8(line.to_vec()).unwrap());
+            again.extend((chunk.first..).zip(texts));
+            Ok(())
+        };
+        ahead.each(look).unwrap();
+        assert!(again == found && ahead.torn() == lines.torn());
         (found, lines.torn())
     }
 

@@ -73,6 +73,8 @@ pub struct Provenance {
     /// Version of the library that computed matrix products, and how many of the network's, as `13.0.2 (60 of
     /// 73)`; empty where the kernels computed all.
     pub gemm_version: Option<String>,
+    /// Release of the operating system's kernel.
+    pub os_kernel: Option<String>,
 }
 
 /// How sure it is that the worker ran where it should.
@@ -132,6 +134,10 @@ pub struct Subject {
     pub driver_version: Option<String>,
     /// CUDA version of the driver.
     pub cuda_version: Option<String>,
+    /// VBIOS version of the GPU.
+    pub gpu_vbios: Option<String>,
+    /// Power limit of the GPU in force when the run was planned, in W.
+    pub gpu_power_limit_w: Option<f64>,
 }
 
 /// Whether workers measure one after another or at once.

@@ -160,9 +160,7 @@ pub fn thinned_rank(n: u64, lag: u64, q: f64) -> Option<u64> {
 }
 
 fn thinned_bound(slots: &Slots, lag: Option<u64>, q: f64) -> Option<u64> {
-    let rank = thinned_rank(slots.count, lag?, q)?;
-    let [value] = slots.at_ranks([rank]);
-    value
+    slots.at_rank(thinned_rank(slots.count, lag?, q)?)
 }
 
 /// A quantile of the responses of a row in ms, and its 99 % upper bound, each where there are enough.
@@ -174,7 +172,7 @@ pub fn response_quantile(row: &Row, q: f64) -> (Option<f64>, Option<f64>) {
     }
     let max = row.response.max.unwrap_or(f64::MAX);
     let in_ms = |ns: u64| (ns as f64 / 1e6).min(max);
-    let [value] = slots.at_ranks([slots.rank(q)]);
+    let value = slots.at_rank(slots.rank(q));
     let enough = slots.count >= batches_needed(q);
     (value.filter(|_| enough).map(in_ms), thinned_bound(&slots, row.response.lag, q).map(in_ms))
 }
@@ -234,8 +232,7 @@ fn quantiles<const N: usize>(recording: &Recording, slots: &Slots, qs: [f64; N])
 
 /// The value of a rank in ms, within the exact extremes.
 fn at_rank(recording: &Recording, slots: &Slots, rank: u64) -> Option<f64> {
-    let [value] = slots.at_ranks([rank]);
-    value.and_then(|ns| ms(ns.clamp(recording.min_ns, recording.max_ns)))
+    slots.at_rank(rank).and_then(|ns| ms(ns.clamp(recording.min_ns, recording.max_ns)))
 }
 
 /// The window's columns.

@@ -39,6 +39,7 @@ macro_rules! columns {
 }
 
 /// What a column takes.
+#[derive(Debug)]
 pub struct Column {
     /// Its name.
     pub name: &'static str,
@@ -96,6 +97,9 @@ columns! {
     neighbours: subject.neighbours as Option<super::row::Neighbours>;
     driver_version: subject.driver_version as Option<String>;
     cuda_version: subject.cuda_version as Option<String>;
+    os_kernel: provenance.os_kernel as Option<String>;
+    gpu_vbios: subject.gpu_vbios as Option<String>;
+    gpu_power_limit_w: subject.gpu_power_limit_w as Option<f64>;
     device: point.device as crate::measure::protocol::Device;
     backend: point.backend as String;
     workload: point.workload as String;

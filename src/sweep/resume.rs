@@ -27,12 +27,15 @@ struct Place {
 type Column = (&'static str, fn(&Row) -> String);
 
 /// Columns that a sweep decides once.
-const CONFIGURATION: [Column; 15] = [
+const CONFIGURATION: [Column; 18] = [
     ("host", |row| row.provenance.host.clone()),
     ("migbench_version", |row| row.provenance.migbench_version.clone()),
     ("git_revision", |row| row.provenance.git_revision.clone()),
     ("driver_version", |row| text(&row.subject.driver_version)),
     ("cuda_version", |row| text(&row.subject.cuda_version)),
+    ("os_kernel", |row| text(&row.provenance.os_kernel)),
+    ("gpu_vbios", |row| text(&row.subject.gpu_vbios)),
+    ("gpu_power_limit_w", |row| text(&row.subject.gpu_power_limit_w)),
     ("gpu_name", |row| row.subject.instance.gpu_name.clone()),
     ("profile", |row| text(&row.subject.instance.profile)),
     ("seed", |row| row.provenance.seed.to_string()),

@@ -227,6 +227,8 @@ fn subject(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> 
     // NVML does not know a whole GPU's multiprocessors; CUDA does.
     instance.sm_count = instance.sm_count.or(device.and_then(|d| d.sm_count));
     let mps = device.and_then(|d| d.mps) == Some(true);
+    let mut gpus = context.topology.gpus.iter();
+    let gpu = gpus.find(|gpu| instance.gpu_uuid.as_ref().is_some_and(|uuid| *uuid == gpu.uuid));
     Subject {
         identity: outcome.identity,
         sharing: match instance.kind {
@@ -243,6 +245,8 @@ fn subject(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> 
         }),
         driver_version: context.topology.driver_version.clone(),
         cuda_version: context.topology.cuda_version.clone(),
+        gpu_vbios: gpu.and_then(|gpu| gpu.vbios.clone()),
+        gpu_power_limit_w: gpu.and_then(|gpu| gpu.power_limit_mw).map(|mw| f64::from(mw) / 1e3),
         instance,
     }
 }

@@ -16,11 +16,14 @@ pub struct Across {
     /// Hash of what makes a row unique, and its line; in the file's order.
     rows: Vec<(u64, u64)>,
     /// The instance of (run, UUID), as first seen.
-    instances: HashMap<u64, (u64, String, u64)>,
+    instances: HashMap<u64, Instance>,
     /// By run, round and set of workers.
     sets: BTreeMap<(u64, u64), Set>,
     conflicts: Vec<Finding>,
 }
+
+/// Hash of an instance, its description, the line.
+type Instance = (u64, String, u64);
 
 /// Workers that measured at once.
 struct Set {
@@ -67,11 +70,12 @@ impl Across {
         let fields = [Field::Profile, Field::SmCount, Field::MemoryMib, Field::GiId, Field::CiId];
         // NVML may not know one of them every time; only what is there can differ.
         let parts = fields.map(|field| row.text(field));
-        let now = (hash(&parts), describe(&parts), row.line);
+        let hash = hash(&parts);
+        let now = || (hash, describe(&parts), row.line);
         match self.instances.get(&key) {
-            Some(first) if first.0 != now.0 => self.conflicts.push(conflict(first, &now)),
+            Some(first) if first.0 != hash => self.conflicts.push(conflict(first, &now())),
             Some(_) => {}
-            None => _ = self.instances.insert(key, now),
+            None => _ = self.instances.insert(key, now()),
         }
     }
 
@@ -177,7 +181,7 @@ fn describe(parts: &[&str; 5]) -> String {
     format!("{profile}, {sms} SMs, {memory} MiB, GI {gi}, CI {ci}")
 }
 
-fn conflict(first: &(u64, String, u64), now: &(u64, String, u64)) -> Finding {
+fn conflict(first: &Instance, now: &Instance) -> Finding {
     let (first, now) = if first.2 <= now.2 { (first, now) } else { (now, first) };
     let expected = format!("{} as in line {} of the same run and UUID", first.1, first.2);
     Finding::new(now.2, Field::Profile.name(), "identity", &now.1, expected)

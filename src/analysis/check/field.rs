@@ -1,6 +1,6 @@
 //! Which cell of a line means what: migbench's own columns by name, another tool's by a mapping.
 
-use crate::results::{self, COLUMNS};
+use crate::results::{self, COLUMNS, Column};
 use anyhow::{Result, bail};
 use std::borrow::Cow;
 
@@ -39,7 +39,11 @@ fields! {
     Throughput = "throughput"; Wall = "throughput_wall"; Tflops = "tflops"; Gbytes = "gbytes_per_s";
     H2d = "h2d_mean_ms"; Compute = "compute_mean_ms"; ComputeP50 = "compute_p50_ms";
     D2h = "d2h_mean_ms"; EnqueueP50 = "enqueue_p50_ms"; StageBatches = "stage_batches";
-    Overlap = "overlap"; OutputError = "output_error"; Clock = "gpu_sm_clock_mhz";
+    Overlap = "overlap"; OutputError = "output_error"; Clock = "gpu_sm_clock_mhz"; PowerLimit = "gpu_power_limit_w";
+    NamedStart = "named_start_ns"; MeanHalfwidth = "mean_halfwidth"; P99Halfwidth = "p99_halfwidth";
+    ResponseP99Upper = "response_p99_upper_ms"; ResponseLag = "response_lag"; SloBound = "slo_bound_ms";
+    OfferedRate = "offered_rate"; SmClock = "sm_clock_mhz"; Energy = "gpu_energy_per_sample_j";
+    Telemetry = "telemetry_s";
     Power = "gpu_power_w"; GpuThrottled = "gpu_throttled_ms"; CpuThrottled = "cpu_throttled_ms";
     // Text.
     RunId = "run_id"; SessionId = "session_id"; PointId = "point_id"; StartedAt = "started_at";
@@ -131,6 +135,19 @@ impl Mapping {
     }
 }
 
+/// A column with a type.
+#[derive(Debug)]
+pub struct Typed {
+    /// What it takes.
+    pub column: &'static Column,
+    /// Its place in the file.
+    pub at: usize,
+    /// A cell may be empty.
+    pub optional: bool,
+    /// The field whose number a cell of it is, where any number is one.
+    pub number: Option<Field>,
+}
+
 /// How to look at the lines of one file.
 #[derive(Debug)]
 pub struct View {
@@ -141,7 +158,10 @@ pub struct View {
     /// Where each column of the schema is, if they are its columns and in its order.
     pub places: Option<Vec<Option<usize>>>,
     index: Vec<Option<usize>>,
-    to_ms: f64,
+    /// The columns of the schema in which not every text is a value, if they are its columns.
+    pub typed: Vec<Typed>,
+    /// By which the cell of each number is multiplied.
+    scales: [f64; NUMBERS],
 }
 
 impl View {
@@ -165,7 +185,8 @@ impl View {
                 index[field as usize] = at(field.name());
             }
             let places = results::places(&header);
-            return Ok(View { header, own: true, places, index, to_ms: 1.0 });
+            let typed = typed(places.as_deref().unwrap_or_default());
+            return Ok(View { header, own: true, places, index, typed, scales: [1.0; NUMBERS] });
         };
         for (field, column) in &mapping.columns {
             let Some(found) = at(column) else {
@@ -173,7 +194,9 @@ impl View {
             };
             index[*field as usize] = Some(found);
         }
-        Ok(View { header, own: false, places: None, index, to_ms: mapping.unit.to_ms() })
+        let scale = |i: usize| if Field::ALL[i].name().ends_with("_ms") { mapping.unit.to_ms() } else { 1.0 };
+        let (typed, scales) = (Vec::new(), std::array::from_fn(scale));
+        Ok(View { header, own: false, places: None, index, typed, scales })
     }
 
     /// What the file calls this field.
@@ -185,10 +208,28 @@ impl View {
     pub fn has(&self, field: Field) -> bool {
         self.index[field as usize].is_some()
     }
+}
 
-    fn scale(&self, field: Field) -> f64 {
-        if field.name().ends_with("_ms") { self.to_ms } else { 1.0 }
+/// As `str::trim`, which looks at characters; a number's first and last ones are plain.
+pub fn trim(text: &str) -> &str {
+    match text.as_bytes() {
+        [first, .., last] if first.is_ascii_graphic() && last.is_ascii_graphic() => text,
+        _ => text.trim(),
     }
+}
+
+fn typed(places: &[Option<usize>]) -> Vec<Typed> {
+    let there = COLUMNS.iter().zip(places).filter_map(|(column, at)| Some((column, (*at)?)));
+    let typed = there.filter(|(column, _)| column.holds != "text").map(|(column, at)| {
+        let of = || Field::ALL[..NUMBERS].iter().copied().find(|field| field.name() == column.name);
+        Typed {
+            column,
+            at,
+            optional: column.holds.ends_with("or nothing"),
+            number: (column.holds == "a number or nothing").then(of).flatten(),
+        }
+    });
+    typed.collect()
 }
 
 fn list(header: &[String]) -> String {
@@ -216,20 +257,22 @@ impl<'a> Cells<'a> {
     pub fn new(view: &'a View, line: u64, cells: &'a [Cow<'a, str>]) -> Cells<'a> {
         let mut numbers = [f64::NAN; NUMBERS];
         for (i, number) in numbers.iter_mut().enumerate() {
-            let text = view.index[i].map_or("", |at| cells[at].trim());
+            let text = view.index[i].map_or("", |at| trim(&cells[at]));
             if !text.is_empty() {
-                *number = text.parse().unwrap_or(f64::NAN) * view.scale(Field::ALL[i]);
+                *number = text.parse().unwrap_or(f64::NAN) * view.scales[i];
             }
         }
         Cells { view, line, cells, numbers }
     }
 
     /// A finite number.
+    #[inline]
     pub fn number(&self, field: Field) -> Option<f64> {
         Some(self.numbers[field as usize]).filter(|number| number.is_finite())
     }
 
     /// The cell as it stands.
+    #[inline]
     pub fn text(&self, field: Field) -> &'a str {
         self.view.index[field as usize].map_or("", |at| self.cells[at].as_ref())
     }

@@ -14,7 +14,6 @@ mod recorded;
 pub use field::{Field, LatencyUnit, Mapping};
 pub use finding::{Finding, Findings};
 
-use crate::results::histogram::{Reader, Slots};
 use crate::results::lines::{Chunk, split};
 use crate::results::{COLUMNS, header};
 use across::Across;
@@ -23,7 +22,9 @@ use field::{Cells, View};
 use ratio::Ratios;
 use rayon::prelude::*;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// What was found in one file.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,13 +63,16 @@ impl Totals {
     }
 }
 
+/// Shares of a chunk for each thread.
+const SHARES: usize = 32;
+
 /// Checks one file, chunk by chunk.
 pub struct Checker {
     file: String,
     view: Option<View>,
     mapping: Option<Mapping>,
     keep: usize,
-    tools: Vec<Tools>,
+    tools: Vec<Mutex<Tools>>,
     rows: u64,
     found: Found,
 }
@@ -76,8 +80,7 @@ pub struct Checker {
 /// What a thread keeps between lines.
 #[derive(Default)]
 struct Tools {
-    reader: Reader,
-    slots: Slots,
+    decoder: recorded::Decoder,
     memory: own::Memory,
 }
 
@@ -99,7 +102,8 @@ impl Checker {
             view: None,
             mapping,
             keep,
-            tools: (0..rayon::current_num_threads()).map(|_| Tools::default()).collect(),
+            // Nobody waits for a lock: each thread of the pool has its own.
+            tools: (0..rayon::current_num_threads()).map(|_| Mutex::default()).collect(),
             rows: 0,
             found: Found { findings: Findings::new(keep), ..Found::default() },
         }
@@ -118,22 +122,24 @@ impl Checker {
             (lines, first) = (rest, first + 1);
         }
         let Some(view) = &self.view else { return Ok(()) };
-        // A share for each thread, in order.
-        let share = lines.len().div_ceil(self.tools.len()).max(1);
-        let parts: Vec<(usize, Found)> = self
-            .tools
-            .par_iter_mut()
-            .zip(lines.par_chunks(share))
+        // Several shares for each thread, in order: a processor that others use too takes fewer.
+        let share = lines.len().div_ceil(SHARES * self.tools.len()).max(1);
+        let (tools, keep) = (&self.tools, self.keep);
+        let parts: Vec<Found> = lines
+            .par_chunks(share)
             .enumerate()
-            .map(|(i, (tools, lines))| {
-                let mut found = Found { findings: Findings::new(self.keep), ..Found::default() };
-                for (at, line) in lines.iter().enumerate() {
-                    row(view, first + (i * share + at) as u64, line, tools, &mut found);
+            .map(|(i, lines)| {
+                let mut found = Found { findings: Findings::new(keep), ..Found::default() };
+                let mine = &tools[rayon::current_thread_index().unwrap_or(0) % tools.len()];
+                let mut tools = mine.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut cells = Vec::with_capacity(view.header.len());
+                for (number, line) in (first + (i * share) as u64..).zip(lines) {
+                    row(view, number, line, &mut cells, &mut tools, &mut found);
                 }
-                (i, found)
+                found
             })
             .collect();
-        for (_, part) in parts {
+        for part in parts {
             self.found.findings.append(part.findings);
             self.found.ratios.append(part.ratios);
             self.found.across.append(part.across);
@@ -188,7 +194,8 @@ impl Checker {
 
     /// The end of the file.
     pub fn finish(mut self) -> Report {
-        if self.rows == 0 {
+        // A file without a header that was torn or stopped is not empty, and has its finding.
+        if self.rows == 0 && (self.view.is_some() || self.found.findings.count() == 0) {
             let found = if self.view.is_none() { "an empty file" } else { "a header only" };
             self.found.findings.push(Finding::new(1, "the file", "empty", found, "rows"));
         }
@@ -211,7 +218,14 @@ impl Checker {
 }
 
 /// One line.
-fn row(view: &View, number: u64, line: &[u8], tools: &mut Tools, found: &mut Found) {
+fn row<'a>(
+    view: &View,
+    number: u64,
+    line: &'a [u8],
+    cells: &mut Vec<Cow<'a, str>>,
+    tools: &mut Tools,
+    found: &mut Found,
+) {
     let findings = &mut found.findings;
     let text = match std::str::from_utf8(line) {
         Ok(text) => text,
@@ -223,8 +237,7 @@ fn row(view: &View, number: u64, line: &[u8], tools: &mut Tools, found: &mut Fou
             return;
         }
     };
-    let mut cells = Vec::with_capacity(view.header.len());
-    if let Err(cell) = split(text, &mut cells) {
+    if let Err(cell) = split(text, cells) {
         let shown = format!("cell {cell}");
         findings.push(Finding::new(
             number,
@@ -241,11 +254,11 @@ fn row(view: &View, number: u64, line: &[u8], tools: &mut Tools, found: &mut Fou
         findings.push(Finding::new(number, "the line", "cells", &shown, expected));
         return;
     }
-    let row = Cells::new(view, number, &cells);
+    let row = Cells::new(view, number, cells);
     numbers::check(&row, findings, &mut found.ratios);
     if view.own {
         own::check(&row, &mut tools.memory, findings);
-        recorded::check(&row, &mut tools.reader, &mut tools.slots, findings);
+        recorded::check(&row, &mut tools.decoder, findings);
         found.across.add(&row);
         let known = ["ok", "failed", "invalid", "interrupted"];
         if let Some(status) = known.into_iter().find(|known| *known == row.text(Field::Status)) {

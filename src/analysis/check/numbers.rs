@@ -14,11 +14,14 @@ const OTHERS: f64 = 0.01;
 const EXACT: f64 = 1e-9;
 
 /// Where 0 would be a measurement.
-const MAY_BE_ZERO: [Field; 9] = [
+const MAY_BE_ZERO: [Field; 12] = [
     Field::LateBatches,
     Field::WarmupBatches,
     Field::BatchesCommon,
+    Field::NamedStart,
     Field::WindowStart,
+    Field::MeanHalfwidth,
+    Field::P99Halfwidth,
     Field::Drift,
     Field::Stddev,
     Field::Overlap,
@@ -44,6 +47,9 @@ pub fn check(row: &Cells, findings: &mut Findings, ratios: &mut Ratios) {
 fn signs(row: &Cells, findings: &mut Findings) {
     for &field in &Field::ALL[..NUMBERS] {
         let text = row.text(field);
+        if text.is_empty() {
+            continue;
+        }
         let mut add = |rule, expected: &str| {
             findings.push(Finding::new(row.line, row.view.column(field), rule, text, expected));
         };
@@ -74,7 +80,7 @@ fn signs(row: &Cells, findings: &mut Findings) {
 /// Quantiles ascend, and the mean lies between the extremes.
 fn order(row: &Cells, findings: &mut Findings) {
     use Field::{Max, Mean, Min, P50, P90, P95, P99, P99Upper, P999};
-    let chains: [&[Field]; 9] = [
+    let chains: [&[Field]; 10] = [
         &[Min, P50, P90, P95, P99, P999, Max],
         &[P99, P99Upper, Max],
         &[Min, Mean, Max],
@@ -85,6 +91,7 @@ fn order(row: &Cells, findings: &mut Findings) {
             Field::ResponseP999,
             Field::ResponseMax,
         ],
+        &[Field::ResponseP99, Field::ResponseP99Upper, Field::ResponseMax],
         // A batch that starts late answers later than it takes; a server's samples are not its batches.
         if row.number(Field::Inferences).is_none() { &[Mean, Field::ResponseMean] } else { &[] },
         &[Max, Field::ResponseMax],

@@ -1,12 +1,12 @@
 //! Rules about one row of migbench's own: types, status, warnings, the point's hash, the device.
 
-use super::field::{Cells, Field};
+use super::field::{Cells, Field, trim};
 use super::finding::{Finding, Findings};
 use super::numbers::{PERCENTILES, needed};
 use super::short;
 use crate::machine::limits::{self, Ceiling, Figures, Size};
+use crate::results::from_record;
 use crate::results::row::{SCHEMA_VERSION, point_id};
-use crate::results::{COLUMNS, from_record};
 use crate::workload::model::Network;
 use crate::workload::{Precision, Spec};
 use std::collections::HashMap;
@@ -22,10 +22,21 @@ const MOST_POINTS: usize = 10_000;
 /// What rows have in common, kept between them.
 #[derive(Default)]
 pub struct Memory {
-    points: HashMap<String, String>,
+    points: HashMap<String, Point>,
     networks: HashMap<String, Option<Network>>,
+    /// The last row's conditions, as one text.
+    key: String,
     /// The last row's GPU and profile.
     device: Device,
+}
+
+/// What follows from a row's conditions.
+#[derive(Default)]
+struct Point {
+    /// Their hash.
+    id: Option<String>,
+    /// The operations and bytes of a batch, where the network is migbench's own.
+    counts: Option<(f64, f64)>,
 }
 
 /// What is known of a GPU and a profile.
@@ -46,8 +57,12 @@ pub fn check(row: &Cells, memory: &mut Memory, findings: &mut Findings) {
     let known = memory.device(row);
     device(row, known, findings);
     limit(row, known, findings);
-    memory.counts(row, findings);
-    memory.point(row, findings);
+    let point = memory.point(row);
+    counts(row, point.counts, findings);
+    if let Some(expected) = point.id.as_ref().filter(|id| *id != row.text(Field::PointId)) {
+        let expected = format!("{expected}, the hash of the row's conditions");
+        add(findings, row, Field::PointId, "point", expected);
+    }
 }
 
 fn add(findings: &mut Findings, row: &Cells, field: Field, rule: &'static str, expected: impl Into<String>) {
@@ -56,13 +71,13 @@ fn add(findings: &mut Findings, row: &Cells, field: Field, rule: &'static str, e
 
 /// Every cell is of its column's type; the schema is this one.
 fn types(row: &Cells, findings: &mut Findings) {
-    if let Some(places) = &row.view.places {
-        for (column, at) in COLUMNS.iter().zip(places).filter_map(|(c, at)| Some((c, (*at)?))) {
-            let text = row.at(at);
-            let fine = text.is_empty() && column.holds.ends_with("or nothing") || column.holds == "text";
-            if !fine && !(column.accepts)(text) {
-                findings.push(Finding::new(row.line, column.name, "type", text, column.holds));
-            }
+    for typed in &row.view.typed {
+        let text = row.at(typed.at);
+        let fine = text.is_empty() && typed.optional
+            // Read as a number already, and nothing was trimmed away for that.
+            || typed.number.is_some_and(|field| row.number(field).is_some() && trim(text) == text);
+        if !fine && !(typed.column.accepts)(text) {
+            findings.push(Finding::new(row.line, typed.column.name, "type", text, typed.column.holds));
         }
     }
     if row.number(Field::SchemaVersion) != Some(f64::from(SCHEMA_VERSION)) {
@@ -138,11 +153,14 @@ fn status(row: &Cells, findings: &mut Findings) {
         let expected = format!("at most {LATE_SHARE} of {batches}, or the status invalid");
         add(findings, row, Field::LateBatches, "late", expected);
     }
-    for field in always.into_iter().chain(enough).chain(overlap).chain(arrived.iter().copied()) {
+    let mut there = |field| {
         if row.text(field).is_empty() {
             add(findings, row, field, "absent", "a number: the row is ok");
         }
-    }
+    };
+    always.into_iter().for_each(&mut there);
+    enough.chain(overlap).for_each(&mut there);
+    arrived.iter().copied().for_each(&mut there);
     if let Some(overlap) = row.number(Field::Overlap).filter(|&overlap| overlap < OVERLAP) {
         let expected = format!("at least {OVERLAP}, or the status invalid");
         findings.push(
@@ -274,19 +292,19 @@ impl Memory {
         &self.device
     }
 
-    /// Operations and bytes are the network's own count over the mean.
-    fn counts(&mut self, row: &Cells, findings: &mut Findings) {
-        let Some(mean) = row.number(Field::Mean).filter(|_| row.text(Field::Backend) == "builtin") else {
-            return;
-        };
+    /// Operations and bytes by the network's own count.
+    fn counts(&mut self, row: &Cells) -> Option<(f64, f64)> {
+        if row.text(Field::Backend) != "builtin" {
+            return None;
+        }
         let precision = match row.text(Field::Precision) {
             "fp32" => Precision::Fp32,
             "fp16" => Precision::Fp16,
             "bf16" => Precision::Bf16,
-            _ => return,
+            _ => return None,
         };
         // Beyond any memory.
-        let Some(batch) = row.number(Field::Batch).filter(|&batch| batch <= 1e9) else { return };
+        let batch = row.number(Field::Batch).filter(|&batch| batch <= 1e9)? as usize;
         let workload = row.text(Field::Workload);
         if !self.networks.contains_key(workload) {
             if self.networks.len() >= MOST_POINTS {
@@ -295,34 +313,12 @@ impl Memory {
             let spec = workload.parse::<Spec>().ok();
             self.networks.insert(workload.to_owned(), spec.map(|spec| spec.network()));
         }
-        let Some(Some(network)) = self.networks.get(workload) else { return };
-        let (flops, bytes) =
-            (network.flops(batch as usize), network.compulsory_bytes(batch as usize, precision));
-        for (field, amount) in [(Field::Tflops, flops / 1e12), (Field::Gbytes, bytes / 1e9)] {
-            let expected = amount / (mean / 1e3);
-            match row.number(field) {
-                Some(found) if (found / expected - 1.0).abs() > SAME || amount == 0.0 => {
-                    let shown = format!("{} = {} in {} ms", short(expected), short(amount), short(mean));
-                    findings.push(
-                        Finding::new(row.line, row.view.column(field), "count", row.text(field), shown)
-                            .factor(found / expected),
-                    );
-                }
-                None if amount > 0.0
-                    && row.text(Field::Status) == "ok"
-                    && row.text(Field::Inflight) == "1"
-                    && row.text(Field::Inferences).is_empty() =>
-                {
-                    add(findings, row, field, "absent", short(expected));
-                }
-                _ => {}
-            }
-        }
+        let network = self.networks.get(workload)?.as_ref()?;
+        Some((network.flops(batch), network.compulsory_bytes(batch, precision)))
     }
 
-    /// The hash is that of the conditions in the row.
-    fn point(&mut self, row: &Cells, findings: &mut Findings) {
-        let Some(places) = &row.view.places else { return };
+    /// What follows from the conditions in the row.
+    fn point(&mut self, row: &Cells) -> &Point {
         const HASHED: [Field; 21] = [
             Field::SchemaVersion,
             Field::Kind,
@@ -346,26 +342,47 @@ impl Memory {
             Field::Sharing,
             Field::ExtraWork,
         ];
-        let key = HASHED.map(|field| row.text(field)).join("\u{1f}");
-        if !self.points.contains_key(&key) {
+        self.key.clear();
+        for field in HASHED {
+            self.key.push_str(row.text(field));
+            self.key.push('\u{1f}');
+        }
+        if self.points.get(&self.key).is_none_or(|known| known.id.is_none()) {
             if self.points.len() >= MOST_POINTS {
                 self.points.clear();
             }
             let cell = |at: &Option<usize>| at.map_or("", |at| row.at(at));
-            let record: csv::StringRecord = places.iter().map(cell).collect();
-            // A row with a cell of another type has that finding.
-            let Ok(parsed) = from_record(&record, None) else { return };
-            self.points.insert(key.clone(), point_id(&parsed));
+            let record = row.view.places.iter().flatten().map(cell).collect();
+            // A row with a cell of another type has that finding; the next of this point may have none.
+            let id = from_record(&record, None).ok().map(|parsed| point_id(&parsed));
+            let point = Point { id, counts: self.counts(row) };
+            self.points.insert(self.key.clone(), point);
         }
-        let expected = &self.points[&key];
-        if row.text(Field::PointId) != expected {
-            add(
-                findings,
-                row,
-                Field::PointId,
-                "point",
-                format!("{expected}, the hash of the row's conditions"),
-            );
+        &self.points[&self.key]
+    }
+}
+
+/// Operations and bytes are the network's own count over the mean.
+fn counts(row: &Cells, counts: Option<(f64, f64)>, findings: &mut Findings) {
+    let (Some((flops, bytes)), Some(mean)) = (counts, row.number(Field::Mean)) else { return };
+    for (field, amount) in [(Field::Tflops, flops / 1e12), (Field::Gbytes, bytes / 1e9)] {
+        let expected = amount / (mean / 1e3);
+        match row.number(field) {
+            Some(found) if (found / expected - 1.0).abs() > SAME || amount == 0.0 => {
+                let shown = format!("{} = {} in {} ms", short(expected), short(amount), short(mean));
+                findings.push(
+                    Finding::new(row.line, row.view.column(field), "count", row.text(field), shown)
+                        .factor(found / expected),
+                );
+            }
+            None if amount > 0.0
+                && row.text(Field::Status) == "ok"
+                && row.text(Field::Inflight) == "1"
+                && row.text(Field::Inferences).is_empty() =>
+            {
+                add(findings, row, field, "absent", short(expected));
+            }
+            _ => {}
         }
     }
 }

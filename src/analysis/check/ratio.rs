@@ -1,7 +1,6 @@
 //! A column that is off in every row is off for a reason: a unit, or batches taken for samples.
 
 use super::field::Field;
-use std::collections::BTreeMap;
 
 /// Ratios this close to each other are one.
 const SAME: f64 = 0.02;
@@ -9,7 +8,8 @@ const SAME: f64 = 0.02;
 /// Over all rows: found over expected, and that over and times the batch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ratios {
-    columns: BTreeMap<&'static str, Spread>,
+    /// Of the few columns that are computed.
+    columns: Vec<(Field, Spread)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -25,32 +25,37 @@ impl Ratios {
         if !(ratio.is_finite() && ratio > 0.0 && batch >= 1.0) {
             return;
         }
-        let empty = || Spread { rows: 0, ranges: [(f64::INFINITY, 0.0); 3] };
-        let spread = self.columns.entry(field.name()).or_insert_with(empty);
+        let spread = self.of(field);
         spread.rows += 1;
         for ((low, high), value) in spread.ranges.iter_mut().zip([ratio, ratio / batch, ratio * batch]) {
             (*low, *high) = (low.min(value), high.max(value));
         }
     }
 
+    fn of(&mut self, field: Field) -> &mut Spread {
+        let at = self.columns.iter().position(|(known, _)| *known == field).unwrap_or_else(|| {
+            self.columns.push((field, Spread { rows: 0, ranges: [(f64::INFINITY, 0.0); 3] }));
+            self.columns.len() - 1
+        });
+        &mut self.columns[at].1
+    }
+
     /// Adds those of other rows.
     pub fn append(&mut self, other: Ratios) {
-        for (name, theirs) in other.columns {
-            match self.columns.get_mut(name) {
-                Some(ours) => {
-                    ours.rows += theirs.rows;
-                    for (a, b) in ours.ranges.iter_mut().zip(theirs.ranges) {
-                        *a = (a.0.min(b.0), a.1.max(b.1));
-                    }
-                }
-                None => _ = self.columns.insert(name, theirs),
+        for (field, theirs) in other.columns {
+            let ours = self.of(field);
+            ours.rows += theirs.rows;
+            for (a, b) in ours.ranges.iter_mut().zip(theirs.ranges) {
+                *a = (a.0.min(b.0), a.1.max(b.1));
             }
         }
     }
 
     /// What the columns that are off have in common, given their names in the file.
     pub fn explain(&self, name: impl Fn(&str) -> String) -> Vec<String> {
-        self.columns.iter().filter_map(|(column, spread)| spread.explain(&name(column))).collect()
+        let mut columns: Vec<_> = self.columns.iter().map(|(field, spread)| (field.name(), spread)).collect();
+        columns.sort_by_key(|(column, _)| *column);
+        columns.into_iter().filter_map(|(column, spread)| spread.explain(&name(column))).collect()
     }
 }
 

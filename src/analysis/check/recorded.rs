@@ -49,15 +49,30 @@ const RESPONSE: Recorded = Recorded {
     upper: None,
 };
 
+/// What is kept between rows.
+#[derive(Default)]
+pub struct Decoder {
+    reader: Reader,
+    slots: Slots,
+    /// A count and the rank of p99's upper bound among so many: rows of one plan have few counts.
+    bound: (u64, Option<u64>),
+}
+
 /// Both histograms of a row.
-pub fn check(row: &Cells, reader: &mut Reader, slots: &mut Slots, findings: &mut Findings) {
+pub fn check(row: &Cells, decoder: &mut Decoder, findings: &mut Findings) {
     for recorded in [&LATENCY, &RESPONSE] {
         let cell = row.text(recorded.histogram);
         if cell.is_empty() {
             continue;
         }
-        match reader.read(cell, slots) {
-            Ok(()) => recorded.compare(row, slots, findings),
+        match decoder.reader.read(cell, &mut decoder.slots) {
+            Ok(()) => {
+                let slots = &decoder.slots;
+                if decoder.bound.0 != slots.count {
+                    decoder.bound = (slots.count, upper_bound_rank(slots.count, 0.99));
+                }
+                recorded.compare(row, slots, decoder.bound.1, findings);
+            }
             Err(error) => {
                 let expected = format!("an HdrHistogram V2 as this program writes it: {error:#}");
                 let name = row.view.column(recorded.histogram);
@@ -68,14 +83,14 @@ pub fn check(row: &Cells, reader: &mut Reader, slots: &mut Slots, findings: &mut
 }
 
 impl Recorded {
-    fn compare(&self, row: &Cells, slots: &Slots, findings: &mut Findings) {
+    fn compare(&self, row: &Cells, slots: &Slots, bound: Option<u64>, findings: &mut Findings) {
         let mut compare = Compare { row, histogram: self.histogram, findings };
         let count = slots.count as f64;
         // A server answers samples, and each of them waits for its batch.
         let samples = self.histogram == Field::ResponseHistogram && row.number(Field::Inferences).is_some();
         let counted = if samples { Field::Inferences } else { self.count };
         compare.between(counted, count, count, 1.0);
-        let (Some(first), Some(last)) = (slots.slots.first(), slots.slots.last()) else { return };
+        let Some((first, last)) = slots.ends() else { return };
         let moments = Moments::of(slots, row.number(self.mean).unwrap_or(0.0) * 1e6);
         compare.between(self.mean, moments.mean.0, moments.mean.1, 1e6);
         // Beyond its range the histogram holds the nearer end.
@@ -88,20 +103,20 @@ impl Recorded {
                 compare.between(stddev, moments.deviation.0, moments.deviation.1, 1e6);
             }
         }
-        self.percentiles(slots, &mut compare);
+        self.percentiles(slots, bound, &mut compare);
     }
 
-    fn percentiles(&self, slots: &Slots, compare: &mut Compare) {
+    fn percentiles(&self, slots: &Slots, bound: Option<u64>, compare: &mut Compare) {
         let row = compare.row;
         // The columns were clamped to the exact extremes.
         let ends = (self.min.and_then(|min| row.number(min)), row.number(self.max));
-        let values = slots.at_ranks(PERCENTILES.map(|(_, q)| slots.rank(q)));
         let upper = self.upper.filter(|&field| row.number(field).is_some());
-        let rank = upper.and_then(|_| upper_bound_rank(slots.count, 0.99));
-        let upper = upper.zip(rank.and_then(|rank| slots.at_ranks([rank])[0]));
+        let upper = upper.zip(bound.and_then(|rank| slots.at_rank(rank)));
         let enough = |&(field, q): &(Field, f64)| {
-            let at = PERCENTILES.iter().position(|&(_, known)| known == q)?;
-            Some((field, values[at]?)).filter(|_| slots.count >= needed(q))
+            if slots.count < needed(q) {
+                return None;
+            }
+            Some((field, slots.at_rank(slots.rank(q))?))
         };
         for (field, ns) in self.quantiles.iter().filter_map(enough).chain(upper) {
             let ms = ns as f64 / 1e6;
@@ -123,17 +138,10 @@ impl Moments {
     /// from there, so that they do not cancel.
     fn of(slots: &Slots, near: f64) -> Moments {
         let count = slots.count as f64;
-        let (mut off, mut squares, mut moves, mut halves) = (0.0, 0.0, 0.0, 0.0);
-        for &(low, high, n) in &slots.slots {
-            let (n, half) = (n as f64, (high - low) as f64 / 2.0);
-            let away = low as f64 + half - near;
-            off += away * n;
-            squares += away * away * n;
-            moves += half * half * n;
-            halves += half * n;
-        }
-        let (mean, half) = (off / count, halves / count);
-        let (deviation, slack) = ((squares / count - mean * mean).max(0.0).sqrt(), (moves / count).sqrt());
+        let sums = slots.sums(near);
+        let (mean, half) = (sums.values / count, sums.halves / count);
+        let deviation = (sums.squares / count - mean * mean).max(0.0).sqrt();
+        let slack = (sums.half_squares / count).sqrt();
         Moments {
             mean: (near + mean - half, near + mean + half),
             deviation: ((deviation - slack).max(0.0), deviation + slack),

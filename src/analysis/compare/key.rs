@@ -60,6 +60,9 @@ columns! {
     CAUSES:
     "driver_version" = |row| text(row.subject.driver_version.as_ref());
     "cuda_version" = |row| text(row.subject.cuda_version.as_ref());
+    "os_kernel" = |row| text(row.provenance.os_kernel.as_ref());
+    "gpu_vbios" = |row| text(row.subject.gpu_vbios.as_ref());
+    "gpu_power_limit_w" = |row| text(row.subject.gpu_power_limit_w);
     "migbench_version" = |row| row.provenance.migbench_version.clone();
     "git_revision" = |row| row.provenance.git_revision.clone();
     "kernels" = |row| row.provenance.kernels.clone();

@@ -188,8 +188,9 @@ pub fn compare(base: &[Row], new: &[Row], options: &Options) -> Comparison {
     let mut found = Comparison::default();
     let sides =
         (build(base, "BASE", options, &mut found.problems), build(new, "NEW", options, &mut found.problems));
-    found.changed = changed(base, new);
-    for cause in &found.changed {
+    let differing = differing(base, new);
+    found.changed = differing.iter().filter_map(Changed::known).collect();
+    for cause in differing {
         if options.require_same.iter().any(|name| name == cause.column) {
             let text = format!("{}, and --require-same {} was asked for", cause.describe(), cause.column);
             found.problems.push(Problem {
@@ -225,7 +226,8 @@ pub fn compare(base: &[Row], new: &[Row], options: &Options) -> Comparison {
     found
 }
 
-fn changed(base: &[Row], new: &[Row]) -> Vec<Changed> {
+/// Causes whose cells are not the same on both sides, empty ones among them.
+fn differing(base: &[Row], new: &[Row]) -> Vec<Changed> {
     let values = |rows: &[Row], column: &key::Column| -> BTreeSet<String> {
         rows.iter().map(|row| column.of(row)).collect()
     };
@@ -242,6 +244,17 @@ fn changed(base: &[Row], new: &[Row]) -> Vec<Changed> {
 }
 
 impl Changed {
+    /// What is known to differ: an empty cell, as every one of a column that an older migbench did not
+    /// write, says nothing.
+    fn known(&self) -> Option<Changed> {
+        let there = |values: &[String]| -> Vec<String> {
+            values.iter().filter(|value| !value.is_empty()).cloned().collect()
+        };
+        let (base, new) = (there(&self.base), there(&self.new));
+        let known = base != new && !base.is_empty() && !new.is_empty();
+        known.then_some(Changed { column: self.column, base, new })
+    }
+
     /// `driver_version 570 → 580`.
     pub fn describe(&self) -> String {
         let list = |values: &[String]| {
