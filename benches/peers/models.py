@@ -1,11 +1,20 @@
-"""PyTorch's time for the networks of migbench's resnet50, llama-decode and llama-prefill, on one GPU.
+"""migbench's resnet50, llama-decode, llama-prefill and two probes against PyTorch on the same GPU, in one sitting.
 
-usage: models.py [compile]      compile: torch.compile as well, which takes minutes
+usage: python3 models.py MIGBENCH [--rounds N] [--compile NAME,...] [--mode MODE]
 
-Same shapes, random weights, inputs on the device, host clock around one batch with a synchronize; eager
-execution in a CUDA graph, and torch.compile in a CUDA graph. Prints `name,form,batch,p50_ms`.
+Both sides do the same work on inputs that lie on the GPU, with random weights; latency is the host's
+time around one batch with a wait for it. PyTorch runs as a CUDA graph, and the networks of --compile
+(default: all; 'none') also through torch.compile in a graph. Each round measures every form once, then
+migbench without transfers, and in the first round with them, in processes of its own. Prints a Markdown table of the medians over the rounds:
+the best of PyTorch's forms, migbench without transfers, the ratio of the two, and migbench with
+transfers; then every figure.
 """
 
+import argparse
+import csv
+import io
+import statistics
+import subprocess
 import sys
 import time
 
@@ -97,35 +106,95 @@ def p50(function):
     return sorted(times)[len(times) // 2] * 1e3
 
 
-def row(name, form, batch, function):
-    print(f"{name},{form},{batch},{p50(function):.4f}", flush=True)
+# migbench's name of each, its batches and precision.
+WORKLOADS = {
+    "resnet50": ("resnet50", (1, 8, 32), "fp16"),
+    "llama-decode": ("llama-decode", (1, 8, 32), "bf16"),
+    "llama-prefill": ("llama-prefill(seq_len=2048)", (1,), "bf16"),
+    "gemm": ("gemm", (1,), "bf16"),
+    "stream": ("stream", (1,), "fp16"),
+}
 
 
-def measure(name, batch, model, x):
-    row(name, "graph", batch, in_a_graph(model, x))
-    if "compile" in sys.argv:
-        row(name, "compile+graph", batch, in_a_graph(torch.compile(model), x))
-
-
-@torch.inference_mode()
-def main():
+def networks():
+    """Each of PyTorch's networks: name, batch, module or function, input."""
     tokens = lambda batch, rows: torch.randint(VOCABULARY, (batch, rows), device=DEVICE)
-    for batch in (1, 8, 32):
-        measure("llama-decode", batch, Llama(batch, 1, 1024).to(DEVICE).bfloat16().eval(), tokens(batch, 1))
-    measure("llama-prefill-2048", 1, Llama(1, 2048, 2048).to(DEVICE).bfloat16().eval(), tokens(1, 2048))
     import torchvision
 
     torch.backends.cudnn.benchmark = True
     for batch in (1, 8, 32):
-        model = torchvision.models.resnet50(weights=None).to(DEVICE).half().eval()
-        x = torch.randn(batch, 3, 224, 224, device=DEVICE, dtype=torch.half)
         last = torch.channels_last
-        measure("resnet50", batch, model.to(memory_format=last), x.to(memory_format=last))
+        model = torchvision.models.resnet50(weights=None).to(DEVICE).half().eval().to(memory_format=last)
+        x = torch.randn(batch, 3, 224, 224, device=DEVICE, dtype=torch.half).to(memory_format=last)
+        yield "resnet50", batch, model, x
+    for batch in (1, 8, 32):
+        yield "llama-decode", batch, Llama(batch, 1, 1024).to(DEVICE).bfloat16().eval(), tokens(batch, 1)
+    yield "llama-prefill", 1, Llama(1, 2048, 2048).to(DEVICE).bfloat16().eval(), tokens(1, 2048)
     left = torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16)
-    row("gemm-8192", "graph", 1, in_a_graph(lambda a: a @ left, left.clone()))
+    yield "gemm", 1, lambda a: a @ left, left.clone()
     words = torch.randint(1 << 24, (1 << 26,), device=DEVICE, dtype=torch.int32)
     to = torch.empty_like(words)
-    row("copy-256-mib", "graph", 1, in_a_graph(lambda a: to.copy_(a), words))
+    yield "stream", 1, lambda a: to.copy_(a), words
+
+
+def migbench(program, name, *options):
+    """p50 by batch of one run, and the kernels' name."""
+    workload, batches, precision = WORKLOADS[name]
+    command = [program, "run", "--workload", workload, "--precision", precision, "--allow-busy"]
+    command += ["--batch", ",".join(map(str, batches)), "--duration", "600ms", "-q", "-o", "-", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    if done.returncode != 0 or len(rows) != len(batches):
+        raise SystemExit(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return {int(row["batch"]): float(row["latency_p50_ms"]) for row in rows}, rows[0]["kernels"]
+
+
+@torch.inference_mode()
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("migbench")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", default="resnet50,llama-decode,llama-prefill")
+    parser.add_argument("--mode", default="default")
+    options = parser.parse_args()
+
+    # A graph does not keep what it reads.
+    alive, forms, ours, with_transfers, theirs, kernels = [], {}, {}, {}, {}, ""
+    for name, batch, model, x in networks():
+        alive.append((model, x))
+        forms[name, batch, "graph"] = in_a_graph(model, x)
+        if name in options.compile.split(","):
+            start = time.perf_counter()
+            torch._dynamo.reset()
+            compiled = torch.compile(model, mode=options.mode, dynamic=False)
+            alive.append(compiled)
+            forms[name, batch, "compile + graph"] = in_a_graph(compiled, x)
+            print(f"{name}, batch {batch}: compiled in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    for number in range(options.rounds):
+        for form, replay in forms.items():
+            theirs.setdefault(form, []).append(p50(replay))
+        for name in WORKLOADS:
+            for table, more in ((ours, ["--no-transfers"]), (with_transfers, []))[: 2 if number == 0 else 1]:
+                times, kernels = migbench(options.migbench, name, *more)
+                for batch, ms in times.items():
+                    table.setdefault((name, batch), []).append(ms)
+
+    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, torch.compile mode {options.mode}, "
+          f"kernels {kernels}, {options.rounds} rounds\n")
+    print("| workload | batch | PyTorch, ms | its form | migbench, ms | ratio | with transfers, ms |")
+    print("|---|---|---|---|---|---|---|")
+    for (name, batch), times in ours.items():
+        medians = {form: statistics.median(t) for (n, b, form), t in theirs.items() if (n, b) == (name, batch)}
+        best = min(medians, key=medians.get)
+        own = statistics.median(times)
+        print(f"| {name} {WORKLOADS[name][2]} | {batch} | {medians[best]:.3f} | {best} | {own:.3f} "
+              f"| **{own / medians[best]:.2f}** | {statistics.median(with_transfers[name, batch]):.3f} |")
+    for key, times in theirs.items():
+        print(f"\n{key[0]}, batch {key[1]}, {key[2]}: " + " ".join(f"{t:.4f}" for t in times), end="")
+    for form, table in (("no transfers", ours), ("transfers", with_transfers)):
+        for (name, batch), times in table.items():
+            print(f"\n{name}, batch {batch}, migbench, {form}: " + " ".join(f"{t:.4f}" for t in times), end="")
+    print()
 
 
 main()

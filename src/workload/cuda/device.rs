@@ -5,8 +5,8 @@
 //! context is current in.
 
 use super::driver::{Api, CudaError, Newer, api, green, newer};
-use super::kernels::Set;
 use super::network::Gpu;
+use super::texts::Set;
 use crate::workload::{DeviceIdentity, Sync};
 use anyhow::{Context as _, Result};
 use cudarc::driver::sys::{

@@ -14,6 +14,7 @@ mod network;
 mod operations;
 mod probe;
 mod steps;
+mod texts;
 mod thin;
 mod tiles;
 mod tune;
@@ -78,9 +79,9 @@ impl Cuda {
         let place = if device.identity().name.contains(" MIG ") { "the instance" } else { "the GPU" };
         let context = device.context;
         let (major, minor) = context.capability()?;
-        let (oldest_major, oldest_minor) = kernels::CAPABILITY;
+        let (oldest_major, oldest_minor) = texts::CAPABILITY;
         ensure!(
-            (major, minor) >= kernels::CAPABILITY,
+            (major, minor) >= texts::CAPABILITY,
             "the device has compute capability {major}.{minor}: the embedded kernels need \
              {oldest_major}.{oldest_minor} (A100) or newer"
         );

@@ -5,7 +5,8 @@
 
 use super::device::{Context, PinnedMemory, Stream};
 use super::driver::Newer;
-use super::kernels::{Arguments, Function, Kernels, Launch, Matrix, Set, TensorMap};
+use super::kernels::{Arguments, Function, Kernels, Launch, Matrix, TensorMap};
+use super::texts::Set;
 use super::tiles::{self, Design, Tile};
 use super::{operations, thin};
 use crate::workload::Precision;

@@ -1,7 +1,7 @@
 //! Which kernel computes a matrix product: a pure function of its shape, of the set of kernels and of
 //! the number of multiprocessors.
 
-use super::kernels::Set;
+use super::texts::Set;
 use crate::workload::model::Activation;
 
 /// How a kernel of `kernels/linear.cu` or `kernels/hopper/linear.cu` computes its tile.

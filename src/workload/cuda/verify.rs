@@ -4,9 +4,10 @@
 //! compute what they should there.
 
 use super::device::{Context, DeviceMemory, PinnedMemory, Stream};
-use super::kernels::{Kernels, Set};
+use super::kernels::Kernels;
 use super::lane::{elements, numbers};
 use super::network::{Builder, scratch, stored, write_angles};
+use super::texts::Set;
 use super::tiles::{Tile, tiles};
 use super::{Cuda, Device};
 use crate::workload::model::{
