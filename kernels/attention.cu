@@ -8,25 +8,10 @@
 // qkv has 3·heads·64 columns: queries, keys, values side by side, each head by head.
 
 #include "number.cuh"
+#include "softmax.cuh"
 
 constexpr int HEAD = 64, ROWS = 64, CHUNKS = HEAD / 8, THREADS = 128;
 constexpr unsigned TILE = ROWS * HEAD * 2; // bytes
-#define INFINITY __int_as_float(0x7f800000)
-
-DEVICE float exp2_fast(float v) {
-    float r;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
-    return r;
-}
-// Over the four lanes that share a row of a fragment.
-DEVICE float quad_max(float v) {
-    v = fmaxf(v, __shfl_xor_sync(0xffffffff, v, 1));
-    return fmaxf(v, __shfl_xor_sync(0xffffffff, v, 2));
-}
-DEVICE float quad_sum(float v) {
-    v += __shfl_xor_sync(0xffffffff, v, 1);
-    return v + __shfl_xor_sync(0xffffffff, v, 2);
-}
 
 template <class T> DEVICE void attention(const T *qkv, T *out, int seq_len, int heads) {
     __shared__ uint4 memory[5 * TILE / 16]; // queries, two of keys, two of values

@@ -15,15 +15,9 @@
 
 #include "number.cuh"
 #include "overlap.cuh"
+#include "softmax.cuh"
 
 constexpr int WARPS = 4, KEYS = 16, MOST = 4; // heads of a kv head
-#define INFINITY __int_as_float(0x7f800000)
-
-DEVICE float exp2_fast(float v) {
-    float r;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
-    return r;
-}
 
 // What some keys contributed to one head: the largest score, the sum of 2^(score - largest), and that
 // sum weighted with the values.
@@ -39,16 +33,6 @@ template <int N> struct Share {
         for (int i = 0; i < N; ++i) sum[i] = sum[i] * mine + other[i] * its;
     }
 };
-
-// Over the four lanes that share a row of a fragment.
-DEVICE float quad_max(float v) {
-    v = fmaxf(v, __shfl_xor_sync(0xffffffff, v, 1));
-    return fmaxf(v, __shfl_xor_sync(0xffffffff, v, 2));
-}
-DEVICE float quad_sum(float v) {
-    v += __shfl_xor_sync(0xffffffff, v, 1);
-    return v + __shfl_xor_sync(0xffffffff, v, 2);
-}
 
 template <class T, int D, int STAGES>
 DEVICE void decode(const T *__restrict__ qkv, const T *__restrict__ cache, T *__restrict__ out,

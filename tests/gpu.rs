@@ -29,6 +29,21 @@ fn rates(spec: &Spec, batch: usize, precision: Precision, ms: f64) -> String {
 }
 
 /// No GPU needed.
+/// The median of half a second of batches, after a fifth of a second of warm-up.
+fn p50_ms(cuda: &mut Cuda, batch: usize) -> f64 {
+    let (begin, mut ns) = (Instant::now(), Vec::new());
+    while begin.elapsed() < Duration::from_millis(700) {
+        let start = Instant::now();
+        cuda.issue(0, batch).unwrap();
+        cuda.wait(0).unwrap();
+        if begin.elapsed() > Duration::from_millis(200) {
+            ns.push(start.elapsed().as_nanos() as u64);
+        }
+    }
+    ns.sort_unstable();
+    ns[ns.len() / 2] as f64 / 1e6
+}
+
 #[test]
 fn a_figure_that_a_workload_lacks_is_not_printed() {
     let of = |name: &str| rates(&name.parse().unwrap(), 1, Precision::Fp16, 1.0);
@@ -112,17 +127,7 @@ fn times_of_products_by_cublaslt() {
             let mut cuda = Cuda::new(device.clone(), spec.to_string(), spec.network(), settings).unwrap();
             cuda.prepare(&[batch], 1).unwrap();
             let prepared = start.elapsed();
-            let (begin, mut ns) = (Instant::now(), Vec::new());
-            while begin.elapsed() < Duration::from_millis(700) {
-                let start = Instant::now();
-                cuda.issue(0, batch).unwrap();
-                cuda.wait(0).unwrap();
-                if begin.elapsed() > Duration::from_millis(200) {
-                    ns.push(start.elapsed().as_nanos() as u64);
-                }
-            }
-            ns.sort_unstable();
-            let p50 = ns[ns.len() / 2] as f64 / 1e6;
+            let p50 = p50_ms(&mut cuda, batch);
             let rates = rates(&spec, batch, precision, p50);
             writeln!(
                 stdout(),
@@ -308,18 +313,7 @@ fn times_of_workloads() {
         cuda.prepare(batches, 1).unwrap();
         let prepared = start.elapsed();
         for &batch in batches {
-            let begin = Instant::now();
-            let mut ns = Vec::new();
-            while begin.elapsed() < Duration::from_millis(700) {
-                let start = Instant::now();
-                cuda.issue(0, batch).unwrap();
-                cuda.wait(0).unwrap();
-                if begin.elapsed() > Duration::from_millis(200) {
-                    ns.push(start.elapsed().as_nanos() as u64);
-                }
-            }
-            ns.sort_unstable();
-            let p50 = ns[ns.len() / 2] as f64 / 1e6;
+            let p50 = p50_ms(&mut cuda, batch);
             let rates = rates(&spec, batch, precision, p50);
             writeln!(
                 out,

@@ -9,25 +9,10 @@
 #include "number.cuh"
 #include "overlap.cuh"
 #include "hopper.cuh"
+#include "softmax.cuh"
 
 constexpr int HEAD = 64, ROWS = 64, KEYS = 128;
 constexpr unsigned BOX = ROWS * HEAD * 2, TILE = KEYS * HEAD * 2; // bytes
-#define INFINITY __int_as_float(0x7f800000)
-
-DEVICE float exp2_fast(float v) {
-    float r;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
-    return r;
-}
-// Over the four lanes that share a row of a fragment.
-DEVICE float quad_max(float v) {
-    v = fmaxf(v, __shfl_xor_sync(0xffffffff, v, 1));
-    return fmaxf(v, __shfl_xor_sync(0xffffffff, v, 2));
-}
-DEVICE float quad_sum(float v) {
-    v += __shfl_xor_sync(0xffffffff, v, 1);
-    return v + __shfl_xor_sync(0xffffffff, v, 2);
-}
 
 template <class T> DEVICE void flash(const TensorMap &qkv, const TensorMap &out, int seq_len, int heads) {
     __shared__ alignas(1024) unsigned char memory[BOX + 2 * TILE];
