@@ -1,5 +1,6 @@
 //! Completions over time, in bins that double in width when time outlasts them.
 
+use super::resident;
 use serde::{Deserialize, Serialize};
 
 /// Number of bins.
@@ -24,7 +25,7 @@ impl Default for Bins {
 impl Bins {
     /// Empty.
     pub fn new() -> Bins {
-        Bins { width: FIRST_WIDTH_NS, bins: vec![(0, 0); BINS] }
+        Bins { width: FIRST_WIDTH_NS, bins: resident::filled(BINS) }
     }
 
     /// One batch that ended `since_start` ns after the start.

@@ -5,7 +5,8 @@
 //! one is not back yet, it goes on with the one it has, and that interval is longer.
 
 use super::protocol::FromWorker;
-use super::recorder::{DIGITS, HIGHEST_NS, LOWEST_NS, encode};
+use super::recorder::{LOWEST_NS, encode};
+use super::resident;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -76,11 +77,9 @@ impl Intervals {
         let mut back = Vec::new();
         for &metric in metrics {
             let (give, empty) = sync_channel(2);
-            let histogram =
-                || Histogram::new_with_bounds(LOWEST_NS, HIGHEST_NS, DIGITS).expect("valid bounds");
-            give.try_send(histogram()).expect("it has room for two");
+            give.try_send(resident::histogram()).expect("it has room for two");
             back.push((metric, give));
-            turns.push(Turn { metric, start: 0, current: histogram(), full: full.clone(), empty });
+            turns.push(Turn { metric, start: 0, current: resident::histogram(), full: full.clone(), empty });
         }
         let writer = std::thread::spawn(move || {
             while let Ok(Full { metric, start, end, mut histogram }) = to_write.recv() {

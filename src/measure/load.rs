@@ -233,12 +233,16 @@ impl<'a> Queue<'a> {
         Some(Queue { schedule, pending: VecDeque::with_capacity(most), most, max_delay })
     }
 
+    /// Draws the arrivals of the next batch, if it is not done already: [`next`](Queue::next) need not
+    /// do it then, with a lane waiting.
+    pub fn refill(&mut self) {
+        let room = self.most - self.pending.len();
+        self.pending.extend(self.schedule.by_ref().take(room));
+    }
+
     /// What a lane that is free `now` (ns from the start) is to do.
     pub fn next(&mut self, now: u64) -> Next {
-        while self.pending.len() < self.most {
-            let Some(arrival) = self.schedule.next() else { break };
-            self.pending.push_back(arrival);
-        }
+        self.refill();
         let Some(&oldest) = self.pending.front() else { return Next::Never };
         let mut due = oldest.saturating_add(self.max_delay);
         if let Some(&last) = self.pending.get(self.most - 1) {

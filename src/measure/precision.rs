@@ -8,6 +8,7 @@
 //! cumulated deviations (R. L. Brown, J. Durbin and J. M. Evans, 1975, J. R. Statist. Soc. B 37:149-192)
 //! or dependence that no group outgrows shows it.
 
+use super::resident;
 use serde::{Deserialize, Serialize};
 
 /// Groups are kept in so many slots at most, and judged by no fewer than so many.
@@ -76,7 +77,7 @@ impl Precision {
             count: 0,
             next_look: FIRST_LOOK.max(least),
             means: Groups::new(),
-            kept: Vec::with_capacity(KEPT),
+            kept: resident::empty(KEPT),
             above: None,
             known: Known { target, ..Known::default() },
             intervals: (None, None),
@@ -203,7 +204,7 @@ struct Groups {
 
 impl Groups {
     fn new() -> Groups {
-        Groups { size: 1, sums: Vec::with_capacity(MOST_GROUPS), sum: 0.0, filled: 0 }
+        Groups { size: 1, sums: resident::empty(MOST_GROUPS), sum: 0.0, filled: 0 }
     }
 
     #[inline]

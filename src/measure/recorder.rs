@@ -1,6 +1,7 @@
 //! What a window records of its batches: an HDR histogram, and beside it what a histogram rounds.
 
 use super::bins::Bins;
+use super::resident;
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
@@ -55,9 +56,8 @@ pub struct Recording {
 impl Recorder {
     /// An empty recorder whose window starts at `start` (ns).
     pub fn new() -> Recorder {
-        let histogram = Histogram::new_with_bounds(LOWEST_NS, HIGHEST_NS, DIGITS).expect("valid bounds");
         Recorder {
-            histogram,
+            histogram: resident::histogram(),
             count: 0,
             min: u64::MAX,
             max: 0,

@@ -7,6 +7,7 @@ use super::load::{Arrivals, Load, Strain};
 use super::precision::{Known, Precision, lag};
 use super::protocol::FromWorker;
 use super::recorder::{Recorder, Recording};
+use super::resident;
 use super::stopping::Rule;
 use serde::{Deserialize, Serialize};
 
@@ -94,7 +95,7 @@ impl Records {
             response: Recorder::new(),
             sizes: vec![0; if load.is_server() { batch + 1 } else { 0 }],
             late: 0,
-            series: Vec::with_capacity(MOST_SERIES),
+            series: resident::empty(MOST_SERIES),
             strain: (!matches!(arrivals, Arrivals::Trace(_))).then(Strain::default),
         });
         Records {
@@ -137,7 +138,7 @@ impl Records {
 
     /// Keeps the first `most` batches one by one, too.
     pub fn keep_log(&mut self, most: usize) {
-        self.log = Some(Vec::with_capacity(most));
+        self.log = Some(resident::empty(most));
     }
 
     /// The batches that were kept.

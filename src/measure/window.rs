@@ -4,6 +4,7 @@ use super::bins::{Bins, LoadLog};
 use super::clock::Clock;
 use super::load::{Load, Next, Queue};
 use super::records::{Batch, Records};
+use super::resident;
 use super::stopping::Rule;
 use crate::workload::{Stages, Workload};
 use anyhow::Result;
@@ -85,20 +86,29 @@ pub struct Window<'a, C: Clock> {
     lanes: Vec<Lane>,
     /// The lanes that are busy, in the order of issue.
     busy: VecDeque<usize>,
+    /// The batch that was done last. Counting it waits until the next one is on its way: what comes
+    /// between the two makes every arrival behind them late.
+    last: Flight,
+    is_counted: bool,
     log: Log,
     /// Readings of the device's clock within a window, and when the next is due.
     clocks: Vec<f64>,
     next_clock: Option<u64>,
 }
 
-/// A batch in flight, or the one that was.
+/// What carries one batch at a time.
 struct Lane {
+    /// Its batch, or the one before.
+    flight: Flight,
+    busy: bool,
+}
+
+/// A [`Batch`] under way.
+struct Flight {
     intended: Vec<u64>,
     due: u64,
     issued: u64,
-    /// When it became free.
-    free: u64,
-    busy: bool,
+    done: u64,
 }
 
 /// Every batch since the worker was ready, measured or not.
@@ -113,17 +123,18 @@ impl<'a, C: Clock> Window<'a, C> {
     pub fn new(clock: &'a C, workload: &'a mut dyn Workload, task: &'a Task, control: &'a Control) -> Self {
         let now = clock.now();
         let most = if task.load.is_server() { task.batch } else { 1 };
-        let lane =
-            || Lane { intended: Vec::with_capacity(most), due: now, issued: now, free: now, busy: false };
+        let flight = || Flight { intended: resident::empty(most), due: now, issued: now, done: now };
         Window {
             clock,
             workload,
             control,
             task,
-            lanes: (0..task.lanes).map(|_| lane()).collect(),
+            lanes: (0..task.lanes).map(|_| Lane { flight: flight(), busy: false }).collect(),
             busy: VecDeque::with_capacity(task.lanes),
+            last: flight(),
+            is_counted: true,
             log: Log { start: now, end: now, bins: Bins::new() },
-            clocks: Vec::with_capacity(MOST_CLOCKS),
+            clocks: resident::empty(MOST_CLOCKS),
             next_clock: None,
         }
     }
@@ -271,26 +282,32 @@ impl<'a, C: Clock> Window<'a, C> {
     ) -> Result<Ended> {
         let task = self.task;
         let mut queue = Queue::new(&task.load, task.batch, seed);
-        self.lanes.iter_mut().for_each(|lane| lane.free = start);
+        self.lanes.iter_mut().for_each(|lane| lane.flight.done = start);
         let mut ended = None;
         while ended.is_none() {
-            if !wanted(self.clock, self.control) {
-                ended = Some(Ended::Cut);
-                break;
-            }
             let mut next = None;
             if let Some(lane) = self.free_lane() {
                 match self.decide(queue.as_mut(), start) {
                     Next::Now { due, count } => {
                         self.issue(lane, queue.as_mut(), start, due, count)?;
+                        if let Some(queue) = &mut queue {
+                            queue.refill();
+                        }
+                        ended = self.count(&mut on_done);
                         continue;
                     }
                     Next::At(at) => next = Some(start.saturating_add(at)),
-                    Next::Never if self.busy.is_empty() => return Ok(Ended::Rule),
+                    Next::Never if self.busy.is_empty() && self.is_counted => break,
                     Next::Never => {}
                 }
             }
-            if self.busy.is_empty() {
+            if !self.is_counted {
+                ended = self.count(&mut on_done);
+                continue;
+            }
+            if !wanted(self.clock, self.control) {
+                ended = Some(Ended::Cut);
+            } else if self.busy.is_empty() {
                 let now = self.clock.now();
                 if self.next_clock.is_some_and(|at| now >= at) && next.is_none_or(|next| next > now + ROOM_NS)
                 {
@@ -300,13 +317,13 @@ impl<'a, C: Clock> Window<'a, C> {
                 let slice = self.clock.now() + SLICE_NS;
                 self.clock.wait_until(next.map_or(slice, |next| next.min(slice)));
             } else if let Some(lane) = self.finished(next)? {
-                ended = self.finish(lane, &mut on_done);
+                self.finish(lane);
             }
         }
         while let Some(lane) = self.busy.pop_front() {
             self.workload.wait(lane)?;
-            self.lanes[lane].busy = false;
-            self.log.add(self.lanes[lane].issued, self.clock.now());
+            self.finish(lane);
+            self.count(&mut |_| None);
         }
         Ok(ended.unwrap_or(Ended::Rule))
     }
@@ -314,7 +331,7 @@ impl<'a, C: Clock> Window<'a, C> {
     /// The lane that has been free for longest.
     fn free_lane(&self) -> Option<usize> {
         let free = self.lanes.iter().enumerate().filter(|(_, lane)| !lane.busy);
-        free.min_by_key(|(_, lane)| lane.free).map(|(index, _)| index)
+        free.min_by_key(|(_, lane)| lane.flight.done).map(|(index, _)| index)
     }
 
     fn decide(&self, queue: Option<&mut Queue>, start: u64) -> Next {
@@ -332,15 +349,16 @@ impl<'a, C: Clock> Window<'a, C> {
         due: u64,
         count: usize,
     ) -> Result<()> {
-        let state = &mut self.lanes[lane];
+        let Lane { flight, busy } = &mut self.lanes[lane];
         if let Some(queue) = queue {
-            queue.take(count, &mut state.intended);
-            state.intended.iter_mut().for_each(|intended| *intended += start);
+            queue.take(count, &mut flight.intended);
+            flight.intended.iter_mut().for_each(|intended| *intended += start);
         }
         let size = if self.task.load.is_server() { count } else { self.task.batch };
-        state.due = (start + due).max(state.free);
-        state.busy = true;
-        state.issued = self.clock.now();
+        // The lane's last batch left its time of completion.
+        flight.due = (start + due).max(flight.done);
+        *busy = true;
+        flight.issued = self.clock.now();
         self.workload.issue(lane, size)?;
         self.busy.push_back(lane);
         Ok(())
@@ -364,12 +382,25 @@ impl<'a, C: Clock> Window<'a, C> {
         Ok(None)
     }
 
-    fn finish(&mut self, lane: usize, on_done: &mut impl FnMut(Batch) -> Option<Ended>) -> Option<Ended> {
-        let done = self.clock.now();
-        let state = &mut self.lanes[lane];
-        (state.busy, state.free) = (false, done);
-        self.log.add(state.issued, done);
-        on_done(Batch { intended: &state.intended, due: state.due, issued: state.issued, done })
+    /// The lane's batch is done.
+    fn finish(&mut self, lane: usize) {
+        let Lane { flight, busy } = &mut self.lanes[lane];
+        flight.done = self.clock.now();
+        *busy = false;
+        std::mem::swap(flight, &mut self.last);
+        flight.done = self.last.done;
+        self.is_counted = false;
+    }
+
+    /// Hands in the batch that was done last, unless that has happened.
+    fn count(&mut self, on_done: &mut impl FnMut(Batch) -> Option<Ended>) -> Option<Ended> {
+        if self.is_counted {
+            return None;
+        }
+        let Flight { intended, due, issued, done } = &self.last;
+        self.is_counted = true;
+        self.log.add(*issued, *done);
+        on_done(Batch { intended, due: *due, issued: *issued, done: *done })
     }
 
     /// The stage split, in a pass of its own because event records cost time; empty where the device
