@@ -14,7 +14,8 @@ use crate::workload::scripted::parse_ns;
 use crate::workload::{Corruption, Gemm, LlamaSize, Precision, Spec, Sync};
 use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 
@@ -47,6 +48,18 @@ pub struct Cli {
     /// The options of `run`.
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+impl Cli {
+    /// The process's own command line. Ends the process, as clap does, where it is wrong.
+    pub fn of_this_process() -> Cli {
+        // To clap, '--' with nothing behind it is as good as none.
+        if std::env::args_os().next_back().is_some_and(|last| last == "--") {
+            let reason = "no program after '--': name it, as in 'migbench run -- python3 serve.py'";
+            Cli::command().error(ErrorKind::TooFewValues, reason).exit();
+        }
+        Cli::parse()
+    }
 }
 
 const AFTER_HELP: &str = "\
@@ -192,13 +205,13 @@ pub enum Probe {
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
     /// A GPU or MIG device, by UUID or unique prefix; several, repeated or comma-separated
-    #[arg(long, value_name = "UUID", value_delimiter = ',')]
+    #[arg(long, value_name = "UUID", value_delimiter = ',', value_parser = trimmed)]
     pub uuid: Vec<String>,
     /// Of what is in scope, the instances of these GPUs, by index
     #[arg(long, value_name = "INDEX", value_delimiter = ',', conflicts_with = "uuid")]
     pub gpu: Vec<u32>,
     /// Of what is in scope, the instances of these profiles, as 1g.18gb
-    #[arg(long, value_name = "PROFILE", value_delimiter = ',', conflicts_with = "uuid")]
+    #[arg(long, value_name = "PROFILE", value_delimiter = ',', value_parser = trimmed, conflicts_with = "uuid")]
     pub profile: Vec<String>,
     /// Of what is in scope, one instance of each kind
     #[arg(long, conflicts_with = "uuid")]
@@ -357,8 +370,13 @@ fn cpu_list(text: &str) -> anyhow::Result<CpuList> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workloads(pub Vec<Spec>);
 
+/// One of several names, as in 'A, B'.
+fn trimmed(text: &str) -> Result<String, std::convert::Infallible> {
+    Ok(text.trim().to_owned())
+}
+
 fn batch_size(text: &str) -> anyhow::Result<u64> {
-    match text.parse() {
+    match text.trim().parse() {
         Ok(size) if size > 0 => Ok(size),
         _ => anyhow::bail!("'{text}' is no batch size: write a whole number from 1 on, as 1,8,32"),
     }
@@ -402,11 +420,16 @@ fn one_of<T: DeserializeOwned + Clone + Send + std::marker::Sync + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn blanks_between_names_are_none_of_theirs() {
+        let cli = Cli::parse_from(["migbench", "--uuid", "MIG-a, MIG-b", "--batch", "1, 8"]);
+        assert_eq!((cli.run.uuid, cli.run.batch), (vec!["MIG-a".into(), "MIG-b".into()], Some(vec![1, 8])));
     }
 
     #[test]

@@ -82,6 +82,19 @@ fn more_than_can_be_done_ends_early_and_is_said() {
     assert_eq!((row.outcome.status, row.outcome.warnings.codes()), (Status::Ok, "saturated".to_owned()));
     assert!(row.window.elapsed_s.unwrap() < 2.0 && row.response.max.unwrap() > 1000.0);
     assert!(ran.stdout.contains("warnings: saturated"), "{}", ran.stdout);
+    // In a window too short for a wait of a second; a server forms full batches by then.
+    for (load, warnings) in [
+        (&["--rate", "1010", "--batch", "1"][..], "saturated"),
+        (&["--rate", "990", "--batch", "1"], ""),
+        (&["--rate", "1010", "--arrivals", "constant", "--batch", "1"], "saturated"),
+        (&["--load", "server", "--rate", "4100", "--batch", "4"], "saturated"),
+        (&["--load", "server", "--rate", "3900", "--batch", "4"], ""),
+    ] {
+        let base = ["--workload", "scripted()", "--duration", "300ms", "-q", "--force", "-o", "b.csv"];
+        let ran = bench.run(&[&base, load].concat());
+        let row = &bench.rows("b.csv")[0];
+        assert_eq!((ran.code, row.outcome.warnings.codes().as_str()), (Some(0), warnings), "{load:?}");
+    }
 }
 
 #[test]

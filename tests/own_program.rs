@@ -49,6 +49,25 @@ fn a_program_that_says_nothing_is_one_batch() {
     assert!(error(&row).starts_with("the program exited with code 3"), "{}", error(&row));
     assert!(error(&row).contains("out") && error(&row).contains("err"), "{}", error(&row));
     assert!(row.latency.mean.is_some(), "the time it took stays in the row");
+    let (_, row) = one("exit 3", &[]);
+    assert_eq!(error(&row), "the program exited with code 3", "and nothing about the worker");
+}
+
+#[test]
+fn a_command_line_without_a_program_is_refused() {
+    let ran = Bench::new().run(&["run", "--device", "cpu", "--"]);
+    assert_eq!(ran.code, Some(2));
+    assert!(
+        ran.stderr
+            .starts_with("error: no program after '--': name it, as in 'migbench run -- python3 serve.py'\n"),
+        "{}",
+        ran.stderr
+    );
+    let ran = Bench::new().run(&["run", "--device", "cpu", "--", "/tmp"]);
+    assert_eq!(
+        (ran.code, ran.stderr.as_str()),
+        (Some(2), "migbench: '/tmp' is a folder: name the program in it\n")
+    );
 }
 
 #[test]

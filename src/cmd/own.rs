@@ -58,6 +58,9 @@ fn find(name: &str) -> Result<PathBuf> {
         std::env::split_paths(&folders).map(|folder| folder.join(name)).collect()
     };
     let Some(path) = found.iter().find(|path| path.is_file()) else {
+        if found.iter().any(|path| path.is_dir()) {
+            bail!("'{name}' is a folder: name the program in it");
+        }
         bail!("there is no program '{name}': give its path, or a name in PATH");
     };
     let executable = |path: &Path| path.is_file() && access(path, Access::EXEC_OK).is_ok();
@@ -171,7 +174,7 @@ mod tests {
             find("./Cargo.toml").unwrap_err().to_string(),
             "./Cargo.toml is not executable: chmod +x it, or name its interpreter"
         );
-        assert!(find("/").is_err(), "a folder");
+        assert_eq!(find("/").unwrap_err().to_string(), "'/' is a folder: name the program in it");
     }
 
     #[test]

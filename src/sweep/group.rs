@@ -18,7 +18,7 @@ use crate::measure::recorder::Recording;
 use crate::measure::records::Extras;
 use crate::results::environment::now_rfc3339;
 use crate::results::row::{Identity, Warning};
-use crate::workload::{DeviceIdentity, Stages};
+use crate::workload::{DeviceIdentity, Own, Stages};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -173,12 +173,23 @@ impl Player {
     }
 
     /// Out of the conversation, with the reason, how the process ended and what it wrote last.
-    fn fail(&mut self, mut reason: String, grace: Duration) {
+    fn fail(&mut self, reason: String, grace: Duration) {
+        self.leave(reason, grace, true);
+    }
+
+    /// It says itself why it failed: that its process then ends with an error is no news.
+    fn failed(&mut self, reason: String) {
+        self.leave(reason, GRACE, false);
+    }
+
+    fn leave(&mut self, mut reason: String, grace: Duration, with_status: bool) {
         if let Some(worker) = self.worker.take() {
             let (status, mut stderr) = worker.end(grace);
             // What it said by the protocol it also wrote for whoever runs it by hand: once is enough.
             stderr.retain(|line| !line.strip_prefix("worker: ").is_some_and(|said| reason.contains(said)));
-            reason = format!("{reason}; the worker {status}");
+            if with_status {
+                reason = format!("{reason}; the worker {status}");
+            }
             if !stderr.is_empty() {
                 reason = format!("{reason}; its last lines: {}", stderr.join(" | "));
             }
@@ -223,7 +234,7 @@ impl Group<'_> {
     }
 
     fn hear(&mut self, member: usize, heard: Heard) {
-        let asked = &self.run.members[member].instance;
+        let Member { instance, job } = &self.run.members[member];
         let player = &mut self.players[member];
         if player.stage == Stage::Over {
             return;
@@ -242,9 +253,13 @@ impl Group<'_> {
         match (player.stage, message) {
             (_, FromWorker::Progress { batches, .. }) => player.batches = batches,
             (Stage::Measuring, FromWorker::Interval(interval)) => player.outcome.intervals.push(interval),
-            (_, FromWorker::Failed { phase, error }) => player.fail(format!("{error} (at {phase})"), GRACE),
+            (_, FromWorker::Failed { phase, error }) => player.failed(match job.own {
+                // Its own phases are in the text.
+                Some(Own::Program(_)) => error,
+                _ => format!("{error} (at {phase})"),
+            }),
             (Stage::Starting, FromWorker::Hello { identity }) => {
-                let refusal = self.conductor.judge(asked, &identity, &mut player.outcome);
+                let refusal = self.conductor.judge(instance, &identity, &mut player.outcome);
                 player.outcome.device = Some(identity);
                 player.stage = Stage::Preparing;
                 if let Some(reason) = refusal {

@@ -11,7 +11,8 @@ mod process;
 mod reported;
 
 use self::import::Imported;
-use self::process::{Process, Read1, status_text};
+pub use self::process::status_text;
+use self::process::{Process, Read1};
 use self::reported::{At, Reported};
 use super::bins::LoadLog;
 use super::clock::{Clock, Monotonic};

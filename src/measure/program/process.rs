@@ -199,7 +199,7 @@ fn refusal(error: &std::io::Error) -> String {
     }
 }
 
-/// How it ended, after "the program".
+/// How a process ended, after "the program" or "the worker".
 pub fn status_text(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with code {code}"),
