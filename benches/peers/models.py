@@ -1,13 +1,14 @@
 """migbench's resnet50, llama-decode, llama-prefill and two probes against PyTorch on the same GPU, in one sitting.
 
-usage: python3 models.py MIGBENCH [--rounds N] [--compile NAME,...] [--mode MODE]
+usage: python3 models.py MIGBENCH [--rounds N] [--compile NAME,...]
 
 Both sides do the same work on inputs that lie on the GPU, with random weights; latency is the host's
 time around one batch with a wait for it. PyTorch runs as a CUDA graph, and the networks of --compile
 (default: all; 'none') also through torch.compile in a graph. Each round measures every form once, then
-migbench without transfers, and in the first round with them, in processes of its own. Prints a Markdown table of the medians over the rounds:
-the best of PyTorch's forms, migbench without transfers, the ratio of the two, and migbench with
-transfers; then every figure.
+migbench without transfers, and in the first round with them, in processes of its own. Prints a Markdown
+table of the medians over the rounds: the best of PyTorch's forms, migbench without transfers, the ratio of
+the two, and migbench with transfers; then every figure. What is known after each round goes to standard
+error.
 """
 
 import argparse
@@ -155,7 +156,6 @@ def main():
     parser.add_argument("migbench")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--compile", default="resnet50,llama-decode,llama-prefill")
-    parser.add_argument("--mode", default="default")
     options = parser.parse_args()
 
     # A graph does not keep what it reads.
@@ -166,7 +166,7 @@ def main():
         if name in options.compile.split(","):
             start = time.perf_counter()
             torch._dynamo.reset()
-            compiled = torch.compile(model, mode=options.mode, dynamic=False)
+            compiled = torch.compile(model, dynamic=False)
             alive.append(compiled)
             forms[name, batch, "compile + graph"] = in_a_graph(compiled, x)
             print(f"{name}, batch {batch}: compiled in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
@@ -178,23 +178,26 @@ def main():
                 times, kernels = migbench(options.migbench, name, *more)
                 for batch, ms in times.items():
                     table.setdefault((name, batch), []).append(ms)
+        report(sys.stderr, kernels, number + 1, theirs, ours, with_transfers)
+    report(sys.stdout, kernels, options.rounds, theirs, ours, with_transfers)
 
-    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, torch.compile mode {options.mode}, "
-          f"kernels {kernels}, {options.rounds} rounds\n")
-    print("| workload | batch | PyTorch, ms | its form | migbench, ms | ratio | with transfers, ms |")
-    print("|---|---|---|---|---|---|---|")
+
+def report(out, kernels, rounds, theirs, ours, with_transfers):
+    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, kernels {kernels}, {rounds} rounds\n", file=out)
+    print("| workload | batch | PyTorch, ms | its form | migbench, ms | ratio | with transfers, ms |", file=out)
+    print("|---|---|---|---|---|---|---|", file=out)
     for (name, batch), times in ours.items():
         medians = {form: statistics.median(t) for (n, b, form), t in theirs.items() if (n, b) == (name, batch)}
         best = min(medians, key=medians.get)
         own = statistics.median(times)
         print(f"| {name} {WORKLOADS[name][2]} | {batch} | {medians[best]:.3f} | {best} | {own:.3f} "
-              f"| **{own / medians[best]:.2f}** | {statistics.median(with_transfers[name, batch]):.3f} |")
+              f"| **{own / medians[best]:.2f}** | {statistics.median(with_transfers[name, batch]):.3f} |", file=out)
     for key, times in theirs.items():
-        print(f"\n{key[0]}, batch {key[1]}, {key[2]}: " + " ".join(f"{t:.4f}" for t in times), end="")
+        print(f"\n{key[0]}, batch {key[1]}, {key[2]}: " + " ".join(f"{t:.4f}" for t in times), end="", file=out)
     for form, table in (("no transfers", ours), ("transfers", with_transfers)):
         for (name, batch), times in table.items():
-            print(f"\n{name}, batch {batch}, migbench, {form}: " + " ".join(f"{t:.4f}" for t in times), end="")
-    print()
+            print(f"\n{name}, batch {batch}, migbench, {form}: " + " ".join(f"{t:.4f}" for t in times), end="", file=out)
+    print(file=out, flush=True)
 
 
 main()
