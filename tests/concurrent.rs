@@ -3,7 +3,7 @@
 mod common;
 
 use common::standin::Machine;
-use common::{is_alive, ran, signal, wait_for, workers_of};
+use common::{error, is_alive, ran, signal, wait_for, workers_of};
 use migbench::results::Row;
 use migbench::results::row::{Mode, Status};
 use rustix::process::Signal;
@@ -23,7 +23,7 @@ fn start(machine: &Machine, more: &[&str]) -> (Child, Vec<u32>) {
 
 fn reasons(rows: &[Row], status: Status) -> Vec<&str> {
     let of = rows.iter().filter(|row| row.outcome.status == status);
-    of.map(|row| row.outcome.error.as_deref().unwrap_or_default()).collect()
+    of.map(error).collect()
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::error;
 use common::standin::{Machine, library};
 use migbench::results::Row;
 use migbench::results::row::Status;
@@ -33,10 +34,6 @@ fn one_with(machine: &Machine, more: &[&str], variables: &[(&str, &str)]) -> (i3
     let mut rows = machine.bench.rows("a.csv");
     assert_eq!(rows.len(), 1, "{}", ran.stderr);
     (ran.code.unwrap(), rows.remove(0))
-}
-
-fn error(row: &Row) -> &str {
-    row.outcome.error.as_deref().unwrap_or_default()
 }
 
 #[test]

@@ -28,7 +28,6 @@ fn rates(spec: &Spec, batch: usize, precision: Precision, ms: f64) -> String {
     counted.map(|(amount, unit)| format!(", {:.0} {unit}", amount / ms)).collect()
 }
 
-/// No GPU needed.
 /// The median of half a second of batches, after a fifth of a second of warm-up.
 fn p50_ms(cuda: &mut Cuda, batch: usize) -> f64 {
     let (begin, mut ns) = (Instant::now(), Vec::new());
@@ -44,6 +43,7 @@ fn p50_ms(cuda: &mut Cuda, batch: usize) -> f64 {
     ns[ns.len() / 2] as f64 / 1e6
 }
 
+/// No GPU needed.
 #[test]
 fn a_figure_that_a_workload_lacks_is_not_printed() {
     let of = |name: &str| rates(&name.parse().unwrap(), 1, Precision::Fp16, 1.0);

@@ -5,7 +5,7 @@
 mod common;
 
 use common::standin::Machine;
-use common::{Bench, is_alive, ran, signal, wait_for};
+use common::{Bench, error, is_alive, ran, signal, wait_for};
 use migbench::results::Row;
 use migbench::results::row::{Identity, Status, Warning};
 use rustix::process::Signal;
@@ -29,10 +29,6 @@ fn one(script: &str, more: &[&str]) -> (i32, Row) {
     let mut rows = bench.rows("a.csv");
     assert_eq!(rows.len(), 1, "{}", ran.stderr);
     (ran.code.unwrap(), rows.remove(0))
-}
-
-fn error(row: &Row) -> &str {
-    row.outcome.error.as_deref().unwrap_or_default()
 }
 
 #[test]

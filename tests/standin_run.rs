@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::error;
 use common::standin::Machine;
 use migbench::machine::Topology;
 use migbench::results::Row;
@@ -25,10 +26,6 @@ fn one(faults: &str, more: &[&str]) -> (i32, Row) {
     let (code, mut rows) = run(&machine, &[&["--uuid", "MIG-5a5a0000-0003"], more].concat());
     assert_eq!(rows.len(), 1);
     (code, rows.remove(0))
-}
-
-fn error(row: &Row) -> &str {
-    row.outcome.error.as_deref().unwrap_or_default()
 }
 
 #[test]

@@ -5,9 +5,9 @@ usage: python3 bert.py MIGBENCH [--rounds N] [--compile 1,8] [--precision fp16|b
 Both sides do the same work: token ids that already lie on the GPU, embeddings, 12 post-norm layers
 with exact GELU, pooler; 128 tokens, random weights. Latency is the host's time around one batch with
 a wait for it. PyTorch runs as a CUDA graph, and for the batches of --compile also through
-torch.compile(max-autotune); each round measures every form once, then migbench without
-transfers, and in the first round with them, in processes of its own. Prints a Markdown table of the medians over the rounds: the best of
-PyTorch's forms, migbench without transfers, the ratio of the two, and migbench with transfers.
+torch.compile(max-autotune); each round measures every form once, then migbench without transfers, and in
+the first round with them, in processes of its own. Prints a Markdown table of the medians over the rounds:
+the best of PyTorch's forms, migbench without transfers, the ratio of the two, and migbench with transfers.
 """
 
 import argparse

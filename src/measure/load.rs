@@ -67,6 +67,11 @@ impl Load {
         matches!(self, Load::Server { .. })
     }
 
+    /// The most arrivals that become one batch of up to `batch` samples.
+    pub fn most_in_batch(&self, batch: usize) -> usize {
+        if self.is_server() { batch } else { 1 }
+    }
+
     /// The batch sizes that can occur.
     pub fn batch_sizes(&self, batch: usize) -> Vec<usize> {
         if self.is_server() { (1..=batch).collect() } else { vec![batch] }
@@ -125,6 +130,11 @@ impl Arrivals {
             Arrivals::Poisson(rate) | Arrivals::Constant(rate) => *rate,
             Arrivals::Trace(times) => arrivals_per_s(times),
         }
+    }
+
+    /// Do they go on for as long as the window is open? A trace has an end, and is played up to there.
+    pub fn are_endless(&self) -> bool {
+        !matches!(self, Arrivals::Trace(_))
     }
 
     /// Reads a trace: seconds from the start, one a line, ascending.
@@ -225,9 +235,10 @@ pub struct Queue<'a> {
 impl<'a> Queue<'a> {
     /// In front of lanes that take batches of up to `batch` samples; none for a closed load.
     pub fn new(load: &'a Load, batch: usize, seed: u64) -> Option<Queue<'a>> {
-        let (most, max_delay) = match load {
-            Load::Server { max_delay_ns, .. } => (batch, *max_delay_ns),
-            _ => (1, 0),
+        let most = load.most_in_batch(batch);
+        let max_delay = match load {
+            Load::Server { max_delay_ns, .. } => *max_delay_ns,
+            _ => 0,
         };
         let schedule = load.arrivals()?.schedule(seed);
         Some(Queue { schedule, pending: VecDeque::with_capacity(most), most, max_delay })

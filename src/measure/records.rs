@@ -3,7 +3,7 @@
 //! Everything is allocated before the window opens; nothing here reads a clock.
 
 use super::intervals::{Intervals, Metric};
-use super::load::{Arrivals, Load, Strain};
+use super::load::{Load, Strain};
 use super::precision::{Known, Precision, lag};
 use super::protocol::FromWorker;
 use super::recorder::{Recorder, Recording};
@@ -54,7 +54,7 @@ struct OpenRecords {
     late: u64,
     /// The first responses one by one, in ns.
     series: Vec<f32>,
-    /// None for a trace: it has an end, and is played up to there.
+    /// None for arrivals that have an end.
     strain: Option<Strain>,
 }
 
@@ -96,7 +96,7 @@ impl Records {
             sizes: vec![0; if load.is_server() { batch + 1 } else { 0 }],
             late: 0,
             series: resident::empty(MOST_SERIES),
-            strain: (!matches!(arrivals, Arrivals::Trace(_))).then(Strain::default),
+            strain: arrivals.are_endless().then(Strain::default),
         });
         Records {
             latency: Recorder::new(),
@@ -260,6 +260,7 @@ fn push(log: &mut Vec<Entry>, entry: Entry) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::load::Arrivals;
     use super::*;
 
     #[test]

@@ -122,7 +122,7 @@ impl<'a, C: Clock> Window<'a, C> {
     /// Nothing has run yet; the workload is prepared for the task's batch sizes and lanes.
     pub fn new(clock: &'a C, workload: &'a mut dyn Workload, task: &'a Task, control: &'a Control) -> Self {
         let now = clock.now();
-        let most = if task.load.is_server() { task.batch } else { 1 };
+        let most = task.load.most_in_batch(task.batch);
         let flight = || Flight { intended: resident::empty(most), due: now, issued: now, done: now };
         Window {
             clock,

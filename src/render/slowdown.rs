@@ -1,7 +1,7 @@
 //! What neighbours cost, below the table of a sweep that measured alone and together.
 
 use super::names::Names;
-use super::table::{grid, rate};
+use super::table::{grid, rate, shown};
 use crate::analysis::slowdown::{Company, Packed, Slowdown};
 use crate::results::Row;
 use std::io::{self, Write};
@@ -106,10 +106,6 @@ fn neighbours(company: &Company) -> String {
     ];
     let there = kinds.into_iter().filter(|(count, _)| *count > 0);
     there.map(|(count, what)| format!("{count} {what}")).collect::<Vec<_>>().join(", ")
-}
-
-fn shown(shown: bool, text: String) -> String {
-    if shown { text } else { String::new() }
 }
 
 fn sentence(packed: &Packed, names: &Names, varies: &Varies) -> String {

@@ -167,6 +167,11 @@ fn conditions(row: &Row, varies: &Varies) -> String {
     words.join(", ")
 }
 
+/// The text, or nothing where it would tell no two lines apart.
+pub(super) fn shown(shown: bool, text: String) -> String {
+    if shown { text } else { String::new() }
+}
+
 fn cells(gpu: String, folded: &Folded, names: &Names, varies: &Varies) -> Vec<String> {
     let row = &folded.row;
     let latency = &row.latency;
@@ -177,7 +182,6 @@ fn cells(gpu: String, folded: &Folded, names: &Names, varies: &Varies) -> Vec<St
         None => String::new(),
     };
     let identity = row.subject.identity.map_or(String::new(), |i| format!("{i:?}").to_lowercase());
-    let shown = |shown: bool, text: String| if shown { text } else { String::new() };
     vec![
         gpu,
         names.of_row(row),

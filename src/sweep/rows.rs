@@ -159,11 +159,11 @@ fn numbers(row: &mut Row, job: &Job, recording: &Recording, outcome: &Outcome) -
 }
 
 /// How many lanes the load would keep busy, of those there are: from 1 on the queue grows for as long as the
-/// window lasts, be it too short for long waits. None for a trace, which has an end.
+/// window lasts, be it too short for long waits. None for arrivals that have an end.
 fn utilisation(row: &Row, job: &Job) -> Option<f64> {
-    let arrivals = job.load.arrivals().filter(|arrivals| !matches!(arrivals, Arrivals::Trace(_)))?;
-    let most_in_batch = if job.load.is_server() { job.batch as f64 } else { 1.0 };
-    Some(arrivals.rate() / most_in_batch * row.latency.mean? / 1e3 / f64::from(row.point.inflight))
+    let arrivals = job.load.arrivals().filter(|arrivals| arrivals.are_endless())?;
+    let batches_per_s = arrivals.rate() / job.load.most_in_batch(job.batch) as f64;
+    Some(batches_per_s * row.latency.mean? / 1e3 / f64::from(row.point.inflight))
 }
 
 /// The load of the user's programs, known when they have ended without a report: all of each is one

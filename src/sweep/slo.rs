@@ -2,10 +2,10 @@
 //!
 //! The first probe is a closed load: no more than that can arrive. A probe meets the target when the
 //! 99 % upper bound of the response's percentile does, for so many responses as do not depend on each
-//! other; one with too few of those, or whose row is invalid, is repeated with a longer window. Every probe and every round sees the
-//! same pattern of arrivals, stretched to its rate, so that rates, rounds and layouts differ by what serves
-//! them and not by their luck (MLPerf LoadGen fixes its schedule's seed, too). Instances that measure at once are
-//! searched at once, each for a rate of its own; one that has found it stays there.
+//! other; one with too few of those, or whose row is invalid, is repeated with a longer window. Every probe
+//! and every round sees the same pattern of arrivals, stretched to its rate, so that rates, rounds and layouts
+//! differ by what serves them and not by their luck (MLPerf LoadGen fixes its schedule's seed, too). Instances
+//! that measure at once are searched at once, each for a rate of its own; one that has found it stays there.
 
 use super::plan::Run;
 use crate::measure::load::Load;

@@ -10,6 +10,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+/// Why a row failed or is invalid; empty where it is neither.
+pub fn error(row: &Row) -> &str {
+    row.outcome.error.as_deref().unwrap_or_default()
+}
+
 /// A program call in a fresh folder.
 pub struct Bench {
     /// The folder; everything is written below it.

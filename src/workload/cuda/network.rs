@@ -20,6 +20,9 @@ const ALIGNMENT: u64 = 256;
 /// Most columns that `norm.cu` holds in a warp's registers.
 const MOST_NORM_COLUMNS: usize = 1024;
 
+/// More multiprocessors than any GPU has: memory is reserved before one is known.
+pub(super) const MOST_MULTIPROCESSORS: usize = 256;
+
 pub(super) const NO_TENSOR_MAPS: &str = "the driver can't describe matrices to the copy engine";
 
 /// Where each tensor lies in one allocation: offsets, and the bytes of the whole.

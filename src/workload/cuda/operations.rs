@@ -1,7 +1,7 @@
 //! The launches of the operations beyond an encoder's: images, decoders, copies, and fp32 products.
 
 use super::kernels::{Arguments, Function, Launch};
-use super::network::{Builder, Gpu, grid, index};
+use super::network::{Builder, Gpu, MOST_MULTIPROCESSORS, grid, index};
 use super::tiles;
 use crate::workload::Precision;
 use crate::workload::model::{Activation, BufferId, Network, Op, Window};
@@ -14,8 +14,6 @@ const MOST_GROUP: usize = 4;
 /// Blocks of `decode.cu` for each multiprocessor, and the fewest keys of one.
 const BLOCKS_EACH: usize = 2;
 const FEWEST_KEYS: usize = 64;
-/// More multiprocessors than any GPU has: memory is reserved before one is known.
-const MOST_MULTIPROCESSORS: usize = 256;
 /// Most columns that `rms_norm` holds in a block's registers.
 const MOST_RMS_COLUMNS: usize = 8192;
 

@@ -2,7 +2,7 @@
 //! Hopper, `kernels/thin.cu` elsewhere.
 
 use super::kernels::{Arguments, Launch, Matrix, TensorMap};
-use super::network::{Builder, NO_TENSOR_MAPS, grid};
+use super::network::{Builder, MOST_MULTIPROCESSORS, NO_TENSOR_MAPS, grid};
 use crate::workload::Precision;
 use crate::workload::model::{Network, Op};
 use anyhow::{Context as _, Result};
@@ -14,8 +14,6 @@ const STEP: usize = 64;
 const FEWEST_STEPS: usize = 2;
 /// Blocks of `thin.cu` that fit a multiprocessor, and so many that its share of the memory is never idle.
 const RESIDENT: usize = 4;
-/// More multiprocessors than any GPU has: memory is reserved before one is known.
-const MOST_MULTIPROCESSORS: usize = 256;
 /// Most parts of all tiles together.
 const MOST_PARTS: usize = RESIDENT * MOST_MULTIPROCESSORS;
 
