@@ -6,6 +6,8 @@
 //! and every round sees the same pattern of arrivals, stretched to its rate, so that rates, rounds and layouts
 //! differ by what serves them and not by their luck (MLPerf LoadGen fixes its schedule's seed, too). Instances
 //! that measure at once are searched at once, each for a rate of its own; one that has found it stays there.
+//! One stall of the machine makes a probe miss: the lowest rate that did is asked a second time before the
+//! search ends, and if it meets the target then, the search goes on above it.
 
 use super::plan::Run;
 use crate::measure::load::Load;
@@ -13,6 +15,7 @@ use crate::results::Row;
 use crate::results::row::Status;
 use crate::results::summary;
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -72,28 +75,37 @@ enum Answer {
 /// One instance's search.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Search {
-    /// What a closed load did; none before it was asked, or when it failed.
-    capacity: Option<f64>,
-    /// The highest rate that met the target, and the lowest that did not.
+    /// The highest rate that met the target.
     met: f64,
-    missed: f64,
+    /// The rates that did not, the lowest last. The first is what a closed load did; none before it was
+    /// asked, or when it failed.
+    missed: Vec<f64>,
     over: bool,
 }
 
 impl Search {
     fn begin(&mut self, capacity: Option<f64>) {
-        self.capacity = capacity.filter(|&capacity| capacity > 0.0);
-        self.missed = self.capacity.unwrap_or(0.0);
-        self.over = self.capacity.is_none();
+        self.missed = capacity.filter(|&capacity| capacity > 0.0).into_iter().collect();
+        self.over = self.missed.is_empty();
+    }
+
+    /// The lowest rate that missed the target.
+    fn lowest(&self) -> f64 {
+        self.missed.last().copied().unwrap_or(0.0)
+    }
+
+    fn is_closed_in(&self) -> bool {
+        self.met > 0.0 && self.lowest() - self.met <= TOLERANCE * self.lowest()
     }
 
     /// The rate to try; once it is over, the one that was found.
     fn rate(&self) -> f64 {
         match (self.over, self.met > 0.0) {
             (true, true) => self.met,
-            (true, false) => self.missed.max(f64::MIN_POSITIVE) * LEAST,
-            (false, true) => (self.met + self.missed) / 2.0,
-            (false, false) => self.missed * FIRST,
+            (true, false) => self.lowest().max(f64::MIN_POSITIVE) * LEAST,
+            (false, true) if self.is_closed_in() => self.lowest(),
+            (false, true) => (self.met + self.lowest()) / 2.0,
+            (false, false) => self.lowest() * FIRST,
         }
     }
 
@@ -101,14 +113,17 @@ impl Search {
         if self.over {
             return;
         }
-        let rate = self.rate();
+        let (rate, again) = (self.rate(), self.is_closed_in());
         if met {
-            self.met = rate
-        } else {
-            self.missed = rate
+            self.met = rate;
+            self.missed.retain(|&missed| missed > rate);
+        } else if !again {
+            self.missed.push(rate);
         }
-        let found = self.met > 0.0 && (self.missed - self.met) <= TOLERANCE * self.missed;
-        self.over = found || self.missed < LEAST * self.capacity.unwrap_or(0.0);
+        // What a closed load did is not asked again: more than that can't arrive.
+        let capacity = self.missed.first().copied().unwrap_or(0.0);
+        let found = !met && again || self.missed.len() == 1 && self.is_closed_in();
+        self.over = found || self.lowest() < LEAST * capacity;
     }
 }
 
@@ -121,6 +136,8 @@ pub struct Hunt {
     begun: bool,
     /// Windows that decided nothing at the present rates.
     undecided: u32,
+    /// How often each member (by its place) has measured under each load.
+    attempts: BTreeMap<(usize, String), u32>,
 }
 
 impl Hunt {
@@ -131,7 +148,7 @@ impl Hunt {
         for (place, member) in planned.members.iter_mut().enumerate() {
             member.job.arrival_seed = member.job.settings.seed ^ ((place as u64) << 20);
         }
-        Hunt { slo, planned, searches, begun: false, undecided: 0 }
+        Hunt { slo, planned, searches, begun: false, undecided: 0, attempts: BTreeMap::new() }
     }
 
     /// The next probe; none when every member has its rate.
@@ -164,6 +181,11 @@ impl Hunt {
 
     /// Learns from the rows of a probe, and writes into them what was learnt.
     pub fn learn(&mut self, rows: &mut [Row]) {
+        for (place, row) in rows.iter_mut().enumerate() {
+            let before = self.attempts.entry((place, row.point.load.clone())).or_default();
+            row.provenance.attempt += *before;
+            *before += 1;
+        }
         if !self.begun {
             self.begun = true;
             for ((row, search), member) in rows.iter().zip(&mut self.searches).zip(&self.planned.members) {
@@ -178,7 +200,6 @@ impl Hunt {
         for (row, member) in rows.iter_mut().zip(&self.planned.members) {
             let searched = !self.is_closed(&member.job.load);
             answers.push(if searched { judge(row, self.slo) } else { Answer::Missed });
-            row.provenance.attempt += self.undecided;
         }
         let open = |(answer, search): (&Answer, &Search)| *answer == Answer::Undecided && !search.over;
         if self.undecided < LONGER && answers.iter().zip(&self.searches).any(open) {
@@ -231,6 +252,7 @@ fn judge(row: &mut Row, slo: Slo) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::row::Mode;
 
     #[test]
     fn a_target_is_read_and_spelt() {
@@ -244,28 +266,41 @@ mod tests {
         }
     }
 
+    /// The answers of a search to its end, and how many there were.
+    fn searched(capacity: f64, mut answer: impl FnMut(usize, f64) -> bool) -> (Search, usize) {
+        let (mut search, mut probes) = (Search::default(), 0);
+        search.begin(Some(capacity));
+        while !search.over {
+            search.answer(answer(probes, search.rate()));
+            probes += 1;
+        }
+        (search, probes)
+    }
+
     #[test]
     fn the_search_closes_in_on_the_truth() {
         for truth in [30.0, 500.0, 999.0, 995.0] {
-            let mut search = Search::default();
-            search.begin(Some(1000.0));
-            let mut probes = 0;
-            while !search.over {
-                search.answer(search.rate() <= truth);
-                probes += 1;
-            }
+            let (search, probes) = searched(1000.0, |_, rate| rate <= truth);
             assert!(search.met <= truth && search.met >= truth * 0.989, "{truth}: {search:?}");
-            assert!(probes <= 18, "{truth}: {probes} probes");
+            assert!(probes <= 19, "{truth}: {probes} probes");
+        }
+    }
+
+    #[test]
+    fn one_stall_does_not_decide() {
+        let truth = 750.0;
+        let (_, undisturbed) = searched(1000.0, |_, rate| rate <= truth);
+        for stalled in 0..undisturbed {
+            let (search, _) = searched(1000.0, |probe, rate| rate <= truth && probe != stalled);
+            assert!(search.met <= truth && search.met >= truth * 0.989, "stalled at {stalled}: {search:?}");
         }
     }
 
     #[test]
     fn a_target_that_nothing_meets_ends_the_search() {
+        let (search, probes) = searched(1000.0, |_, _| false);
+        assert!(search.met == 0.0 && probes <= 20, "{probes} probes");
         let mut search = Search::default();
-        search.begin(Some(1000.0));
-        (0..20).for_each(|_| search.answer(false));
-        assert!(search.over && search.met == 0.0);
-        search = Search::default();
         search.begin(None);
         assert!(search.over);
     }
@@ -281,6 +316,21 @@ mod tests {
         row.outcome.warnings.0.insert(crate::results::row::Warning::Saturated);
         assert_eq!(judge(&mut row, slo), Answer::Missed);
         assert_eq!(judge(&mut Row::default().failed("gone"), slo), Answer::Missed);
+    }
+
+    /// Also of a member that measures on at its rate beside others that still search.
+    #[test]
+    fn a_load_measured_again_is_a_further_attempt() {
+        let planned = Run { repetition: 1, attempt: 1, mode: Mode::Concurrent, members: Vec::new() };
+        let mut hunt = Hunt::new(&planned, "p99=10ms".parse().unwrap());
+        let attempts =
+            ["closed", "open(rate=1)", "open(rate=1)", "open(rate=2)", "open(rate=1)"].map(|load| {
+                let mut row = Row::default();
+                (row.provenance.attempt, row.point.load) = (1, load.to_string());
+                hunt.learn(std::slice::from_mut(&mut row));
+                row.provenance.attempt
+            });
+        assert_eq!(attempts, [1, 1, 2, 1, 3]);
     }
 
     #[test]
