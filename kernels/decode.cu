@@ -16,23 +16,9 @@
 #include "number.cuh"
 #include "overlap.cuh"
 #include "softmax.cuh"
+#include "cached.cuh"
 
 constexpr int WARPS = 4, KEYS = 16, MOST = 4; // heads of a kv head
-
-// What some keys contributed to one head: the largest score, the sum of 2^(score - largest), and that
-// sum weighted with the values.
-template <int N> struct Share {
-    float largest, total, sum[N];
-    DEVICE void add(float other_largest, float other_total, const float (&other)[N]) {
-        const float most = fmaxf(largest, other_largest);
-        // Of nothing at all there is no maximum.
-        const float mine = largest == -INFINITY ? 0.0f : exp2_fast(largest - most);
-        const float its = other_largest == -INFINITY ? 0.0f : exp2_fast(other_largest - most);
-        largest = most, total = total * mine + other_total * its;
-#pragma unroll
-        for (int i = 0; i < N; ++i) sum[i] = sum[i] * mine + other[i] * its;
-    }
-};
 
 template <class T, int D, int STAGES>
 DEVICE void decode(const T *__restrict__ qkv, const T *__restrict__ cache, T *__restrict__ out,
@@ -86,10 +72,7 @@ DEVICE void decode(const T *__restrict__ qkv, const T *__restrict__ cache, T *__
         query[i][2] = lane / 4 < group ? *(const unsigned *)(q + i * 16 + 8) : 0;
         query[i][1] = query[i][3] = 0;
     }
-    // score = q · k / √d · log2 e
-    const float scale = rsqrtf((float)D) * 1.44269504f;
-    const int lane_row = lane % 16, lane_chunk = lane / 16; // where this lane points ldmatrix to
-    float sum[D / 8][4] = {}, largest = -INFINITY, total = 0; // of the head lane / 4
+    Attended<T, D> mine;
 
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
@@ -100,55 +83,18 @@ DEVICE void decode(const T *__restrict__ qkv, const T *__restrict__ cache, T *__
         copy_async_commit();
 
         const unsigned keys = ring + step % STAGES * STAGE, values = keys + TILE;
-        float score[2][4] = {};
-#pragma unroll
-        for (int i = 0; i < D / 16; ++i) {
-            unsigned key[4];
-            ldmatrix(key, keys + swizzle<CHUNKS>(lane_row, i * 2 + lane_chunk) * 16);
-            mma<T>(score[0], query[i], key[0], key[2]);
-            mma<T>(score[1], query[i], key[1], key[3]);
-        }
-        float most = largest;
-#pragma unroll
-        for (int j = 0; j < 2; ++j)
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-                const int key = first + step * APART + j * 8 + lane % 4 * 2 + e;
-                score[j][e] = key < end ? score[j][e] * scale : -INFINITY;
-                most = fmaxf(most, score[j][e]);
-            }
-        most = quad_max(most); // finite: the tile's first key counts
-        const float shrink = exp2_fast(largest - most);
-        largest = most, total *= shrink;
-#pragma unroll
-        for (int j = 0; j < D / 8; ++j) sum[j][0] *= shrink, sum[j][1] *= shrink;
-#pragma unroll
-        for (int j = 0; j < 2; ++j)
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-                score[j][e] = exp2_fast(score[j][e] - most);
-                total += score[j][e];
-            }
-        // Two neighbouring accumulators hold just the elements of a left operand's fragment.
-        const unsigned weights[4] = {pack<T>(score[0][0], score[0][1]), 0, pack<T>(score[1][0], score[1][1]), 0};
-#pragma unroll
-        for (int j = 0; j < D / 16; ++j) {
-            unsigned value[4];
-            ldmatrix_transposed(value, values + swizzle<CHUNKS>(lane_row, j * 2 + lane_chunk) * 16);
-            mma<T>(sum[2 * j], weights, value[0], value[1]);
-            mma<T>(sum[2 * j + 1], weights, value[2], value[3]);
-        }
+        mine.add(query, keys, values, first + step * APART, end);
     }
 
     // Over the warps, then over the parts of the context.
-    total = quad_sum(total);
+    const float total = quad_sum(mine.total);
     if (lane / 4 < MOST) {
-        float *mine = shared[warp][lane / 4];
+        float *to = shared[warp][lane / 4];
 #pragma unroll
         for (int j = 0; j < D / 8; ++j)
 #pragma unroll
-            for (int e = 0; e < 2; ++e) mine[j * 8 + lane % 4 * 2 + e] = sum[j][e];
-        if (lane % 4 == 0) mine[D] = largest, mine[D + 1] = total;
+            for (int e = 0; e < 2; ++e) to[j * 8 + lane % 4 * 2 + e] = mine.sum[j][e];
+        if (lane % 4 == 0) to[D] = mine.largest, to[D + 1] = total;
     }
     __syncthreads();
 

@@ -22,19 +22,15 @@ DEVICE float warp_sum(float v) {
     return v;
 }
 
-// Each row of x divided by its root mean square, times gamma. A block of 256 threads a row, of which each
+// Each row of x divided by its root mean square. A block of 256 threads a row, of which each
 // has up to 4 chunks of 8 columns.
 extern "C" __global__ void __launch_bounds__(256)
-    ENTRY(rms_norm)(const NUMBER *__restrict__ x, const NUMBER *__restrict__ gamma, NUMBER *__restrict__ out,
-                    unsigned columns, float epsilon) {
+    ENTRY(rms_norm)(const NUMBER *__restrict__ x, NUMBER *__restrict__ out, unsigned columns, float epsilon) {
     __shared__ float sums[8];
     const unsigned first = threadIdx.x * 8;
     const unsigned long long start = (unsigned long long)blockIdx.x * columns;
-    uint4 raw[4], raw_gamma[4];
+    uint4 raw[4];
     let_next_start();
-#pragma unroll
-    for (int c = 0; c < 4; ++c)
-        if (first + c * 2048 < columns) raw_gamma[c] = *(const uint4 *)(gamma + first + c * 2048);
     wait_for_previous();
 #pragma unroll
     for (int c = 0; c < 4; ++c)
@@ -58,11 +54,10 @@ extern "C" __global__ void __launch_bounds__(256)
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
         if (first + c * 2048 >= columns) continue;
-        float v[8], g[8];
+        float v[8];
         unpack8<NUMBER>(raw[c], v);
-        unpack8<NUMBER>(raw_gamma[c], g);
 #pragma unroll
-        for (int j = 0; j < 8; ++j) v[j] *= scale * g[j];
+        for (int j = 0; j < 8; ++j) v[j] *= scale;
         store8(out + start + first + c * 2048, v);
     }
 }

@@ -48,13 +48,14 @@ class Layer(nn.Module):
         self.projection = nn.Linear(HIDDEN, HIDDEN, bias=False)
         self.gate_up = nn.Linear(HIDDEN, 2 * WIDE, bias=False)
         self.down = nn.Linear(WIDE, HIDDEN, bias=False)
-        self.norm_1, self.norm_2 = nn.RMSNorm(HIDDEN), nn.RMSNorm(HIDDEN)
+        # The gains are part of the weights after them.
+        self.norm = nn.RMSNorm(HIDDEN, elementwise_affine=False)
         self.register_buffer("keys", torch.randn(batch, KV, context, WIDTH))
         self.register_buffer("values", torch.randn(batch, KV, context, WIDTH))
 
     def forward(self, x, cosine, sine):
         batch, rows, _ = x.shape
-        q, k, v = self.qkv(self.norm_1(x)).split([HEADS * WIDTH, KV * WIDTH, KV * WIDTH], -1)
+        q, k, v = self.qkv(self.norm(x)).split([HEADS * WIDTH, KV * WIDTH, KV * WIDTH], -1)
         heads = lambda part, count: part.view(batch, rows, count, WIDTH).transpose(1, 2)
         q, k = rotate(heads(q, HEADS), cosine, sine), rotate(heads(k, KV), cosine, sine)
         self.keys[:, :, -rows:] = k
@@ -62,7 +63,7 @@ class Layer(nn.Module):
         causal = rows > 1
         a = F.scaled_dot_product_attention(q, self.keys, self.values, is_causal=causal, enable_gqa=True)
         x = x + self.projection(a.transpose(1, 2).reshape(batch, rows, HIDDEN))
-        gate, up = self.gate_up(self.norm_2(x)).chunk(2, -1)
+        gate, up = self.gate_up(self.norm(x)).chunk(2, -1)
         return x + self.down(F.silu(gate) * up)
 
 
@@ -71,7 +72,7 @@ class Llama(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(VOCABULARY, HIDDEN)
         self.layers = nn.ModuleList(Layer(batch, context) for _ in range(LAYERS))
-        self.norm = nn.RMSNorm(HIDDEN)
+        self.norm = nn.RMSNorm(HIDDEN, elementwise_affine=False)
         self.head = nn.Linear(HIDDEN, VOCABULARY, bias=False)
         self.angles = angles(context - rows, rows)
 

@@ -1,6 +1,6 @@
 // Hopper's own instructions, without CUDA's headers: barriers in shared memory that count bytes
 // (mbarrier), copies of whole tiles by the copy engine (cp.async.bulk.tensor), and the matrix
-// product of a group of four warps (wgmma). Inline PTX of ISA 8.0 / sm_90a.
+// product of a group of four warps (wgmma). Inline PTX of ISA 8.1 / sm_90a.
 #pragma once
 
 // What cuTensorMapEncodeTiled writes; a kernel takes it as a __grid_constant__ argument.
@@ -23,13 +23,15 @@ DEVICE unsigned in_block(unsigned address, unsigned block) {
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(block));
     return remote;
 }
-// An arrival at a barrier of the cluster after ordinary writes to the other block's shared memory, which
-// it must see. The compiler puts a fence of the whole GPU before it: not for a loop.
-DEVICE void barrier_release_remote(unsigned barrier) {
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+DEVICE void store_shared(unsigned address, float value) {
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
-DEVICE void store_remote(unsigned address, float value) {
-    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+// A number for shared memory of some block of the cluster, whose 4 bytes count at a barrier of that block: an
+// arrival there after ordinary stores would wait for everything that this one has on its way to memory.
+DEVICE void store_remote(unsigned address, float value, unsigned barrier) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(address),
+                 "f"(value), "r"(barrier)
+                 : "memory");
 }
 DEVICE void barrier_arrive(unsigned barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
@@ -52,6 +54,24 @@ DEVICE void barrier_acquire(unsigned barrier, unsigned parity) {
                  "bra again;\n"
                  "over:}" ::"r"(barrier), "r"(parity)
                  : "memory");
+}
+
+// A counter in device memory: one more, after what this thread's block has written.
+DEVICE void count_up(unsigned *counter) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+}
+// The same; returns what it was before, and what was written before the others counted is visible.
+DEVICE unsigned count_up_and_see(unsigned *counter) {
+    unsigned before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+    return before;
+}
+// Returns when it has come to `count`, and what was written before is visible.
+DEVICE void wait_for_count(const unsigned *counter, unsigned count) {
+    unsigned now;
+    do {
+        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
+    } while (now != count);
 }
 
 DEVICE unsigned cluster_rank() {
@@ -108,6 +128,8 @@ DEVICE void copy_tile_out(const TensorMap *map, int column, int row, unsigned fr
                  "r"(column), "r"(row), "r"(from)
                  : "memory");
 }
+// What this thread wrote to device memory, or knows to be written, before what the copy engine reads there.
+DEVICE void fence_for_copies_of_memory() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 DEVICE void fence_for_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 DEVICE void copies_out_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 // All but the latest `pending` groups of this thread have been read from shared memory.

@@ -183,7 +183,8 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
             // Each warp that reads a stage says so.
             barrier_init(empty + 8 * s, 4 * (SHARING == COOPERATE ? GROUPS : 1));
         }
-        if (CLUSTER == SPLIT) barrier_init(arrived, 2);
+        // The sums of two of the other block's warps.
+        if (CLUSTER == SPLIT) barrier_init(arrived, 1), barrier_expect(arrived, 64 * S::N / 2 * 4);
         fence_barriers();
     }
     if (CLUSTER != ALONE) cluster_sync();
@@ -298,11 +299,9 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
                 static_assert(CLUSTER != SPLIT || (BLOCKS == 1 && GROUPS == 1), "two warps a block");
                 const unsigned mine = received + threadIdx.x % 64 * 4;
                 if (warp / 2 != rank) {
-                    const unsigned theirs = in_block(mine, rank ^ 1);
+                    const unsigned theirs = in_block(mine, rank ^ 1), barrier = in_block(arrived, rank ^ 1);
 #pragma unroll
-                    for (int i = 0; i < S::N / 2; ++i) store_remote(theirs + i * 256, sums[0][i]);
-                    __syncwarp();
-                    if (lane == 0) barrier_release_remote(in_block(arrived, rank ^ 1));
+                    for (int i = 0; i < S::N / 2; ++i) store_remote(theirs + i * 256, sums[0][i], barrier);
                     break; // a cluster has one tile
                 }
                 barrier_acquire(arrived, 0);

@@ -5,47 +5,39 @@
 // STAGES steps of 64 along k on their way, across the tiles' borders and ahead of the end of the kernel
 // before; shared memory is so little that the next kernel's blocks fit beside these and do the
 // same. Where there are few tiles, two blocks of a cluster share each, half of k for either, and the
-// second hands its sums to the first. The weight is the left operand of the tensor cores, whose 16 rows
-// are columns of it; x the right one, whose 8 columns are rows of x. Groups of warps share each step's k.
-// src/workload/cuda/thin.rs chooses.
+// second hands its sums to the first. src/workload/cuda/thin.rs chooses.
 
 #include "number.cuh"
 #include "overlap.cuh"
 #include "tile.cuh"
 #include "hopper.cuh"
-
-constexpr int STEP = 64, WARPS = 8, THREADS = WARPS * 32;
-
-// Who computes what of a tile.
-template <int COLUMNS, int ROWS> struct Shape {
-    static constexpr int COLUMN_WARPS = COLUMNS / 16, ROW_WARPS = COLUMNS == 32 && ROWS >= 16 ? 2 : 1;
-    static constexpr int SLICES = WARPS / COLUMN_WARPS / ROW_WARPS, STEPS = STEP / 16 / SLICES; // along k
-    static constexpr int MY_ROWS = ROWS / ROW_WARPS;
-    static constexpr int PITCH = COLUMNS + 8; // of the sums in shared memory
-    static constexpr unsigned WEIGHT = STEP * COLUMNS * 2, STAGE = WEIGHT + ROWS * STEP * 2;
-};
+#include "softmax.cuh"
+#include "few.cuh"
 
 template <class T, int COLUMNS, int ROWS, int STAGES>
 DEVICE void skinny(const TensorMap &x, const TensorMap &weight, const Epilogue<T> &epilogue, int m, int n, int k,
                    int blocks_a_tile) {
     using S = Shape<COLUMNS, ROWS>;
+    constexpr unsigned STAGE = S::WEIGHT + S::X;
     extern __shared__ uint4 memory[];
     // The swizzle works on addresses: tiles begin at multiples of 1024.
     const unsigned shared = (shared_address(memory) + 1023) & ~1023u;
-    const unsigned full = shared + STAGES * S::STAGE, empty = full + 8 * STAGES, arrived = empty + 8 * STAGES;
+    const unsigned full = shared + STAGES * STAGE, empty = full + 8 * STAGES, arrived = empty + 8 * STAGES;
     const unsigned sums = arrived + 16; // of twice as many slices, a block's and its partner's
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
     let_next_start();
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; ++s) barrier_init(full + 8 * s, 1), barrier_init(empty + 8 * s, WARPS);
-        barrier_init(arrived, WARPS);
+        barrier_init(arrived, 1);
         fence_barriers();
     }
     const bool shares = blocks_a_tile == 2;
     if (shares) cluster_sync();
     else __syncthreads();
     const int rank = shares ? cluster_rank() : 0;
+    // The other block's sums.
+    if (shares && rank == 0 && threadIdx.x == 0) barrier_expect(arrived, S::GROUPS * ROWS * COLUMNS * 4);
 
     const int tiles = (n + COLUMNS - 1) / COLUMNS, all_steps = (k + STEP - 1) / STEP;
     const int share = (all_steps + blocks_a_tile - 1) / blocks_a_tile;
@@ -62,8 +54,8 @@ DEVICE void skinny(const TensorMap &x, const TensorMap &weight, const Epilogue<T
                         if (!act(tile * COLUMNS, step * STEP, done)) return;
             };
             auto fetch_weight = [&](int column, int row, int stage) {
-                barrier_expect(full + 8 * stage, S::STAGE);
-                copy_tile_in(shared + stage * S::STAGE, &weight, column, row, full + 8 * stage);
+                barrier_expect(full + 8 * stage, STAGE);
+                copy_tile_in(shared + stage * STAGE, &weight, column, row, full + 8 * stage);
             };
             // Weights do not depend on the kernel before this one: they come while it still runs.
             each_step([&](int column, int row, int done) {
@@ -77,7 +69,7 @@ DEVICE void skinny(const TensorMap &x, const TensorMap &weight, const Epilogue<T
                     barrier_wait(empty + 8 * stage, done / STAGES - 1 & 1);
                     fetch_weight(column, row, stage);
                 }
-                copy_tile_in(shared + stage * S::STAGE + S::WEIGHT, &x, row, 0, full + 8 * stage);
+                copy_tile_in(shared + stage * STAGE + S::WEIGHT, &x, row, 0, full + 8 * stage);
                 return true;
             });
         }
@@ -85,60 +77,34 @@ DEVICE void skinny(const TensorMap &x, const TensorMap &weight, const Epilogue<T
     }
 
     wait_for_previous();
-    const int column = warp % S::COLUMN_WARPS * 16, row = warp / S::COLUMN_WARPS % S::ROW_WARPS * S::MY_ROWS;
-    const int slice = warp / S::COLUMN_WARPS / S::ROW_WARPS;
     int stage = 0, parity = 0;
     for (int tile = first; tile < tiles; tile += stride) {
-        float sum[S::MY_ROWS / 8][4] = {};
+        Few<T, COLUMNS, ROWS> mine;
 #pragma unroll 1
         for (int step = first_step; step < end_step; ++step) {
+            // Also for another's: a parity tells one turn of a stage from the next, not from the one after that.
             barrier_wait(full + 8 * stage, parity);
-            const unsigned weights = shared + stage * S::STAGE, rows = weights + S::WEIGHT;
-#pragma unroll
-            for (int i = 0; i < S::STEPS; ++i) {
-                const int k16 = (slice * S::STEPS + i) * 16, chunk = k16 / 8 + lane / 8 % 2;
-                unsigned a[4];
-                ldmatrix_transposed(a, weights + swizzle<COLUMNS / 8>(k16 + lane / 16 * 8 + lane % 8,
-                                                                      column / 8 + lane / 8 % 2) * 16);
-                if constexpr (S::MY_ROWS == 8) {
-                    unsigned b0, b1;
-                    ldmatrix_two(b0, b1, rows + swizzle<8>(row + lane % 8, chunk) * 16);
-                    mma<T>(sum[0], a, b0, b1);
-                } else {
-#pragma unroll
-                    for (int two = 0; two < S::MY_ROWS / 16; ++two) {
-                        unsigned b[4];
-                        ldmatrix(b, rows + swizzle<8>(row + two * 16 + lane / 16 * 8 + lane % 8, chunk) * 16);
-                        mma<T>(sum[2 * two], a, b[0], b[1]);
-                        mma<T>(sum[2 * two + 1], a, b[2], b[3]);
-                    }
-                }
-            }
+            if ((step - first_step) % S::GROUPS == mine.group)
+                mine.add(shared + stage * STAGE, shared + stage * STAGE + S::WEIGHT);
             __syncwarp();
             if (lane == 0) barrier_arrive(empty + 8 * stage);
             if (++stage == STAGES) stage = 0, parity ^= 1;
         }
         named_sync(1, THREADS); // the last tile's sums have been read
-        // To the first block of the cluster, which may be this one.
-        const unsigned to = in_block(sums, 0) +
-                            (((rank * S::SLICES + slice) * ROWS + row + lane % 4 * 2) * S::PITCH + column + lane / 4) * 4;
-#pragma unroll
-        for (int i = 0; i < S::MY_ROWS / 8; ++i)
-#pragma unroll
-            for (int e = 0; e < 4; ++e)
-                store_remote(to + ((i * 8 + e % 2) * S::PITCH + e / 2 * 8) * 4, sum[i][e]);
-        __syncwarp();
         if (rank == 1) {
-            if (lane == 0) barrier_release_remote(in_block(arrived, 0));
+            const unsigned barrier = in_block(arrived, 0);
+            mine.store(in_block(sums, 0), S::GROUPS + mine.group,
+                       [&](unsigned to, float v) { store_remote(to, v, barrier); });
             return; // a cluster has one tile
         }
+        mine.store(sums, mine.group, [](unsigned to, float v) { store_shared(to, v); });
         named_sync(1, THREADS);
         const float *all = (const float *)((const char *)memory + (sums - shared_address(memory)));
         if (shares) {
             barrier_acquire(arrived, 0);
-            finish<T, ROWS, COLUMNS, 2 * S::SLICES, S::PITCH, THREADS>(all, epilogue, 0, tile * COLUMNS, m, n);
+            finish<T, ROWS, COLUMNS, 2 * S::GROUPS, S::PITCH, THREADS>(all, epilogue, 0, tile * COLUMNS, m, n);
         } else {
-            finish<T, ROWS, COLUMNS, S::SLICES, S::PITCH, THREADS>(all, epilogue, 0, tile * COLUMNS, m, n);
+            finish<T, ROWS, COLUMNS, S::GROUPS, S::PITCH, THREADS>(all, epilogue, 0, tile * COLUMNS, m, n);
         }
     }
 }

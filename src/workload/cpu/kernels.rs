@@ -168,13 +168,11 @@ pub fn first_largest(row: &[f32]) -> usize {
 }
 
 /// See [`crate::workload::model::Op::RmsNorm`].
-pub fn rms_norm(x: &[f32], gamma: &[f32], epsilon: f32, out: &mut [f32]) {
-    let h = gamma.len();
-    out.par_chunks_mut(h).zip(x.par_chunks(h)).with_min_len(GRAIN / h).for_each(|(out, x)| {
-        let factor = 1.0 / (sum(x, |v| v * v) / h as f32 + epsilon).sqrt();
-        for ((out, x), gamma) in out.iter_mut().zip(x).zip(gamma) {
-            *out = x * factor * gamma;
-        }
+pub fn rms_norm(x: &[f32], columns: usize, epsilon: f32, out: &mut [f32]) {
+    let rows = out.par_chunks_mut(columns).zip(x.par_chunks(columns));
+    rows.with_min_len(GRAIN / columns).for_each(|(out, x)| {
+        let factor = 1.0 / (sum(x, |v| v * v) / columns as f32 + epsilon).sqrt();
+        out.iter_mut().zip(x).for_each(|(out, x)| *out = x * factor);
     });
 }
 

@@ -136,9 +136,9 @@ impl Executor {
                     kernels::add_norm(&mut out[..n], other, &weight(gamma), &weight(beta), epsilon);
                 });
             }
-            Op::RmsNorm { x, gamma, epsilon, out } => buffers.write(out, |buffers, out_values| {
-                let n = len(out);
-                kernels::rms_norm(&buffers.values[x.0][..n], &weight(gamma), epsilon, &mut out_values[..n]);
+            Op::RmsNorm { x, epsilon, out } => buffers.write(out, |buffers, out_values| {
+                let (n, columns) = (len(out), shape(out).columns);
+                kernels::rms_norm(&buffers.values[x.0][..n], columns, epsilon, &mut out_values[..n]);
             }),
             Op::Attention { qkv, heads, out } => {
                 let (n, rows) = (len(out), shape(out).rows);

@@ -104,6 +104,8 @@ api! {
         interleave: u32, swizzle: u32, promotion: u32, fill: u32);
     launch_kernel = cuLaunchKernelEx(config: *const sys::CUlaunchConfig, function: CUfunction,
         arguments: *mut *mut c_void, extra: *mut *mut c_void);
+    most_clusters = cuOccupancyMaxActiveClusters(clusters: *mut i32, function: CUfunction,
+        config: *const sys::CUlaunchConfig);
 }
 
 api! {

@@ -72,7 +72,8 @@ impl Kernels {
         // SAFETY: the module is loaded; the others outlive the call.
         unsafe { self.context.api.module_function(&mut handle, module, text.as_ptr()) }
             .with_context(|| format!("kernel {name}"))?;
-        Ok(Function { handle, may_overlap: hopper && self.context.may_overlap() })
+        let may_overlap = hopper && self.context.may_overlap();
+        Ok(Function { handle, may_overlap, cooperative: false })
     }
 
     /// Lets a kernel use this much dynamic shared memory: above 48 KiB it must be asked for.
@@ -124,6 +125,15 @@ pub(super) struct Function {
     /// It waits by itself for the kernels before it (`kernels/overlap.cuh`), and the driver can let it
     /// start before they end.
     may_overlap: bool,
+    /// Its blocks wait for one another: they are on the device all at once, or not at all.
+    cooperative: bool,
+}
+
+impl Function {
+    /// The same, whose blocks wait for one another.
+    pub(super) fn cooperative(self) -> Function {
+        Function { cooperative: true, ..self }
+    }
 }
 
 /// A matrix as the copy engine knows it: where it lies, its shape, and the box that is copied at a
@@ -143,8 +153,18 @@ pub(super) struct Matrix {
     pub(super) box_rows: usize,
     /// 32 or 64: rows of 64 or 128 bytes, swizzled over as many.
     pub(super) box_columns: usize,
-    /// How many of them lie one after another, for a kernel that takes the matrix's number too.
-    pub(super) stack: Option<usize>,
+    /// For a kernel that takes a matrix's number too: the first of so many.
+    pub(super) stack: Option<Stack>,
+}
+
+/// Matrices of one shape.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stack {
+    pub(super) count: usize,
+    /// Elements from one to the next.
+    pub(super) apart: usize,
+    /// Matrices in a box.
+    pub(super) box_count: usize,
 }
 
 impl TensorMap {
@@ -160,10 +180,10 @@ impl TensorMap {
             64 => 3,
             other => bail!("a box of {other} columns can't be copied"),
         };
-        let row = (matrix.stride * precision.bytes()) as u64;
-        let sizes = [matrix.columns as u64, matrix.rows as u64, matrix.stack.unwrap_or(1) as u64];
-        let strides = [row, row * matrix.rows as u64];
-        let boxes = [matrix.box_columns as u32, matrix.box_rows as u32, 1];
+        let stack = matrix.stack.unwrap_or(Stack { count: 1, apart: 0, box_count: 1 });
+        let sizes = [matrix.columns as u64, matrix.rows as u64, stack.count as u64];
+        let strides = [matrix.stride, stack.apart].map(|elements| (elements * precision.bytes()) as u64);
+        let boxes = [matrix.box_columns as u32, matrix.box_rows as u32, stack.box_count as u32];
         // SAFETY: two or three dimensions with a size, a box size and an element stride each, and a
         // stride for all but the first; the map has the size and alignment of a CUtensorMap. The
         // address is only written down.
@@ -259,6 +279,41 @@ impl Launch {
         unsafe { self.issue_as(context, stream, self.function.may_overlap) }
     }
 
+    /// Is there room for all its blocks on the device at once?
+    pub(super) fn fits_at_once(&self, context: &Context) -> Result<bool, CudaError> {
+        let Some(newer) = context.newer else { return Ok(false) };
+        let (mut attributes, mut clusters) = (self.attributes(false), 0);
+        let config = self.config(&mut attributes);
+        // SAFETY: all three outlive the call.
+        unsafe { newer.most_clusters(&mut clusters, self.function.handle, &config) }?;
+        Ok(clusters.max(0) as u32 >= self.blocks / self.cluster)
+    }
+
+    fn attributes(&self, overlap: bool) -> Vec<CUlaunchAttribute> {
+        let wanted = [
+            (Id::CLUSTER, self.cluster),
+            (Id::OVERLAP, u32::from(overlap)),
+            (Id::COOPERATIVE, u32::from(self.function.cooperative)),
+        ];
+        wanted.into_iter().filter(|(_, value)| *value > 0).map(|(id, value)| attribute(id, value)).collect()
+    }
+
+    /// On no stream yet; it points to the attributes.
+    fn config(&self, attributes: &mut [CUlaunchAttribute]) -> CUlaunchConfig {
+        CUlaunchConfig {
+            gridDimX: self.blocks,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: self.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: self.shared_bytes,
+            hStream: null_mut(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
+        }
+    }
+
     unsafe fn issue_as(&self, context: &Context, stream: &Stream, overlap: bool) -> Result<(), CudaError> {
         let mut pointers = [null_mut::<c_void>(); MOST_MATRICES + MOST_ARGUMENTS];
         let (matrices, others) = pointers.split_at_mut(self.arguments.matrix_count);
@@ -268,7 +323,8 @@ impl Launch {
         for (pointer, slot) in others.iter_mut().zip(&self.arguments.slots) {
             *pointer = std::ptr::from_ref(slot).cast_mut().cast();
         }
-        let Some(newer) = context.newer.filter(|_| overlap || self.cluster > 1) else {
+        let special = overlap || self.cluster > 1 || self.function.cooperative;
+        let Some(newer) = context.newer.filter(|_| special) else {
             // SAFETY: the driver reads as many pointers as the kernel has arguments, no more than there
             // are, and copies what they point to before it returns.
             return unsafe {
@@ -287,19 +343,8 @@ impl Launch {
                 )
             };
         };
-        let mut attributes = [attribute(Id::CLUSTER, self.cluster), attribute(Id::OVERLAP, 1)];
-        let config = CUlaunchConfig {
-            gridDimX: self.blocks,
-            gridDimY: 1,
-            gridDimZ: 1,
-            blockDimX: self.threads,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: self.shared_bytes,
-            hStream: stream.handle(),
-            attrs: attributes.as_mut_ptr(),
-            numAttrs: 1 + u32::from(overlap),
-        };
+        let mut attributes = self.attributes(overlap);
+        let config = CUlaunchConfig { hStream: stream.handle(), ..self.config(&mut attributes) };
         // SAFETY: as above; the attributes outlive the call.
         unsafe { newer.launch_kernel(&config, self.function.handle, pointers.as_mut_ptr(), null_mut()) }
     }
@@ -310,6 +355,7 @@ struct Id;
 
 impl Id {
     const CLUSTER: CUlaunchAttributeID = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+    const COOPERATIVE: CUlaunchAttributeID = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
     const OVERLAP: CUlaunchAttributeID =
         CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
 }
@@ -321,12 +367,14 @@ fn attribute(id: CUlaunchAttributeID, value: u32) -> CUlaunchAttribute {
     attribute.id = id;
     // SAFETY: as above.
     let mut bytes: CUlaunchAttributeValue = unsafe { std::mem::zeroed() };
-    if id == Id::CLUSTER {
-        // SAFETY: the member of the union that this attribute has.
-        let dimension = unsafe { &mut bytes.clusterDim };
-        (dimension.x, dimension.y, dimension.z) = (value, 1, 1);
-    } else {
-        bytes.programmaticStreamSerializationAllowed = value as i32;
+    match id {
+        Id::CLUSTER => {
+            // SAFETY: the member of the union that this attribute has.
+            let dimension = unsafe { &mut bytes.clusterDim };
+            (dimension.x, dimension.y, dimension.z) = (value, 1, 1);
+        }
+        Id::COOPERATIVE => bytes.cooperative = value as i32,
+        _ => bytes.programmaticStreamSerializationAllowed = value as i32,
     }
     attribute.value = bytes;
     attribute

@@ -6,6 +6,7 @@ use super::cublaslt::{Cublaslt, Products, WORKSPACE_BYTES};
 use super::device::{Context, DeviceMemory, Event, Graph, PinnedMemory, Stream};
 use super::network::{Builder, Layout, scratch};
 use super::steps::Step;
+use super::whole::Whole;
 use crate::workload::model::{BufferId, Element, Exchange, Network};
 use crate::workload::{Precision, Settings, Stages, Visit};
 use anyhow::{Context as _, Result};
@@ -49,10 +50,22 @@ struct End {
 struct Batch {
     samples: usize,
     steps: Vec<Step>,
+    /// The one step of a network that is one launch, and its parts.
+    network: Option<Whole>,
     /// Copies and steps; none where each is issued by itself.
     whole: Option<Graph>,
     /// The steps alone, captured when a batch is first timed in stages.
     compute: Option<Graph>,
+}
+
+impl Batch {
+    /// What computes the network's operations in order, and how many of them.
+    fn parts(&self) -> Vec<(&Step, usize)> {
+        match &self.network {
+            Some(whole) => whole.parts.iter().map(|(step, operations)| (step, *operations)).collect(),
+            None => self.steps.iter().map(|step| (step, 1)).collect(),
+        }
+    }
 }
 
 impl Drop for Lane {
@@ -123,11 +136,18 @@ impl Lane {
             let parts = library.zip(lane.workspace.as_ref());
             let products =
                 parts.map(|(library, workspace)| Products { library, workspace, weights, buffers });
-            let mut steps = builder.steps(samples, buffers, products.as_ref())?;
+            let network = match library {
+                None => builder.whole(context, samples, buffers)?,
+                Some(_) => None,
+            };
+            let mut steps = match &network {
+                Some(whole) => vec![Step::Kernel(whole.all)],
+                None => builder.steps(samples, buffers, products.as_ref())?,
+            };
             if settings.extra_work_us > 0 {
                 steps.push(Step::Kernel(builder.spin(settings.extra_work_us)?));
             }
-            lane.batches.push(Batch { samples, steps, whole: None, compute: None });
+            lane.batches.push(Batch { samples, steps, network, whole: None, compute: None });
         }
         for i in 0..lane.batches.len() {
             lane.issue_plainly(&lane.batches[i])?;
@@ -272,7 +292,8 @@ impl Lane {
     }
 
     /// See [`Workload::trace`](crate::workload::Workload::trace). `network` is the one that the lane
-    /// was made for: it has one step an operation.
+    /// was made for. Of operations that one step computes, what they leave in memory is shown: what the last
+    /// one writes, and what is kept from batch to batch.
     pub(super) fn trace(
         &self,
         network: &Network,
@@ -285,14 +306,22 @@ impl Lane {
         self.copy_in(batch)?;
         let largest = network.buffers.iter().map(|b| b.bytes(1, self.precision)).max().unwrap_or(0);
         let host = PinnedMemory::new(&self.context, largest)?;
-        for (index, (op, step)) in network.ops.iter().zip(&batch.steps).enumerate() {
-            for out in op.outs().filter(|&out| !op.keeps(out)) {
+        let mut first = 0;
+        for (step, operations) in batch.parts() {
+            let Some(ops) = network.ops.get(first..first + operations) else { break };
+            let last = first + operations - 1;
+            let kept = |index: usize, out: BufferId| index == last || network.buffers[out.0].kept.is_some();
+            let outs =
+                ops.iter().enumerate().flat_map(|(i, op)| op.outs().map(move |out| (first + i, op, out)));
+            let outs: Vec<_> = outs.filter(|&(index, _, out)| kept(index, out)).collect();
+            first += operations;
+            for &(_, _, out) in outs.iter().filter(|(_, op, out)| !op.keeps(*out)) {
                 let bytes = network.buffers[out.0].bytes(samples, self.precision);
                 self.stream.set(self.addresses[out.0], NAN_BYTE, bytes)?;
             }
             // SAFETY: built from this lane's addresses and the weights, which outlive the lane.
             unsafe { step.issue(&self.context, &self.stream) }?;
-            for out in op.outs() {
+            for (index, op, out) in outs {
                 let (buffer, address) = (&network.buffers[out.0], self.addresses[out.0]);
                 let bytes = buffer.bytes(1, self.precision);
                 for &sample in shown {

@@ -20,6 +20,7 @@ mod tiles;
 mod tune;
 mod verify;
 mod verify_further;
+mod whole;
 
 pub use device::Device;
 pub use driver::CudaError;

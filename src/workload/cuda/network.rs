@@ -5,7 +5,7 @@
 
 use super::device::{Context, PinnedMemory, Stream};
 use super::driver::Newer;
-use super::kernels::{Arguments, Function, Kernels, Launch, Matrix, TensorMap};
+use super::kernels::{Arguments, Function, Kernels, Launch, Matrix, Stack, TensorMap};
 use super::texts::Set;
 use super::tiles::{self, Design, Tile};
 use super::{operations, thin};
@@ -391,7 +391,8 @@ impl Builder<'_> {
                 let newer = self.gpu.newer.context(NO_TENSOR_MAPS)?;
                 // A sample is a matrix: what lies beyond its rows is not the next one's.
                 let map = |address, columns, box_rows| {
-                    let (rows, stack) = (buffer.rows, Some(batch));
+                    let rows = buffer.rows;
+                    let stack = Some(Stack { count: batch, apart: rows * columns, box_count: 1 });
                     let matrix =
                         Matrix { address, rows, columns, stride: columns, box_rows, box_columns: 64, stack };
                     TensorMap::new(newer, self.kernels.precision(), matrix)

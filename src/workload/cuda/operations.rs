@@ -9,8 +9,8 @@ use anyhow::{Result, bail, ensure};
 
 /// What `decode.cu` holds of each head of each part of a context beside its sum, and the heads of a kv head
 /// that it has room for.
-const SHARE_EXTRA: usize = 2;
-const MOST_GROUP: usize = 4;
+pub(super) const SHARE_EXTRA: usize = 2;
+pub(super) const MOST_GROUP: usize = 4;
 /// Blocks of `decode.cu` for each multiprocessor, and the fewest keys of one.
 const BLOCKS_EACH: usize = 2;
 const FEWEST_KEYS: usize = 64;
@@ -79,15 +79,15 @@ impl Builder<'_> {
                 let arguments = arguments.long(buffers[out.0]).int(rows).int(columns);
                 one(function, (rows as usize * columns as usize / 8).div_ceil(256), 256, arguments)
             }
-            Op::RmsNorm { x, gamma, epsilon, out } => {
+            Op::RmsNorm { x, epsilon, out } => {
                 let (rows, columns) = self.shape(x, batch)?;
                 ensure!(
                     columns as usize <= MOST_RMS_COLUMNS,
                     "{columns} columns: at most {MOST_RMS_COLUMNS}"
                 );
                 let function = self.kernels.number_function("decoder", "rms_norm")?;
-                let arguments = Arguments::default().long(buffers[x.0]).long(self.weights[gamma.0]);
-                let arguments = arguments.long(buffers[out.0]).int(columns).float(epsilon);
+                let arguments = Arguments::default().long(buffers[x.0]).long(buffers[out.0]);
+                let arguments = arguments.int(columns).float(epsilon);
                 one(function, rows as usize, 256, arguments)
             }
             Op::Argmax { x, out } => {

@@ -22,10 +22,10 @@ impl Set {
     /// All of them.
     pub(super) const ALL: [Set; 2] = [Set::Portable, Set::Hopper];
 
-    /// The set for a device: Hopper's needs the device, and a driver of CUDA 12.0 or newer for its
+    /// The set for a device: Hopper's needs the device, and a driver of CUDA 12.1 or newer for its
     /// instructions and for describing matrices to the copy engine.
     pub(super) fn of(capability: (i32, i32), cuda_version: i32, newer: bool) -> Set {
-        if capability == (9, 0) && cuda_version >= 12_000 && newer { Set::Hopper } else { Set::Portable }
+        if capability == (9, 0) && cuda_version >= 12_010 && newer { Set::Hopper } else { Set::Portable }
     }
 
     fn folder(self) -> &'static str {
@@ -81,7 +81,7 @@ mod tests {
             let text = inflate(bytes);
             let (version, target) = match name.split_once('/') {
                 Some(("sm_80", _)) => (".version 7.0", ".target sm_80"),
-                Some(("sm_90a", _)) => (".version 8.0", ".target sm_90a"),
+                Some(("sm_90a", _)) => (".version 8.1", ".target sm_90a"),
                 _ => panic!("{name}"),
             };
             let mut lines = text.lines();
@@ -107,10 +107,10 @@ mod tests {
                 expect(&format!("attention_{suffix}"), &format!("attention_{suffix}"));
                 if set == Set::Hopper {
                     expect(&format!("flash_{suffix}"), &format!("flash_{suffix}"));
-                    for tile in ["64x8", "64x16", "64x32", "32x8", "32x16", "32x32"] {
-                        let name = format!("skinny_{tile}_{suffix}");
-                        expect(&name, &name);
-                    }
+                    let skinny = ["64x8", "64x16", "64x32", "32x8", "32x16", "32x32"];
+                    let skinny = skinny.map(|tile| format!("skinny_{tile}_{suffix}"));
+                    let whole = ["8", "16", "32"].map(|rows| format!("whole_{rows}_{suffix}"));
+                    skinny.iter().chain(&whole).for_each(|name| expect(name, name));
                 }
                 expect(&format!("embed_{suffix}"), &format!("embed_{suffix}"));
                 expect(&format!("norm_{suffix}"), &format!("add_norm_{suffix}"));
@@ -175,9 +175,9 @@ mod tests {
 
     #[test]
     fn hoppers_set_is_for_hopper_alone() {
-        assert_eq!(Set::of((9, 0), 12_000, true), Set::Hopper);
+        assert_eq!(Set::of((9, 0), 12_010, true), Set::Hopper);
         for (capability, version, newer) in
-            [((8, 0), 13_000, true), ((10, 0), 13_000, true), ((9, 0), 11_080, true), ((9, 0), 12_000, false)]
+            [((8, 0), 13_000, true), ((10, 0), 13_000, true), ((9, 0), 12_000, true), ((9, 0), 12_010, false)]
         {
             assert_eq!(Set::of(capability, version, newer), Set::Portable);
         }

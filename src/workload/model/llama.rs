@@ -1,6 +1,7 @@
 //! Llama decoders (arXiv:2302.13971, arXiv:2407.21783): RMSNorm before each part, rotary positions,
 //! grouped-query attention over a cache, SwiGLU, a vocabulary head, and the most probable token.
 //!
+//! The gains of the norms are folded into the weights after them, as the batch norms of `resnet50` are.
 //! The head has a weight of its own, also where the published network shares the embedding's. Each
 //! sample's cache is full but for the tokens of the batch, so that every batch does the same work.
 
@@ -82,7 +83,7 @@ fn llama(shape: Llama, rows: usize, context: usize) -> Network {
     net.ops.push(Op::Lookup { tokens, table, out: x });
     for (layer, cache) in caches.into_iter().enumerate() {
         let name = |part: &str| format!("layer.{layer}.{part}");
-        rms_norm(&mut net, &name("attention"), x, normed);
+        net.ops.push(Op::RmsNorm { x, epsilon: EPSILON, out: normed });
         let init = fan_in(hidden, 1.0).with_wide_columns(q + kv, fan_in(hidden, QUERY_KEY_GAIN).std);
         let weight = net.weight(name("qkv"), hidden, q + 2 * kv, init);
         net.ops.push(linear(normed, weight, None, Activation::None, qkv));
@@ -90,13 +91,13 @@ fn llama(shape: Llama, rows: usize, context: usize) -> Network {
         net.ops.push(Op::CachedAttention { qkv, heads, kv_heads, cache, out: attended });
         let weight = net.weight(name("projection"), q, hidden, fan_in(q, 1.0));
         net.ops.push(linear(attended, weight, Some(x), Activation::None, x));
-        rms_norm(&mut net, &name("feed"), x, normed);
+        net.ops.push(Op::RmsNorm { x, epsilon: EPSILON, out: normed });
         let weight = net.weight(name("gate-up"), hidden, 2 * wide, fan_in(hidden, 1.0));
         net.ops.push(linear(normed, weight, None, Activation::SwiGlu, gated));
         let weight = net.weight(name("down"), wide, hidden, fan_in(wide, AFTER_SWIGLU_GAIN));
         net.ops.push(linear(gated, weight, Some(x), Activation::None, x));
     }
-    rms_norm(&mut net, "last", x, normed);
+    net.ops.push(Op::RmsNorm { x, epsilon: EPSILON, out: normed });
     let weight = net.weight("head", hidden, vocabulary as usize, fan_in(hidden, 1.0));
     net.ops.push(Op::Linear {
         x: normed,
@@ -125,10 +126,4 @@ fn linear(
     out: BufferId,
 ) -> Op {
     Op::Linear { x, first_row: 0, row_step: 1, weight, bias: None, residual, activation, out }
-}
-
-fn rms_norm(net: &mut Network, name: &str, x: BufferId, out: BufferId) {
-    let columns = net.buffers[x.0].columns;
-    let gamma = net.weight(format!("{name}.norm"), 1, columns, Init::around(1.0, 0.1));
-    net.ops.push(Op::RmsNorm { x, gamma, epsilon: EPSILON, out });
 }

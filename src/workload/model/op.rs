@@ -106,13 +106,11 @@ pub enum Op {
         /// rows x columns.
         out: BufferId,
     },
-    /// Each row of `x` divided by its root mean square, times `gamma` (Zhang and Sennrich,
-    /// arXiv:1910.07467).
+    /// Each row of `x` divided by its root mean square (Zhang and Sennrich, arXiv:1910.07467); the gain
+    /// that follows is part of the next weight.
     RmsNorm {
         /// rows x columns.
         x: BufferId,
-        /// 1 x columns.
-        gamma: WeightId,
         /// Added to the mean square.
         epsilon: f32,
         /// rows x columns.
@@ -282,7 +280,6 @@ impl Op {
             Op::Linear { weight, bias, .. } => len(weight) + bias.map_or(0.0, len),
             Op::Conv { weight, bias, .. } => len(weight) + len(bias),
             Op::AddNorm { gamma, beta, .. } => len(gamma) + len(beta),
-            Op::RmsNorm { gamma, .. } => len(gamma),
             Op::Rotate { angles, .. } => len(angles),
             // At most the rows that are looked up; repeated tokens share them, so count one sample's.
             Op::Embed { tokens, word, position, .. } => looked_up(network, tokens, word) + len(position),
@@ -320,10 +317,12 @@ mod tests {
         assert!((net.flops(1) / 2e9 - 4.089).abs() < 0.001, "{}", net.flops(1));
         let parameters: usize = net.weights.iter().map(|w| w.len()).sum();
         assert_eq!(parameters, 25_557_032 - 26_560 + 49 * 5 * 64);
-        // 1.24 billion parameters with one embedding table (1.50 with two), 8.03 billion.
-        let parameters = |llama| {
+        // 1.24 billion parameters with one embedding table (1.50 with two), 8.03 billion, of which the
+        // norms' gains are part of the weights after them.
+        let parameters = |llama: Llama| {
             let net = llama_decode(llama, 16);
-            net.weights.iter().filter(|w| w.rotary.is_none()).map(|w| w.len()).sum::<usize>()
+            let weights: usize = net.weights.iter().filter(|w| w.rotary.is_none()).map(|w| w.len()).sum();
+            weights + (2 * llama.layers + 1) * llama.hidden
         };
         assert_eq!(parameters(Llama::ONE), 1_235_814_400 + 128_256 * 2048);
         assert_eq!(parameters(Llama::EIGHT), 8_030_261_248);

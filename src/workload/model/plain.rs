@@ -75,12 +75,12 @@ fn run_one(op: &Op, network: &Network, batch: usize, weights: &[Vec<f32>], buffe
             }
             buffers[out.0] = sum;
         }
-        Op::RmsNorm { x, gamma, epsilon, out } => {
+        Op::RmsNorm { x, epsilon, out } => {
             let mut values = buffers[x.0].clone();
             for row in values.chunks_exact_mut(shape(x).1) {
                 let square = row.iter().map(|v| v * v).sum::<f64>() / row.len() as f64;
                 let factor = 1.0 / (square + f64::from(epsilon)).sqrt();
-                row.iter_mut().zip(&weights[gamma.0]).for_each(|(v, &g)| *v *= factor * f64::from(g));
+                row.iter_mut().for_each(|v| *v *= factor);
             }
             buffers[out.0] = values;
         }
