@@ -173,12 +173,13 @@ fn precision_is_reached_or_said_not_to_be() {
     assert!(row.window.mean_halfwidth.unwrap() <= 0.01 && row.window.p99_halfwidth.unwrap() <= 0.01);
     assert_eq!((row.window.precision_unmet, row.outcome.warnings.codes()), (None, String::new()));
     assert!(row.window.elapsed_s.unwrap() < 4.0);
-    // One batch in 100 is ten times as slow: p99 is one or the other, as chance has it.
+    // One batch in 100 is ten times as slow: p99 is one or the other, as chance has it. So long that one more or
+    // less of them in a third of the window is no drift.
     let times = format!("times={}10ms", "1ms:".repeat(99));
-    let row = one(&["--workload", &format!("scripted({times})"), "--max-duration", "3s"]);
+    let row = one(&["--workload", &format!("scripted({times})"), "--max-duration", "15s"]);
     assert_eq!(row.window.precision_unmet.as_deref(), Some("mean;p99"));
     assert_eq!(row.outcome.warnings.codes(), "precision-unmet");
-    assert!(row.window.elapsed_s.unwrap() >= 3.0);
+    assert!(row.window.elapsed_s.unwrap() >= 15.0);
 }
 
 /// The capacity under a target: each probe a row, and the same three times over.
