@@ -10,12 +10,15 @@ use migbench::machine::Topology;
 use migbench::results::Row;
 use migbench::results::row::{Identity, Sharing, Status, Warning};
 
-const SHORT: [&str; 7] = ["--workload", "mlp", "--batches", "30", "-q", "-o", "a.csv"];
+const SHORT: [&str; 5] = ["--batches", "30", "-q", "-o", "a.csv"];
 
 /// A short run with more options; its exit code and rows.
 fn run(machine: &Machine, more: &[&str]) -> (i32, Vec<Row>) {
-    let batch: &[&str] = if more.contains(&"--batch") { &[] } else { &["--batch", "4"] };
-    let ran = machine.run(&[&SHORT[..], &["--force"], batch, more].concat());
+    let unless_given = |option: &'static str, value: &'static str| {
+        if more.contains(&option) { Vec::new() } else { vec![option, value] }
+    };
+    let given = [unless_given("--batch", "4"), unless_given("--workload", "mlp")].concat();
+    let ran = machine.run(&[&SHORT[..], &["--force"], &given, more].concat());
     assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
     (ran.code.unwrap_or_else(|| panic!("killed: {}", ran.stderr)), machine.bench.rows("a.csv"))
 }
@@ -158,7 +161,7 @@ fn other_kinds_of_instances() {
 fn the_inherited_scope_is_kept() {
     let machine = Machine::named("h200-7x1g");
     let scope = [("CUDA_VISIBLE_DEVICES", "MIG-5a5a0000-0009,MIG-5a5a0000-0007")];
-    let ran = machine.run_with(&[&SHORT[..], &["--batch", "4"]].concat(), &scope);
+    let ran = machine.run_with(&[&SHORT[..], &["--batch", "4", "--workload", "mlp"]].concat(), &scope);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert_eq!(machine.bench.rows("a.csv").len(), 2);
 }
@@ -328,9 +331,14 @@ fn every_function_that_fails_becomes_a_reason() {
         "cuEventDestroy_v2",
     ];
     let check = |call: &String| {
-        // Small products do without the copy engine.
-        let batch = if call == "cuTensorMapEncodeTiled" { "511" } else { "4" };
-        let (code, row) = one(&format!("{call} = 46"), &["--batch", batch]);
+        let more = match call.as_str() {
+            // Small products do without the copy engine.
+            "cuTensorMapEncodeTiled" => ["--batch", "511", "--workload", "mlp"],
+            // A decode step is one kernel, whose blocks are there all at once.
+            "cuOccupancyMaxActiveClusters" => ["--batch", "4", "--workload", "llama-decode(size=tiny)"],
+            _ => ["--batch", "4", "--workload", "mlp"],
+        };
+        let (code, row) = one(&format!("{call} = 46"), &more);
         // Without its name it is not known for a stand-in, and its output is looked at.
         if call == "cuDeviceGetName" {
             assert_eq!((code, row.outcome.status), (5, Status::Invalid));

@@ -427,9 +427,11 @@ export! {
         _extra: *mut *mut c_void) => {
         let config = &*config;
         let attributes = std::slice::from_raw_parts(config.attributes, config.count as usize);
-        // A cluster (4) must divide the grid; the other that is known is an early start (6).
+        // Blocks that wait for one another (2) fit at once; a cluster (4) must divide the grid; the other that is
+        // known is an early start (6).
         for attribute in attributes {
             match attribute.id {
+                2 if config.grid[0] <= at(0)?.sm_count as u32 => {}
                 4 if config.grid[0].is_multiple_of(attribute.value[0].max(1)) => {}
                 6 if attribute.value[0] == 1 => {}
                 _ => return Err(INVALID_VALUE),
@@ -439,6 +441,16 @@ export! {
             return Err(INVALID_VALUE);
         }
         code(state().work(config.stream, Work::kernel()))
+    };
+    fn cuOccupancyMaxActiveClusters(clusters: *mut i32, function: u64, config: *const LaunchConfig) => {
+        let config = &*config;
+        let attributes = std::slice::from_raw_parts(config.attributes, config.count as usize);
+        let cluster = attributes.iter().find(|attribute| attribute.id == 4).map_or(1, |cluster| cluster.value[0]);
+        if function == 0 || config.shared_bytes as i32 > at(0)?.shared_bytes || cluster == 0 {
+            return Err(INVALID_VALUE);
+        }
+        *clusters = at(0)?.sm_count / cluster as i32;
+        Ok(())
     };
     fn cuTensorMapEncodeTiled(map: *mut c_void, _format: u32, rank: u32, address: *mut c_void, sizes: *const u64,
         strides: *const u64, boxes: *const u32, _steps: *const u32, _interleave: u32, swizzle: u32,
