@@ -23,7 +23,7 @@ DEVICE void skinny(const TensorMap &x, const TensorMap &weight, const Epilogue<T
     // The swizzle works on addresses: tiles begin at multiples of 1024.
     const unsigned shared = (shared_address(memory) + 1023) & ~1023u;
     const unsigned full = shared + STAGES * STAGE, empty = full + 8 * STAGES, arrived = empty + 8 * STAGES;
-    const unsigned sums = arrived + 16; // of twice as many slices, a block's and its partner's
+    const unsigned sums = arrived + 16; // of twice as many groups, a block's and its partner's
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
     let_next_start();

@@ -15,7 +15,7 @@
 mod coverage;
 
 use self::coverage::{Coverage, Part};
-use super::cpu::Executor;
+use super::cpu::{Buffers, Executor};
 use super::model::{BufferId, Element, Network, Op};
 use super::{Precision, Settings, Workload};
 use anyhow::Result;
@@ -127,6 +127,12 @@ impl Checker<'_> {
             .collect();
         let whole = !self.coverage.is_partial();
         let (network, reference, precision) = (self.network, self.reference, self.precision);
+        let run = |op: &Op, buffers: &mut Buffers, truth: &mut Buffers| {
+            reference.run(op, buffers, 1);
+            if whole {
+                reference.run(op, truth, 1);
+            }
+        };
         workload.trace(batch, samples, &mut |index, out, sample, values| {
             let Some((_, buffers, truth, done)) = followed.iter_mut().find(|(s, ..)| *s == sample) else {
                 return;
@@ -136,14 +142,12 @@ impl Checker<'_> {
             for skipped in done.saturating_sub(1)..index {
                 let op = &network.ops[skipped];
                 if skipped >= *done {
-                    reference.run(op, buffers, 1);
-                    if whole {
-                        reference.run(op, truth, 1);
-                    }
+                    run(op, buffers, truth);
                 }
-                let unrounded = matches!(op, Op::RmsNorm { .. });
-                let values = |out: &BufferId| network.buffers[out.0].element == Element::Value && !unrounded;
-                for out in op.outs().filter(values) {
+                if matches!(op, Op::RmsNorm { .. }) {
+                    continue;
+                }
+                for out in op.outs().filter(|out| network.buffers[out.0].element == Element::Value) {
                     buffers.values[out.0].iter_mut().for_each(|v| *v = precision.round(*v));
                 }
             }
@@ -154,10 +158,7 @@ impl Checker<'_> {
             let some = match part {
                 Part::Whole => {
                     if first {
-                        reference.run(op, buffers, 1);
-                        if whole {
-                            reference.run(op, truth, 1);
-                        }
+                        run(op, buffers, truth);
                     }
                     None
                 }

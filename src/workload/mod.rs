@@ -311,24 +311,20 @@ impl Corruption {
     /// The operation whose weight is changed: its input and its weight; none in a network without
     /// a linear layer.
     pub fn target(self, network: &model::Network) -> Option<(model::BufferId, model::WeightId)> {
-        // Of what a norm left, what it read: a device may keep the former to itself.
-        let source = |out: model::BufferId, before: &[model::Op]| match before
-            .iter()
-            .rev()
-            .find(|op| op.outs().any(|o| o == out))
-        {
-            Some(&model::Op::RmsNorm { x, .. }) => x,
-            _ => out,
-        };
-        let linear = |(i, op): (usize, &model::Op)| match op {
-            model::Op::Linear { x, weight, .. } => Some((source(*x, &network.ops[..i]), *weight)),
+        let linear = |(index, op): (usize, &model::Op)| match *op {
+            model::Op::Linear { x, weight, .. } => Some((index, x, weight)),
             _ => None,
         };
         let linears: Vec<_> = network.ops.iter().enumerate().filter_map(linear).collect();
-        match self {
-            Corruption::ZeroTile => linears.get(linears.len() / 2).copied(),
-            Corruption::FlipWeight => linears.last().copied(),
-        }
+        let chosen = match self {
+            Corruption::ZeroTile => linears.get(linears.len() / 2),
+            Corruption::FlipWeight => linears.last(),
+        };
+        let &(index, x, weight) = chosen?;
+        // Of what a norm left, what it read: a device may keep the former to itself.
+        let writer = network.ops[..index].iter().rev().find(|op| op.outs().any(|out| out == x));
+        let read = if let Some(&model::Op::RmsNorm { x, .. }) = writer { x } else { x };
+        Some((read, weight))
     }
 }
 

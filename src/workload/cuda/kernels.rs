@@ -282,24 +282,22 @@ impl Launch {
     /// Is there room for all its blocks on the device at once?
     pub(super) fn fits_at_once(&self, context: &Context) -> Result<bool, CudaError> {
         let Some(newer) = context.newer else { return Ok(false) };
-        let (mut attributes, mut clusters) = (self.attributes(false), 0);
-        let config = self.config(&mut attributes);
+        let (mut attributes, mut clusters) = ([attribute(Id::CLUSTER, 1); 3], 0);
+        let config = self.config(false, &mut attributes);
         // SAFETY: all three outlive the call.
         unsafe { newer.most_clusters(&mut clusters, self.function.handle, &config) }?;
         Ok(clusters.max(0) as u32 >= self.blocks / self.cluster)
     }
 
-    fn attributes(&self, overlap: bool) -> Vec<CUlaunchAttribute> {
-        let wanted = [
-            (Id::CLUSTER, self.cluster),
-            (Id::OVERLAP, u32::from(overlap)),
-            (Id::COOPERATIVE, u32::from(self.function.cooperative)),
-        ];
-        wanted.into_iter().filter(|(_, value)| *value > 0).map(|(id, value)| attribute(id, value)).collect()
-    }
-
-    /// On no stream yet; it points to the attributes.
-    fn config(&self, attributes: &mut [CUlaunchAttribute]) -> CUlaunchConfig {
+    /// On no stream yet; it points to the attributes. Nothing is allocated: a batch without a graph comes here.
+    fn config(&self, overlap: bool, attributes: &mut [CUlaunchAttribute; 3]) -> CUlaunchConfig {
+        let wanted = [(Id::OVERLAP, overlap), (Id::COOPERATIVE, self.function.cooperative)];
+        attributes[0] = attribute(Id::CLUSTER, self.cluster);
+        let mut count = 1;
+        for (id, _) in wanted.into_iter().filter(|(_, wanted)| *wanted) {
+            attributes[count] = attribute(id, 1);
+            count += 1;
+        }
         CUlaunchConfig {
             gridDimX: self.blocks,
             gridDimY: 1,
@@ -310,7 +308,7 @@ impl Launch {
             sharedMemBytes: self.shared_bytes,
             hStream: null_mut(),
             attrs: attributes.as_mut_ptr(),
-            numAttrs: attributes.len() as u32,
+            numAttrs: count as u32,
         }
     }
 
@@ -343,8 +341,8 @@ impl Launch {
                 )
             };
         };
-        let mut attributes = self.attributes(overlap);
-        let config = CUlaunchConfig { hStream: stream.handle(), ..self.config(&mut attributes) };
+        let mut attributes = [attribute(Id::CLUSTER, 1); 3];
+        let config = CUlaunchConfig { hStream: stream.handle(), ..self.config(overlap, &mut attributes) };
         // SAFETY: as above; the attributes outlive the call.
         unsafe { newer.launch_kernel(&config, self.function.handle, pointers.as_mut_ptr(), null_mut()) }
     }
