@@ -2,23 +2,9 @@
 // few heads of a kv head are the rows of a left operand of the tensor cores.
 #pragma once
 
-// What some keys contributed to one head: the largest score, the sum of 2^(score - largest), and that
-// sum weighted with the values.
-template <int N> struct Share {
-    float largest, total, sum[N];
-    DEVICE void add(float other_largest, float other_total, const float (&other)[N]) {
-        const float most = fmaxf(largest, other_largest);
-        // Of nothing at all there is no maximum.
-        const float mine = largest == -INFINITY ? 0.0f : exp2_fast(largest - most);
-        const float its = other_largest == -INFINITY ? 0.0f : exp2_fast(other_largest - most);
-        largest = most, total = total * mine + other_total * its;
-#pragma unroll
-        for (int i = 0; i < N; ++i) sum[i] = sum[i] * mine + other[i] * its;
-    }
-};
-
-// The same of the heads of a warp, D wide: a lane has those elements of head lane / 4 that a fragment gives
-// it (columns 8 j + lane % 4 * 2 and the next one), and the largest score; of the totals, a quarter.
+// What some keys contributed to the heads of a warp, D wide: the largest score, the sum of 2^(score - largest),
+// and that sum weighted with the values. A lane has those elements of head lane / 4 that a fragment gives it
+// (columns 8 j + lane % 4 * 2 and the next one), and the largest score; of the totals, a quarter.
 template <class T, int D> struct Attended {
     float sum[D / 8][4] = {}, largest = -INFINITY, total = 0;
 

@@ -20,6 +20,18 @@
 
 constexpr int WARPS = 4, KEYS = 16, MOST = 4; // heads of a kv head
 
+// What some keys contributed to an element of a head.
+struct Share {
+    float largest = -INFINITY, total = 0, sum = 0;
+    DEVICE void add(float other_largest, float other_total, float other) {
+        const float most = fmaxf(largest, other_largest);
+        // Of nothing at all there is no maximum.
+        const float mine = largest == -INFINITY ? 0.0f : exp2_fast(largest - most);
+        const float its = other_largest == -INFINITY ? 0.0f : exp2_fast(other_largest - most);
+        largest = most, total = total * mine + other_total * its, sum = sum * mine + other * its;
+    }
+};
+
 template <class T, int D, int STAGES>
 DEVICE void decode(const T *__restrict__ qkv, const T *__restrict__ cache, T *__restrict__ out,
                    unsigned *__restrict__ scratch, int samples, int heads, int kv_heads, int context, int splits) {
@@ -103,18 +115,15 @@ DEVICE void decode(const T *__restrict__ qkv, const T *__restrict__ cache, T *__
     T *to = out + (long long)sample * heads * D + kv * group * D;
     for (int i = threadIdx.x; i < group * D; i += WARPS * 32) {
         const int h = i / D, d = i % D;
-        Share<1> all = {-INFINITY, 0, {0}};
+        Share all;
 #pragma unroll
-        for (int w = 0; w < WARPS; ++w) {
-            const float sum[1] = {shared[w][h][d]};
-            all.add(shared[w][h][D], shared[w][h][D + 1], sum);
-        }
+        for (int w = 0; w < WARPS; ++w) all.add(shared[w][h][D], shared[w][h][D + 1], shared[w][h][d]);
         if (splits == 1) {
-            narrow(to[i], all.sum[0] / all.total);
+            narrow(to[i], all.sum / all.total);
             continue;
         }
         float *part = parts + ((long long)blockIdx.x * MOST + h) * (D + 2);
-        part[d] = all.sum[0];
+        part[d] = all.sum;
         if (d == 0) part[D] = all.largest, part[D + 1] = all.total;
     }
     if (splits == 1) return;
@@ -126,13 +135,12 @@ DEVICE void decode(const T *__restrict__ qkv, const T *__restrict__ cache, T *__
     __threadfence();
     for (int i = threadIdx.x; i < group * D; i += WARPS * 32) {
         const int h = i / D, d = i % D;
-        Share<1> all = {-INFINITY, 0, {0}};
+        Share all;
         for (int s = 0; s < splits; ++s) {
             const float *part = parts + (((long long)pair * splits + s) * MOST + h) * (D + 2);
-            const float sum[1] = {__ldcg(part + d)};
-            all.add(__ldcg(part + D), __ldcg(part + D + 1), sum);
+            all.add(__ldcg(part + D), __ldcg(part + D + 1), __ldcg(part + d));
         }
-        narrow(to[i], all.sum[0] / all.total);
+        narrow(to[i], all.sum / all.total);
     }
     if (threadIdx.x == 0) scratch[pair] = 0;
 }

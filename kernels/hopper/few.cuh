@@ -1,90 +1,76 @@
 // The products of few rows that skinny.cu and whole.cu share, after hopper.cuh and softmax.cuh: a tile of
-// COLUMNS columns and ROWS rows, by steps of 64 along k. The weight is the left operand of the tensor cores,
-// whose 16 rows are columns of it; x the right one, whose 8 columns are rows of x. Groups of warps take turns,
-// a step for each.
+// COLUMNS columns and ROWS rows, by steps of 64 along k. Two groups of four warps take turns. The tensor cores
+// read 64 rows of x, whatever lies behind the first ones; a row of the result has nothing of another.
 #pragma once
 
-constexpr int STEP = 64, WARPS = 8, THREADS = WARPS * 32;
+constexpr int STEP = 64, WARPS = 8, THREADS = WARPS * 32, GROUP = 4 * 32, GROUPS = THREADS / GROUP;
 
-// Who computes what of a tile.
+// What lies in shared memory: bytes of a step, and the numbers of a row of sums.
 template <int COLUMNS, int ROWS> struct Shape {
-    static constexpr int COLUMN_WARPS = COLUMNS / 16, ROW_WARPS = COLUMNS == 32 && ROWS >= 16 ? 2 : 1;
-    static constexpr int GROUP_WARPS = COLUMN_WARPS * ROW_WARPS, GROUPS = WARPS / GROUP_WARPS;
-    static constexpr int MY_ROWS = ROWS / ROW_WARPS;
-    static constexpr int PITCH = COLUMNS + 8; // of the sums in shared memory
     static constexpr unsigned WEIGHT = STEP * COLUMNS * 2, X = ROWS * STEP * 2;
+    static constexpr int PITCH = COLUMNS + 8;
 };
 
-// What a warp has of a tile.
+// What a thread has of a tile, of which its group adds some of the steps.
 template <class T, int COLUMNS, int ROWS> struct Few {
     using S = Shape<COLUMNS, ROWS>;
-    float sum[S::MY_ROWS / 8][4] = {};
-    float squares[S::MY_ROWS / 8] = {}; // of x, the part of each row that this lane has seen
-    int column, row, group;
+    static constexpr int SHARERS = GROUP / ROWS; // threads that share a row of x
+    float sum[COLUMNS / 2] = {};
+    float squares = 0; // of x: this thread's part of a row
+    int group = threadIdx.x / GROUP;
 
-    DEVICE Few() {
-        const int warp = threadIdx.x / 32;
-        column = warp % S::COLUMN_WARPS * 16, row = warp / S::COLUMN_WARPS % S::ROW_WARPS * S::MY_ROWS;
-        group = warp / S::GROUP_WARPS;
+    // STEPS steps, whose weights and rows of x lie in shared memory as the copy engine swizzles them.
+    template <int STEPS> DEVICE void add(unsigned weights, unsigned x, bool squared = false) {
+        // From one lane, so that the compiler knows: all have the same, which it can keep in uniform registers.
+        const unsigned my_x = __shfl_sync(0xffffffff, x, 0), my_weights = __shfl_sync(0xffffffff, weights, 0);
+        const unsigned long long a = descriptor<STEP * 2>(my_x, 16, 8 * STEP * 2);
+        const unsigned long long b = descriptor<COLUMNS * 2>(my_weights, 16, 8 * COLUMNS * 2);
+        wgmma_fence();
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step)
+#pragma unroll
+            for (int part = 0; part < STEP / 16; ++part)
+                // 16 of k are 32 bytes of a row of x, and 16 rows of the weight.
+                Wgmma<T, COLUMNS>::run(sum, a + step * S::X / 16 + part * 2,
+                                       b + step * S::WEIGHT / 16 + part * 2 * COLUMNS, 1);
+        wgmma_commit();
+        if (squared)
+#pragma unroll
+            for (int step = 0; step < STEPS; ++step) add_squares(x + step * S::X);
+        wgmma_wait<0>();
     }
 
-    // A step, whose weights and rows of x lie in shared memory as the copy engine swizzles them.
-    DEVICE void add(unsigned weights, unsigned rows, bool squared = false) {
-        constexpr int N = S::MY_ROWS / 8;
-        const int lane = threadIdx.x % 32;
-        // All loads first: a product waits for its own only.
-        unsigned a[STEP / 16][4], b[STEP / 16][N][2];
+    DEVICE void add_squares(unsigned x) {
+        const int row = threadIdx.x % GROUP / SHARERS;
 #pragma unroll
-        for (int i = 0; i < STEP / 16; ++i) {
-            const int chunk = i * 2 + lane / 8 % 2;
-            ldmatrix_transposed(a[i], weights + swizzle<COLUMNS / 8>(i * 16 + lane / 16 * 8 + lane % 8,
-                                                                     column / 8 + lane / 8 % 2) * 16);
-            if constexpr (N == 1) {
-                ldmatrix_two(b[i][0][0], b[i][0][1], rows + swizzle<8>(row + lane % 8, chunk) * 16);
-            } else {
+        for (int chunk = threadIdx.x % SHARERS; chunk < STEP / 8; chunk += SHARERS) {
+            float v[8];
+            unpack8<T>(load_shared(x + swizzle<STEP / 8>(row, chunk) * 16), v);
 #pragma unroll
-                for (int j = 0; j < N; j += 2) {
-                    unsigned two[4];
-                    ldmatrix(two, rows + swizzle<8>(row + j * 8 + lane / 16 * 8 + lane % 8, chunk) * 16);
-                    b[i][j][0] = two[0], b[i][j][1] = two[1], b[i][j + 1][0] = two[2], b[i][j + 1][1] = two[3];
-                }
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < STEP / 16; ++i)
-#pragma unroll
-            for (int j = 0; j < N; ++j) mma<T>(sum[j], a[i], b[i][j][0], b[i][j][1]);
-        if (!squared) return;
-#pragma unroll
-        for (int i = 0; i < STEP / 16; ++i)
-#pragma unroll
-            for (int j = 0; j < N; ++j) squares[j] += square(b[i][j][0]) + square(b[i][j][1]);
-    }
-
-    // Stores the sums as part `part` of several, each ROWS rows of PITCH numbers, by `put(address, number)`.
-    template <class Put> DEVICE void store(unsigned to, int part, Put put) const {
-        const int lane = threadIdx.x % 32;
-        to += ((part * ROWS + row + lane % 4 * 2) * S::PITCH + column + lane / 4) * 4;
-#pragma unroll
-        for (int i = 0; i < S::MY_ROWS / 8; ++i)
-#pragma unroll
-            for (int e = 0; e < 4; ++e)
-                put(to + ((i * 8 + e % 2) * S::PITCH + e / 2 * 8) * 4, sum[i][e]);
-    }
-
-    // The squares beside them, in the padding of each row.
-    template <class Put> DEVICE void store_squares(unsigned to, int part, Put put) const {
-        const int lane = threadIdx.x % 32;
-#pragma unroll
-        for (int i = 0; i < S::MY_ROWS / 8; ++i) {
-            const float all = quad_sum(squares[i]);
-            if (lane % 4 == 0) put(to + ((part * ROWS + row + i * 8 + lane / 4) * S::PITCH + COLUMNS) * 4, all);
+            for (int i = 0; i < 8; ++i) v[i] *= v[i];
+            squares += ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
         }
     }
+    // Over the threads that share a row.
+    DEVICE void add_up_squares() {
+#pragma unroll
+        for (int apart = SHARERS / 2; apart > 0; apart /= 2) squares += __shfl_xor_sync(0xffffffff, squares, apart);
+    }
 
-    DEVICE static float square(unsigned two) {
-        float a, b;
-        unpack<T>(two, a, b);
-        return a * a + b * b;
+    // Calls act(address, two numbers) for each of this thread's sums, in part `part` of several, which has ROWS
+    // rows of PITCH numbers; and if `squared`, for the squares, in the padding of each row.
+    template <class Act> DEVICE void each(unsigned sums, int part, bool squared, Act act) {
+        const int warp = threadIdx.x % GROUP / 32, lane = threadIdx.x % 32, row = warp * 16 + lane / 4;
+        sums += part * ROWS * S::PITCH * 4;
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+            if (row + half * 8 < ROWS)
+#pragma unroll
+                for (int j = 0; j < COLUMNS / 8; ++j)
+                    act(sums + ((row + half * 8) * S::PITCH + j * 8 + lane % 4 * 2) * 4, &sum[j * 4 + half * 2]);
+        float two[2] = {squares, 0};
+        if (squared && threadIdx.x % SHARERS == 0)
+            act(sums + (threadIdx.x % GROUP / SHARERS * S::PITCH + COLUMNS) * 4, two);
+        squares = two[0];
     }
 };

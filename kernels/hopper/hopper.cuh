@@ -23,14 +23,28 @@ DEVICE unsigned in_block(unsigned address, unsigned block) {
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(block));
     return remote;
 }
-DEVICE void store_shared(unsigned address, float value) {
-    asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+DEVICE uint4 load_shared(unsigned address) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(address)
+                 : "memory");
+    return v;
 }
-// A number for shared memory of some block of the cluster, whose 4 bytes count at a barrier of that block: an
+DEVICE float2 load_shared_two(unsigned address) {
+    float2 v;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(address) : "memory");
+    return v;
+}
+DEVICE void store_shared(unsigned address, const float *two) {
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(two[0]), "f"(two[1]) : "memory");
+}
+// Two numbers for shared memory of some block of the cluster, whose 8 bytes count at a barrier of that block: an
 // arrival there after ordinary stores would wait for everything that this one has on its way to memory.
-DEVICE void store_remote(unsigned address, float value, unsigned barrier) {
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(address),
-                 "f"(value), "r"(barrier)
+DEVICE void store_remote(unsigned address, const float *two, unsigned barrier) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
+                     address),
+                 "f"(two[0]), "f"(two[1]), "r"(barrier)
                  : "memory");
 }
 DEVICE void barrier_arrive(unsigned barrier) {

@@ -297,19 +297,18 @@ DEVICE void linear(const TensorMap &x, const TensorMap &weight, const TensorMap 
             if (CLUSTER == SPLIT) {
                 // Block 0 keeps the rows of warps 0 and 1, block 1 those of warps 2 and 3.
                 static_assert(CLUSTER != SPLIT || (BLOCKS == 1 && GROUPS == 1), "two warps a block");
-                const unsigned mine = received + threadIdx.x % 64 * 4;
+                const unsigned mine = received + threadIdx.x % 64 * 8;
                 if (warp / 2 != rank) {
                     const unsigned theirs = in_block(mine, rank ^ 1), barrier = in_block(arrived, rank ^ 1);
 #pragma unroll
-                    for (int i = 0; i < S::N / 2; ++i) store_remote(theirs + i * 256, sums[0][i], barrier);
+                    for (int i = 0; i < S::N / 2; i += 2) store_remote(theirs + i * 256, &sums[0][i], barrier);
                     break; // a cluster has one tile
                 }
                 barrier_acquire(arrived, 0);
 #pragma unroll
-                for (int i = 0; i < S::N / 2; ++i) {
-                    float other;
-                    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(other) : "r"(mine + i * 256) : "memory");
-                    sums[0][i] = sums[0][i] + other;
+                for (int i = 0; i < S::N / 2; i += 2) {
+                    const float2 other = load_shared_two(mine + i * 256);
+                    sums[0][i] += other.x, sums[0][i + 1] += other.y;
                 }
             }
             const int row = tile.m * S::M +

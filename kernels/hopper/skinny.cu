@@ -37,7 +37,7 @@ DEVICE void skinny(const TensorMap &x, const TensorMap &weight, const Epilogue<T
     else __syncthreads();
     const int rank = shares ? cluster_rank() : 0;
     // The other block's sums.
-    if (shares && rank == 0 && threadIdx.x == 0) barrier_expect(arrived, S::GROUPS * ROWS * COLUMNS * 4);
+    if (shares && rank == 0 && threadIdx.x == 0) barrier_expect(arrived, GROUPS * ROWS * COLUMNS * 4);
 
     const int tiles = (n + COLUMNS - 1) / COLUMNS, all_steps = (k + STEP - 1) / STEP;
     const int share = (all_steps + blocks_a_tile - 1) / blocks_a_tile;
@@ -84,8 +84,8 @@ DEVICE void skinny(const TensorMap &x, const TensorMap &weight, const Epilogue<T
         for (int step = first_step; step < end_step; ++step) {
             // Also for another's: a parity tells one turn of a stage from the next, not from the one after that.
             barrier_wait(full + 8 * stage, parity);
-            if ((step - first_step) % S::GROUPS == mine.group)
-                mine.add(shared + stage * STAGE, shared + stage * STAGE + S::WEIGHT);
+            if ((step - first_step) % GROUPS == mine.group)
+                mine.template add<1>(shared + stage * STAGE, shared + stage * STAGE + S::WEIGHT);
             __syncwarp();
             if (lane == 0) barrier_arrive(empty + 8 * stage);
             if (++stage == STAGES) stage = 0, parity ^= 1;
@@ -93,18 +93,18 @@ DEVICE void skinny(const TensorMap &x, const TensorMap &weight, const Epilogue<T
         named_sync(1, THREADS); // the last tile's sums have been read
         if (rank == 1) {
             const unsigned barrier = in_block(arrived, 0);
-            mine.store(in_block(sums, 0), S::GROUPS + mine.group,
-                       [&](unsigned to, float v) { store_remote(to, v, barrier); });
+            mine.each(in_block(sums, 0), GROUPS + mine.group, false,
+                      [&](unsigned to, const float *two) { store_remote(to, two, barrier); });
             return; // a cluster has one tile
         }
-        mine.store(sums, mine.group, [](unsigned to, float v) { store_shared(to, v); });
+        mine.each(sums, mine.group, false, [](unsigned to, const float *two) { store_shared(to, two); });
         named_sync(1, THREADS);
         const float *all = (const float *)((const char *)memory + (sums - shared_address(memory)));
         if (shares) {
             barrier_acquire(arrived, 0);
-            finish<T, ROWS, COLUMNS, 2 * S::GROUPS, S::PITCH, THREADS>(all, epilogue, 0, tile * COLUMNS, m, n);
+            finish<T, ROWS, COLUMNS, 2 * GROUPS, S::PITCH, THREADS>(all, epilogue, 0, tile * COLUMNS, m, n);
         } else {
-            finish<T, ROWS, COLUMNS, S::GROUPS, S::PITCH, THREADS>(all, epilogue, 0, tile * COLUMNS, m, n);
+            finish<T, ROWS, COLUMNS, GROUPS, S::PITCH, THREADS>(all, epilogue, 0, tile * COLUMNS, m, n);
         }
     }
 }

@@ -2,15 +2,13 @@
 // of a token, one phase after another. What such a step waits for is the memory, which must never be idle.
 //
 // One block a multiprocessor, all of them at once (a cooperative launch), in clusters of two. They meet
-// after each phase. What does not depend on an earlier phase, weights and the cache, is copied STAGES steps
-// ahead through all phases, by a thread that waits for nothing but room; what does, x, by another one
-// which waits for all blocks. Eight warps compute.
+// after each phase. What does not depend on an earlier phase, weights and the cache, is copied up to STAGES
+// steps ahead through all phases, by a thread that does not wait for others; what does, x, by another one which
+// waits for all blocks. Eight warps compute.
 //
 // The two blocks of a cluster share each tile of a product and each kv head of an attention, half of k or of
 // the context for either, and take turns to finish it: the one sends its part to the other's shared memory.
 // All sums are added in a fixed order: results do not depend on timing.
-//
-// Phases, and how they depend on shapes, come from src/workload/cuda/whole.rs.
 
 #include "number.cuh"
 #include "overlap.cuh"
@@ -18,107 +16,99 @@
 #include "hopper.cuh"
 #include "softmax.cuh"
 #include "few.cuh"
+#include "ring.cuh"
+#include "phases.cuh"
 #include "cached.cuh"
+#include "rotated.cuh"
 
-// Of a step: k of a product, keys of an attention. Numbers of a head, most heads of a kv head.
-constexpr int SPAN = 2 * STEP, KEYS = 64, WIDTH = 64, MOST = 4;
-constexpr int MOST_PHASES = 96;
-
-enum Kind { LOOKUP = 0, PRODUCT = 1, ATTENTION = 2, ARGMAX = 3 };
-
-// What the phases of a batch of m samples compute, and from what:
-//   LOOKUP     out (m x n) = the rows of b (table) that a (tokens) names
-//   PRODUCT    out = activation(x · weight, m x n, + a), where x, m x k, is first divided by its root mean
-//              square if epsilon is not 0; a may be null, and be out
-//   ATTENTION  out = attention of the queries in a (qkv), turned by the angles in b, over c (cache), k rows a
-//              sample, of which the last becomes a's key and value
-//   ARGMAX     out (m) = the columns of the largest of a, m x n
-struct alignas(16) Phase {
-    int kind, n, k, columns /* of a tile */, activation, heads, kv_heads;
-    float epsilon;
-    const void *a, *b;
-    void *c, *out;
-};
-// Of a product: x and weight. Of an attention: the cache as `weight`.
-struct Maps {
-    TensorMap x, weight;
-};
-
-// The part of a phase that a block has: units (tiles, or kv heads of samples) from its cluster's number on,
-// and of each the steps along k or the context.
-struct Part {
-    int units, first, end;
-    DEVICE Part(const Phase &phase, int m) {
-        const bool product = phase.kind == PRODUCT, attention = phase.kind == ATTENTION;
-        const int size = product ? SPAN : KEYS, all = (phase.k + size - 1) / size, share = (all + 1) / 2;
-        units = product ? (phase.n + phase.columns - 1) / phase.columns : attention ? m * phase.kv_heads : 0;
-        first = cluster_rank() * share, end = min(first + share, all);
-    }
-};
+// Wide steps of weights that a block has on their way at most, and most of a phase that has likely not begun. It
+// takes some 32 KB a multiprocessor to keep the memory busy; more would only wait in a queue, and behind them
+// what blocks tell each other.
+constexpr int MOST_ON_WAY = 4, MOST_AHEAD = 2;
+constexpr int X_STAGES = 8; // all of x's half of k = 2048
 
 template <class T, int ROWS, int STAGES> struct Block {
-    struct Place {
-        int stage = 0, turn = 0; // the parity of the rounds before
-        DEVICE void go_on() {
-            if (++stage == STAGES) stage = 0, turn ^= 1;
-        }
-    };
-    static constexpr unsigned WEIGHT = SPAN * 64 * 2, STAGE = WEIGHT + ROWS * SPAN * 2;
+    static constexpr unsigned WEIGHT = SPAN * 64 * 2 /* or keys and values */, X = ROWS * SPAN * 2;
     // Of the widest tile, or of 16 warps' part of an attention.
-    static constexpr int TILE_SUMS = 4 * ROWS * (64 + 8) * 4, SHARES = 2 * WARPS * MOST * (WIDTH + 2) * 4;
+    static constexpr int TILE_SUMS = 2 * ROWS * (64 + 8) * 4, SHARES = 2 * WARPS * MOST * (WIDTH + 2) * 4;
     static constexpr unsigned SUMS = TILE_SUMS > SHARES ? TILE_SUMS : SHARES;
 
-    unsigned ring, sums, full, empty, arrived, ready; // addresses in shared memory
-    float *all, *scales;                              // the sums again; of x's rows
+    Ring<STAGES, WEIGHT> constants;
+    Ring<X_STAGES, X> computed;
+    unsigned sums, arrived, ready; // addresses in shared memory
+    float *all, *scales;           // the sums again; of x's rows
     Phase *phases;
     const Maps *maps;
     unsigned *counters;
     unsigned long long *best;
     int m, cluster, clusters, rank;
-    Place place;      // in the ring
     int finished = 0; // units, by both blocks: their parity says whose turn it is
 
-    // Fills the ring.
-    template <class Act> DEVICE void fill_each(const Part &part, Act act) {
-        for (int unit = cluster; unit < part.units; unit += clusters)
+    // Fills a ring with the steps of a unit.
+    template <class Ring, class Act> DEVICE void fill(Ring &ring, const Part &part, Act act) {
 #pragma unroll 1
-            for (int step = part.first; step < part.end; ++step, place.go_on()) {
-                barrier_wait(empty + 8 * place.stage, place.turn ^ 1);
-                act(unit, step, ring + place.stage * STAGE, full + 8 * place.stage);
-            }
-    }
-    // Empties it: of a unit every `OF`-th step, from the one with this number on. Other warps take the others.
-    template <int OF, class Act> DEVICE void use_each(const Part &part, int number, Act act) {
-#pragma unroll 1
-        for (int step = part.first; step < part.end; ++step, place.go_on()) {
-            // Also for another's: a parity tells one turn of a stage from the next, not from the one after that.
-            barrier_wait(full + 8 * place.stage, place.turn);
-            if ((step - part.first) % OF == number) act(step, ring + place.stage * STAGE);
-            __syncwarp();
-            if (threadIdx.x % 32 == 0) barrier_arrive(empty + 8 * place.stage);
+        for (int step = part.first; step < part.end; ++step, ring.go_on(1)) {
+            ring.wait_until_empty();
+            act(step, ring.at(), ring.full());
         }
     }
+    // Empties the rings of those steps of a unit that are for this warp's group. With x, whose stages stay full
+    // for the next unit unless it `leaves` them.
+    template <bool WITH_X, class Act> DEVICE void use(const Part &part, bool leaves, Act act) {
+        const bool first_lane = threadIdx.x % 32 == 0;
+#pragma unroll 1
+        for (int step = part.first + threadIdx.x / GROUP; step < part.end; step += GROUPS) {
+            constants.wait_until_full();
+            if (WITH_X) computed.wait_until_full();
+            act(step, constants.at(), computed.at());
+            __syncwarp();
+            if (first_lane) barrier_arrive(constants.empty());
+            constants.go_on(GROUPS);
+            if (!WITH_X) continue;
+            if (first_lane && leaves) barrier_arrive(computed.empty());
+            computed.go_on(GROUPS);
+        }
+    }
+    // All of x's steps fit their ring: they are copied once a phase.
+    DEVICE static bool keeps_x(const Part &part) { return part.end - part.first <= X_STAGES; }
 
     // What no phase computes.
     DEVICE void copy_constants(int count) {
+        auto landed = constants;
+        int on_way = 0;
+        auto make_way = [&](int most) {
+            for (; on_way >= most; --on_way, landed.go_on(1)) landed.wait_until_full();
+            ++on_way;
+        };
         for (int p = 0; p < count; ++p) {
             const Phase phase = phases[p];
             const TensorMap *map = &maps[p].weight;
             if (p + 1 < count) prefetch_map(&maps[p + 1].weight), prefetch_map(&maps[p + 1].x);
             const Part part(phase, m);
-            if (phase.kind == PRODUCT)
-                fill_each(part, [&](int tile, int step, unsigned to, unsigned barrier) {
-                    barrier_expect(barrier, SPAN * phase.columns * 2);
-                    copy_tile_in(to, map, tile * phase.columns, step * SPAN, barrier);
-                });
-            else
-                fill_each(part, [&](int unit, int step, unsigned to, unsigned barrier) {
-                    const int sample = unit / phase.kv_heads, kv = unit % phase.kv_heads;
-                    barrier_expect(barrier, 2 * KEYS * WIDTH * 2);
+            const int steps_a_wide_one = phase.kind == PRODUCT ? 64 / phase.columns : 1;
+            int done = 0;
+            auto pace = [&] {
+                const int most = (done++ < STAGES ? MOST_AHEAD : MOST_ON_WAY) * steps_a_wide_one;
+                make_way(min(most, STAGES));
+            };
+            for (int unit = cluster; unit < part.units; unit += clusters) {
+                if (phase.kind == PRODUCT) {
+                    fill(constants, part, [&](int step, unsigned to, unsigned barrier) {
+                        pace();
+                        barrier_expect(barrier, SPAN * phase.columns * 2);
+                        copy_tile_in(to, map, unit * phase.columns, step * SPAN, barrier);
+                    });
+                    continue;
+                }
+                const int sample = unit / phase.kv_heads, kv = unit % phase.kv_heads;
+                fill(constants, part, [&](int step, unsigned to, unsigned barrier) {
+                    const unsigned values = to + KEYS * WIDTH * 2;
+                    pace();
+                    barrier_expect(barrier, WEIGHT);
                     copy_tile_in(to, map, kv * WIDTH, step * KEYS, sample, barrier);
-                    copy_tile_in(to + KEYS * WIDTH * 2, map, (phase.kv_heads + kv) * WIDTH, step * KEYS, sample,
-                                 barrier);
+                    copy_tile_in(values, map, (phase.kv_heads + kv) * WIDTH, step * KEYS, sample, barrier);
                 });
+            }
         }
     }
 
@@ -131,13 +121,12 @@ template <class T, int ROWS, int STAGES> struct Block {
             if (p > 0) wait_for_count(counters + p - 1, gridDim.x);
             fence_for_copies_of_memory();
             barrier_arrive(ready);
-            if (product)
-                fill_each(part, [&](int, int step, unsigned to, unsigned barrier) {
-                    barrier_expect(barrier, ROWS * SPAN * 2);
-                    copy_tile_in(to + WEIGHT, map, 0, 0, step * (SPAN / STEP), barrier);
+            if (!product) continue;
+            for (int tile = cluster; tile < part.units; tile += keeps_x(part) ? part.units : clusters)
+                fill(computed, part, [&](int step, unsigned to, unsigned barrier) {
+                    barrier_expect(barrier, X);
+                    copy_tile_in(to, map, 0, 0, step * (SPAN / STEP), barrier);
                 });
-            else
-                fill_each(part, [&](int, int, unsigned, unsigned barrier) { barrier_arrive(barrier); });
         }
     }
 
@@ -145,11 +134,13 @@ template <class T, int ROWS, int STAGES> struct Block {
         __shared__ bool last;
         for (int p = 0; p < count; ++p) {
             const Phase phase = phases[p];
+            Angles<T, WIDTH> angles;
+            if (phase.kind == ATTENTION) angles.load((const T *)phase.b); // no phase computes them
             barrier_wait(ready, p & 1);
             if (phase.kind == LOOKUP) look_up(phase);
             if (phase.kind == PRODUCT && phase.columns == 64) multiply<64>(phase);
             if (phase.kind == PRODUCT && phase.columns == 32) multiply<32>(phase);
-            if (phase.kind == ATTENTION) attend(phase);
+            if (phase.kind == ATTENTION) attend(phase, angles);
             if (phase.kind == ARGMAX) find_largest(phase);
             fence_for_copies_of_memory();
             named_sync(1, THREADS);
@@ -201,36 +192,39 @@ template <class T, int ROWS, int STAGES> struct Block {
         }
     }
 
-    // Sends this warp's part of a unit, which `store` puts where it is told, and returns whether this block
-    // finishes the unit; then all parts of both blocks are there. A block's warps send `bytes` together.
-    template <class Store> DEVICE bool exchange(int bytes, Store store) {
-        const int finisher = finished & 1, turn = finished >> 1 & 1;
-        ++finished;
-        if (rank != finisher) {
-            const unsigned barrier = in_block(arrived, finisher);
-            store(in_block(sums, finisher), [&](unsigned to, float v) { store_remote(to, v, barrier); });
-            return false;
-        }
-        // What is there was read. The other block sends only after this one has sent it the unit between.
-        named_sync(1, THREADS);
-        if (threadIdx.x == 0) barrier_expect(arrived, bytes);
-        store(sums, [](unsigned to, float v) { store_shared(to, v); });
-        named_sync(1, THREADS);
-        barrier_acquire(arrived, turn);
-        return true;
-    }
-
     // Is it this block's turn?
     DEVICE bool finishes() const { return rank == (finished & 1); }
+
+    // Sends this warp's part of a unit, which `store` puts where it is told, and returns whether this block
+    // finishes the unit; then all parts of both blocks are there. A block's warps send `bytes` together. What was
+    // there before has been read.
+    template <class Store> DEVICE bool exchange(int bytes, Store store) {
+        const bool finish = finishes();
+        const int turn = finished++ >> 1 & 1;
+        if (!finish) {
+            const unsigned other = rank ^ 1, barrier = in_block(arrived, other);
+            store(in_block(sums, other), [&](unsigned to, const float *two) { store_remote(to, two, barrier); });
+            return false;
+        }
+        // The other block sends only after this one has sent it the unit between.
+        if (threadIdx.x == 0) barrier_expect(arrived, bytes);
+        store(sums, [](unsigned to, const float *two) { store_shared(to, two); });
+        if (threadIdx.x < 32) barrier_acquire(arrived, turn); // each one that acquires forgets its L1 cache
+        named_sync(1, THREADS);
+        return true;
+    }
 
     template <int COLUMNS> DEVICE void multiply(const Phase &phase) {
         using S = Shape<COLUMNS, ROWS>;
         const Part part(phase, m);
+        const auto start = computed;
         for (int tile = cluster; tile < part.units; tile += clusters) {
             Few<T, COLUMNS, ROWS> mine;
+            if (keeps_x(part)) computed = start;
+            const bool leaves_x = !keeps_x(part) || tile + clusters >= part.units;
             // What will be added, of which this thread finishes four columns of some rows.
-            constexpr int GROUPS = COLUMNS / 4, APART = THREADS / GROUPS, COUNT = (ROWS + APART - 1) / APART;
-            const int column = tile * COLUMNS + threadIdx.x % GROUPS * 4, first_row = threadIdx.x / GROUPS;
+            constexpr int FOURS = COLUMNS / 4, APART = THREADS / FOURS, COUNT = (ROWS + APART - 1) / APART;
+            const int column = tile * COLUMNS + threadIdx.x % FOURS * 4, first_row = threadIdx.x / FOURS;
             uint2 residual[COUNT] = {};
             if (phase.a && finishes() && column < phase.n)
 #pragma unroll
@@ -240,24 +234,30 @@ template <class T, int ROWS, int STAGES> struct Block {
                     if (row < m) residual[i] = __ldcg(from);
                 }
             // Either block has the scales after the first tile that it finishes.
-            const bool measures = phase.epsilon > 0 && tile < cluster + 2 * clusters, squared = measures && mine.column == 0;
-            use_each<S::GROUPS>(part, mine.group, [&](int, unsigned at) {
-#pragma unroll 1
-                for (int i = 0; i < SPAN / STEP; ++i)
-                    mine.add(at + i * S::WEIGHT, at + WEIGHT + i * S::X, squared);
+            const bool measures = phase.epsilon > 0 && tile < cluster + 2 * clusters;
+            use<true>(part, leaves_x, [&](int, unsigned weights, unsigned x) {
+                mine.template add<SPAN / STEP>(weights, x, measures);
             });
-            const int bytes = S::GROUPS * ROWS * (COLUMNS + (measures ? 1 : 0)) * 4;
+            // Over the groups, then over the blocks.
+            if (measures) mine.add_up_squares();
+            named_sync(1, THREADS); // what is there was read
+            if (mine.group == 1)
+                mine.each(sums, rank, measures, [](unsigned to, const float *two) { store_shared(to, two); });
+            named_sync(1, THREADS);
+            if (mine.group == 0)
+                mine.each(sums, rank, measures, [](unsigned from, float *two) {
+                    const float2 other = load_shared_two(from);
+                    two[0] += other.x, two[1] += other.y;
+                });
+            const int bytes = ROWS * (COLUMNS + (measures ? 2 : 0)) * 4;
             const bool mine_to_finish = exchange(bytes, [&](unsigned to, auto put) {
-                mine.store(to, rank * S::GROUPS + mine.group, put);
-                if (squared) mine.store_squares(to, rank * S::GROUPS + mine.group, put);
+                if (mine.group == 0) mine.each(to, rank, measures, put);
             });
             if (!mine_to_finish) continue;
             if (measures) {
                 if (threadIdx.x < ROWS) {
-                    float total = 0;
-#pragma unroll
-                    for (int part = 0; part < 2 * S::GROUPS; ++part)
-                        total += all[(part * ROWS + threadIdx.x) * S::PITCH + COLUMNS];
+                    const float *squares = all + threadIdx.x * S::PITCH + COLUMNS;
+                    const float total = squares[0] + squares[ROWS * S::PITCH];
                     scales[threadIdx.x] = 1.0f / sqrtf(total / phase.k + phase.epsilon);
                 }
                 named_sync(1, THREADS);
@@ -265,19 +265,17 @@ template <class T, int ROWS, int STAGES> struct Block {
             if (column < phase.n)
 #pragma unroll
                 for (int i = 0; i < COUNT; ++i)
-                    if (first_row + i * APART < m) finish<COLUMNS>(phase, first_row + i * APART, column, residual[i]);
+                    if (const int row = first_row + i * APART; row < m) finish<COLUMNS>(phase, row, column, residual[i]);
         }
     }
 
     // Adds the parts of four columns of a row and writes the result.
     template <int COLUMNS> DEVICE void finish(const Phase &phase, int row, int column, uint2 residual) {
         using S = Shape<COLUMNS, ROWS>;
-        float4 v = make_float4(0, 0, 0, 0);
-#pragma unroll
-        for (int part = 0; part < 2 * S::GROUPS; ++part) {
-            const float4 other = *(const float4 *)&all[(part * ROWS + row) * S::PITCH + column % COLUMNS];
-            v.x += other.x, v.y += other.y, v.z += other.z, v.w += other.w;
-        }
+        const float *parts = all + row * S::PITCH + column % COLUMNS;
+        float4 v = *(const float4 *)parts;
+        const float4 other = *(const float4 *)(parts + ROWS * S::PITCH);
+        v.x += other.x, v.y += other.y, v.z += other.z, v.w += other.w;
         if (phase.epsilon > 0) {
             const float scale = scales[row];
             v.x *= scale, v.y *= scale, v.z *= scale, v.w *= scale;
@@ -293,122 +291,65 @@ template <class T, int ROWS, int STAGES> struct Block {
             make_uint2(pack<T>(v.x + r[0], v.y + r[1]), pack<T>(v.z + r[2], v.w + r[3]));
     }
 
-    // Four warps share the keys of a step, the others take the next.
-    DEVICE void attend(const Phase &phase) {
-        const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tile = warp % (KEYS / 16);
+    // A group of warps shares the keys of a step.
+    DEVICE void attend(const Phase &phase, const Angles<T, WIDTH> &angles) {
+        constexpr int MINE = KEYS * GROUPS / WARPS;
+        const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first_key = warp % (WARPS / GROUPS) * MINE;
         const int group = phase.heads / phase.kv_heads, context = phase.k;
         const Part part(phase, m);
-        Given given;
-        if (cluster < part.units) given.load(phase, cluster);
+        Given<T, WIDTH> given;
+        auto load = [&](int unit) {
+            const T *qkv = (const T *)phase.a;
+            qkv += (long long)(unit / phase.kv_heads) * (phase.heads + 2 * phase.kv_heads) * WIDTH;
+            if (unit < part.units) given.load(qkv, phase.heads, phase.kv_heads, unit % phase.kv_heads);
+        };
+        load(cluster);
         for (int unit = cluster; unit < part.units; unit += clusters) {
             const int sample = unit / phase.kv_heads, kv = unit % phase.kv_heads;
             unsigned query[WIDTH / 16][4];
-            given.turn_queries(query, (const T *)phase.b);
+            given.turn_queries(query, angles);
             Attended<T, WIDTH> mine;
-            use_each<WARPS * 16 / KEYS>(part, warp / (KEYS / 16), [&](int step, unsigned keys) {
-                const int first = step * KEYS + tile * 16, newest = context - 1 - first; // its row in the tile
-                const unsigned values = keys + KEYS * WIDTH * 2;
-                const unsigned my_keys = keys + tile * 16 * WIDTH * 2, my_values = values + tile * 16 * WIDTH * 2;
+            use<false>(part, true, [&](int step, unsigned keys, unsigned) {
+                const int first = step * KEYS + first_key, newest = context - 1 - first; // its row of mine
+                const unsigned my_keys = keys + first_key * WIDTH * 2, my_values = my_keys + KEYS * WIDTH * 2;
                 if (newest < 0) return;
-                if (newest < 16) {
+                if (newest < MINE) {
                     const long long row = ((long long)sample * context + context - 1) * 2 * phase.kv_heads;
                     T *cache = (T *)phase.c + (row + kv) * WIDTH;
-                    given.take_in((const T *)phase.b, cache, phase.kv_heads * WIDTH, my_keys, my_values, newest);
+                    given.take_in(angles, cache, phase.kv_heads * WIDTH, my_keys, my_values, newest);
                 }
                 mine.add(query, my_keys, my_values, first, context);
             });
-            if (unit + clusters < part.units) given.load(phase, unit + clusters);
+            load(unit + clusters);
             // Each warp's share of each head: the sums, the largest score, the total.
             constexpr int SIZE = WIDTH + 2;
             const float total = quad_sum(mine.total);
+            if (finishes()) named_sync(1, THREADS); // what is there was read
             const bool mine_to_finish = exchange(WARPS * MOST * SIZE * 4, [&](unsigned to, auto put) {
                 if (lane / 4 >= MOST) return;
                 to += ((rank * WARPS + warp) * MOST + lane / 4) * SIZE * 4;
 #pragma unroll
-                for (int j = 0; j < WIDTH / 8; ++j)
-#pragma unroll
-                    for (int e = 0; e < 2; ++e) put(to + (j * 8 + lane % 4 * 2 + e) * 4, mine.sum[j][e]);
-                if (lane % 4 == 0) put(to + WIDTH * 4, mine.largest), put(to + WIDTH * 4 + 4, total);
+                for (int j = 0; j < WIDTH / 8; ++j) put(to + (j * 8 + lane % 4 * 2) * 4, mine.sum[j]);
+                const float last[2] = {mine.largest, total};
+                if (lane % 4 == 0) put(to + WIDTH * 4, last);
             });
             if (!mine_to_finish) continue;
             T *out = (T *)phase.out + ((long long)sample * phase.heads + kv * group) * WIDTH;
             for (int i = threadIdx.x; i < group * WIDTH; i += THREADS) {
-                Share<1> share = {-INFINITY, 0, {0}};
+                const float *shares = all + i / WIDTH * SIZE;
+                float largest = -INFINITY, sum = 0, total = 0;
+#pragma unroll
+                for (int w = 0; w < 2 * WARPS; ++w) largest = fmaxf(largest, shares[w * MOST * SIZE + WIDTH]);
 #pragma unroll
                 for (int w = 0; w < 2 * WARPS; ++w) {
-                    const float *from = all + (w * MOST + i / WIDTH) * SIZE;
-                    const float sum[1] = {from[i % WIDTH]};
-                    share.add(from[WIDTH], from[WIDTH + 1], sum);
+                    const float *share = shares + w * MOST * SIZE;
+                    const float scale = exp2_fast(share[WIDTH] - largest);
+                    sum += share[i % WIDTH] * scale, total += share[WIDTH + 1] * scale;
                 }
-                narrow(out[i], share.sum[0] / share.total);
+                narrow(out[i], sum / total);
             }
         }
     }
-
-    // What a lane is given of a unit of an attention, loaded while the unit before it is finished: elements of
-    // the queries, and of the newest key and its value.
-    struct Given {
-        unsigned low[WIDTH / 16], high[WIDTH / 16]; // two elements each, half a head apart
-        unsigned short key[2], value[2];
-
-        DEVICE void load(const Phase &phase, int unit) {
-            const int lane = threadIdx.x % 32, sample = unit / phase.kv_heads, kv = unit % phase.kv_heads;
-            const int group = phase.heads / phase.kv_heads;
-            const T *qkv = (const T *)phase.a + (long long)sample * (phase.heads + 2 * phase.kv_heads) * WIDTH;
-            const T *query = qkv + (kv * group + lane / 4) * WIDTH + lane % 4 * 2;
-#pragma unroll
-            for (int i = 0; i < WIDTH / 16; ++i) {
-                low[i] = lane / 4 < group ? __ldcg((const unsigned *)(query + i * 8)) : 0;
-                high[i] = lane / 4 < group ? __ldcg((const unsigned *)(query + i * 8 + WIDTH / 2)) : 0;
-            }
-            const T *newest = qkv + (phase.heads + kv) * WIDTH + lane;
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                key[half] = __ldcg(&newest[half * WIDTH / 2].x);
-                value[half] = __ldcg(&newest[phase.kv_heads * WIDTH + half * WIDTH / 2].x);
-            }
-        }
-
-        // The queries as a left operand whose rows are heads, beyond the group's zeros, turned by the angles:
-        // cosines, then sines.
-        DEVICE void turn_queries(unsigned (&query)[WIDTH / 16][4], const T *angles) const {
-            angles += threadIdx.x % 4 * 2;
-#pragma unroll
-            for (int i = 0; i < WIDTH / 16; ++i) {
-                float a[2], b[2], cosine[2], sine[2];
-                unpack<T>(low[i], a[0], a[1]), unpack<T>(high[i], b[0], b[1]);
-                unpack<T>(*(const unsigned *)(angles + i * 8), cosine[0], cosine[1]);
-                unpack<T>(*(const unsigned *)(angles + WIDTH / 2 + i * 8), sine[0], sine[1]);
-                const int part = i % 2 * 2; // of a fragment, 16 wide; the other half is two fragments on
-                query[i / 2][part] = pack<T>(a[0] * cosine[0] - b[0] * sine[0], a[1] * cosine[1] - b[1] * sine[1]);
-                query[i / 2 + WIDTH / 32][part] =
-                    pack<T>(b[0] * cosine[0] + a[0] * sine[0], b[1] * cosine[1] + a[1] * sine[1]);
-                query[i / 2][part + 1] = query[i / 2 + WIDTH / 32][part + 1] = 0;
-            }
-        }
-
-        // The newest key, turned, and its value, `apart` numbers behind it, into the cache, and over the row of
-        // the tiles that holds what the cache had before.
-        DEVICE void take_in(const T *angles, T *cache, int apart, unsigned keys, unsigned values, int row) const {
-            const int lane = threadIdx.x % 32; // an element of either half
-            const float a = widen(T{key[0]}), b = widen(T{key[1]});
-            const float cosine = widen(angles[lane]), sine = widen(angles[lane + WIDTH / 2]);
-            T turned[2];
-            narrow(turned[0], a * cosine - b * sine), narrow(turned[1], b * cosine + a * sine);
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int column = lane + half * WIDTH / 2;
-                const unsigned place = swizzle<WIDTH / 8>(row, column / 8) * 16 + column % 8 * 2;
-                cache[column] = turned[half], cache[apart + column] = T{value[half]};
-                put(keys + place, turned[half].x), put(values + place, value[half]);
-            }
-            fence_for_copies(); // the next copy into these tiles comes after
-            __syncwarp();
-        }
-        DEVICE static void put(unsigned address, unsigned short v) {
-            asm volatile("st.shared.u16 [%0], %1;" ::"r"(address), "h"(v) : "memory");
-        }
-    };
 };
 
 template <class T, int ROWS, int STAGES>
@@ -418,21 +359,25 @@ DEVICE void whole(const Phase *phases, const Maps *maps, unsigned *counters, uns
     extern __shared__ uint4 memory[];
     __shared__ Phase copied[MOST_PHASES];
     __shared__ float scales[ROWS];
-    __shared__ unsigned long long barriers[2 * STAGES + 2];
+    __shared__ unsigned long long barriers[2 * STAGES + 2 * X_STAGES + 2];
     wait_for_previous();
     B block;
     // The swizzle works on addresses: tiles begin at multiples of 1024.
-    block.ring = (shared_address(memory) + 1023) & ~1023u, block.sums = block.ring + STAGES * B::STAGE;
-    block.all = (float *)((char *)memory + (block.sums - shared_address(memory)));
-    block.full = shared_address(barriers), block.empty = block.full + 8 * STAGES;
-    block.arrived = block.empty + 8 * STAGES, block.ready = block.arrived + 8;
+    const unsigned start = shared_address(memory);
+    block.constants.stages = (start + 1023) & ~1023u;
+    block.computed.stages = block.constants.stages + STAGES * B::WEIGHT;
+    block.sums = block.computed.stages + X_STAGES * B::X;
+    block.all = (float *)((char *)memory + (block.sums - start));
+    block.constants.stage = block.computed.stage = threadIdx.x < THREADS ? threadIdx.x / GROUP : 0;
+    block.constants.barriers = shared_address(barriers);
+    block.computed.barriers = block.constants.barriers + 8 * 2 * STAGES;
+    block.arrived = block.computed.barriers + 8 * 2 * X_STAGES, block.ready = block.arrived + 8;
     block.scales = scales, block.phases = copied, block.maps = maps, block.counters = counters, block.best = best;
     block.m = m, block.cluster = blockIdx.x / 2, block.clusters = gridDim.x / 2, block.rank = cluster_rank();
     for (int i = threadIdx.x; i < count * (int)(sizeof(Phase) / 16); i += blockDim.x)
         ((uint4 *)copied)[i] = ((const uint4 *)phases)[i];
     if (threadIdx.x == 0) {
-        for (int s = 0; s < STAGES; ++s)
-            barrier_init(block.full + 8 * s, 2), barrier_init(block.empty + 8 * s, WARPS);
+        block.constants.init(), block.computed.init();
         barrier_init(block.arrived, 1), barrier_init(block.ready, 1);
         fence_barriers();
     }
@@ -454,6 +399,6 @@ DEVICE void whole(const Phase *phases, const Maps *maps, unsigned *counters, uns
     }
 
 //   ROWS, STAGES
-TILE(8, 11)
+TILE(8, 10)
 TILE(16, 10)
-TILE(32, 7)
+TILE(32, 8)

@@ -71,11 +71,11 @@ impl Skinny {
     }
 
     /// Shared memory of a block: alignment, the stages with two barriers each, one more barrier, and the
-    /// sums of twice the slices of k (four warps or eight are slices of a tile: `Shape` in the kernel).
+    /// sums of two groups of warps of two blocks. Behind the last stage there must be more than 64 rows of x.
     fn shared_bytes(&self) -> u32 {
         let stage = (self.columns + self.rows) * STEP * 2 + 16;
-        let slices = if self.columns < COLUMNS && self.rows == 8 { 8 } else { 4 };
-        (1024 + self.stages * stage + 16 + slices * self.rows * (self.columns + 8) * 4) as u32
+        let sums = 4 * self.rows * (self.columns + 8) * 4;
+        (1024 + self.stages * stage + 16 + sums.max(64 * STEP * 2)) as u32
     }
 }
 

@@ -21,6 +21,8 @@ const COLUMNS: usize = 64;
 const SPAN: usize = 128;
 const SWIZZLED: usize = 64;
 const KEYS: usize = 64;
+/// Stages of x's ring.
+const X_STAGES: usize = 8;
 const MOST_PHASES: usize = 96;
 /// Warps that compute, and all threads of a block.
 const WARPS: usize = 8;
@@ -113,7 +115,7 @@ fn columns(n: usize, clusters: usize) -> usize {
     if busy(COLUMNS / 2) > busy(COLUMNS) + 0.1 { COLUMNS / 2 } else { COLUMNS }
 }
 
-/// A text of the kernel: rows of x that it has room for, and stages of its ring.
+/// A text of the kernel: rows of x that it has room for, and stages of its weights' ring.
 #[derive(Clone, Copy)]
 struct Tile {
     rows: usize,
@@ -123,18 +125,18 @@ struct Tile {
 impl Tile {
     fn of(m: usize) -> Tile {
         match m {
-            0..=8 => Tile { rows: 8, stages: 11 },
+            0..=8 => Tile { rows: 8, stages: 10 },
             9..=16 => Tile { rows: 16, stages: 10 },
-            _ => Tile { rows: MOST_ROWS, stages: 7 },
+            _ => Tile { rows: MOST_ROWS, stages: 8 },
         }
     }
 
-    /// Alignment, the ring, and the sums of a tile or the shares of an attention, of both blocks' warps.
+    /// Alignment, the rings, and the sums of a tile or the shares of an attention, of both blocks' warps.
     fn shared_bytes(self) -> u32 {
-        let sums = 4 * self.rows * (COLUMNS + 8) * 4;
+        let sums = 2 * self.rows * (COLUMNS + 8) * 4;
         let shares = 2 * WARPS * MOST_GROUP * (WIDTH + SHARE_EXTRA) * 4;
-        let ring = self.stages * (COLUMNS + self.rows) * SPAN * 2;
-        (1024 + ring + sums.max(shares)) as u32
+        let rings = (self.stages * COLUMNS + X_STAGES * self.rows) * SPAN * 2;
+        (1024 + rings + sums.max(shares)) as u32
     }
 }
 
