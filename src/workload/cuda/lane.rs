@@ -51,9 +51,9 @@ struct Batch {
     samples: usize,
     steps: Vec<Step>,
     /// The one step of a network that is one launch, and its parts.
-    network: Option<Whole>,
+    one_launch: Option<Whole>,
     /// Copies and steps; none where each is issued by itself.
-    whole: Option<Graph>,
+    graph: Option<Graph>,
     /// The steps alone, captured when a batch is first timed in stages.
     compute: Option<Graph>,
 }
@@ -61,7 +61,7 @@ struct Batch {
 impl Batch {
     /// What computes the network's operations in order, and how many of them.
     fn parts(&self) -> Vec<(&Step, usize)> {
-        match &self.network {
+        match &self.one_launch {
             Some(whole) => whole.parts.iter().map(|(step, operations)| (step, *operations)).collect(),
             None => self.steps.iter().map(|step| (step, 1)).collect(),
         }
@@ -136,25 +136,25 @@ impl Lane {
             let parts = library.zip(lane.workspace.as_ref());
             let products =
                 parts.map(|(library, workspace)| Products { library, workspace, weights, buffers });
-            let network = match library {
+            let one_launch = match library {
                 None => builder.whole(context, samples, buffers)?,
                 Some(_) => None,
             };
-            let mut steps = match &network {
+            let mut steps = match &one_launch {
                 Some(whole) => vec![Step::Kernel(whole.all)],
                 None => builder.steps(samples, buffers, products.as_ref())?,
             };
             if settings.extra_work_us > 0 {
                 steps.push(Step::Kernel(builder.spin(settings.extra_work_us)?));
             }
-            lane.batches.push(Batch { samples, steps, network, whole: None, compute: None });
+            lane.batches.push(Batch { samples, steps, one_launch, graph: None, compute: None });
         }
         for i in 0..lane.batches.len() {
             lane.issue_plainly(&lane.batches[i])?;
             lane.stream.synchronize().with_context(|| format!("batch {}", lane.batches[i].samples))?;
             if settings.graph {
-                let whole = lane.stream.capture(|_| lane.issue_plainly(&lane.batches[i]))?;
-                lane.batches[i].whole = Some(whole);
+                let graph = lane.stream.capture(|_| lane.issue_plainly(&lane.batches[i]))?;
+                lane.batches[i].graph = Some(graph);
             }
         }
         lane.stream.synchronize()?;
@@ -178,7 +178,7 @@ impl Lane {
     #[inline]
     pub(super) fn issue(&self, samples: usize) -> Result<()> {
         let batch = self.batch(samples)?;
-        match &batch.whole {
+        match &batch.graph {
             Some(graph) => Ok(graph.launch(&self.stream)?),
             None => self.issue_plainly(batch),
         }
@@ -255,7 +255,7 @@ impl Lane {
         self.wait()?;
 
         let batch = self.batch(samples)?;
-        if batch.whole.is_some() && batch.compute.is_none() && !batch.steps.is_empty() {
+        if batch.graph.is_some() && batch.compute.is_none() && !batch.steps.is_empty() {
             let graph = self.stream.capture(|_| self.launch(batch))?;
             // Its first launch is slower than the others.
             graph.launch(&self.stream)?;

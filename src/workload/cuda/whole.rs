@@ -140,11 +140,22 @@ impl Tile {
     }
 }
 
+/// `Kind` in the kernel.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(u32)]
+enum Kind {
+    #[default]
+    LookUp = 0,
+    Product = 1,
+    Attention = 2,
+    Argmax = 3,
+}
+
 /// `Phase` in the kernel.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 struct Phase {
-    kind: u32,
+    kind: Kind,
     n: u32,
     k: u32,
     columns: u32,
@@ -281,7 +292,7 @@ impl Builder<'_> {
                 };
                 let maps = Maps { x: map(x)?, weight: map(weight)? };
                 let phase = Phase {
-                    kind: 1,
+                    kind: Kind::Product,
                     n: int(n)?,
                     k: int(k)?,
                     columns: int(columns)?,
@@ -308,7 +319,7 @@ impl Builder<'_> {
                     stack: Some(Stack { count: batch, apart: rows * columns, box_count: 1 }),
                 })?;
                 let phase = Phase {
-                    kind: 2,
+                    kind: Kind::Attention,
                     k: int(rows)?,
                     heads: int(heads)?,
                     kv_heads: int(kv_heads)?,
@@ -322,7 +333,7 @@ impl Builder<'_> {
             }
             Group::Argmax(&Op::Argmax { x, out }) => {
                 let (n, a, out) = (int(size(x).columns)?, address(x), address(out));
-                Ok((Phase { kind: 3, n, a, out, ..Phase::default() }, Maps::default()))
+                Ok((Phase { kind: Kind::Argmax, n, a, out, ..Phase::default() }, Maps::default()))
             }
             _ => unreachable!("plan() made the group"),
         }
@@ -331,7 +342,8 @@ impl Builder<'_> {
 
 /// As it lies in memory.
 fn as_bytes<T: Copy>(value: &T) -> &[u8] {
-    // SAFETY: both types that come here are numbers without padding between or after them.
+    // SAFETY: both types that come here are numbers, and an enumeration that is one, without padding between or
+    // after them.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
