@@ -111,10 +111,6 @@ DEVICE void ldmatrix(unsigned (&r)[4], unsigned address) {
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                  : "r"(address));
 }
-// Two blocks, named by lanes 0 to 15.
-DEVICE void ldmatrix_two(unsigned &r0, unsigned &r1, unsigned address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];" : "=r"(r0), "=r"(r1) : "r"(address));
-}
 DEVICE void ldmatrix_transposed(unsigned (&r)[4], unsigned address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])

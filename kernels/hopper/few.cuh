@@ -1,4 +1,4 @@
-// The products of few rows that skinny.cu and whole.cu share, after hopper.cuh and softmax.cuh: a tile of
+// The products of few rows that skinny.cu and whole.cu share, after number.cuh and hopper.cuh: a tile of
 // COLUMNS columns and ROWS rows, by steps of 64 along k. Two groups of four warps take turns. The tensor cores
 // read 64 rows of x, whatever lies behind the first ones; a row of the result has nothing of another.
 #pragma once

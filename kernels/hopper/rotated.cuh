@@ -1,12 +1,12 @@
 // What an attention over a cache needs of the newest token, for whole.cu: its queries, its key and its value,
-// which are turned by angles that depend on its place. After number.cuh, hopper.cuh and softmax.cuh. D is the
+// which are turned by angles that depend on its place. After number.cuh and hopper.cuh. D is the
 // numbers of a head.
 #pragma once
 
 // The angles that a lane turns queries and a key by: of a rotation the cosines, then the sines.
 template <class T, int D> struct Angles {
     unsigned cosines[D / 16], sines[D / 16]; // of two elements each of a query, as a fragment has them
-    float cosine, sine; // of a key's
+    float cosine, sine;                      // of a key's
 
     DEVICE void load(const T *angles) {
         const int lane = threadIdx.x % 32;

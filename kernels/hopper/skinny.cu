@@ -11,7 +11,6 @@
 #include "overlap.cuh"
 #include "tile.cuh"
 #include "hopper.cuh"
-#include "softmax.cuh"
 #include "few.cuh"
 
 template <class T, int COLUMNS, int ROWS, int STAGES>

@@ -199,9 +199,9 @@ template <class T, int ROWS, int STAGES> struct Block {
     // finishes the unit; then all parts of both blocks are there. A block's warps send `bytes` together. What was
     // there before has been read.
     template <class Store> DEVICE bool exchange(int bytes, Store store) {
-        const bool finish = finishes();
+        const bool mine = finishes();
         const int turn = finished++ >> 1 & 1;
-        if (!finish) {
+        if (!mine) {
             const unsigned other = rank ^ 1, barrier = in_block(arrived, other);
             store(in_block(sums, other), [&](unsigned to, const float *two) { store_remote(to, two, barrier); });
             return false;

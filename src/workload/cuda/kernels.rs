@@ -167,6 +167,19 @@ pub(super) struct Stack {
     pub(super) box_count: usize,
 }
 
+impl Matrix {
+    /// Of each sample of a batch, one after another: what lies beyond a sample's rows is not the next one's.
+    pub(super) fn of_samples(
+        address: u64,
+        batch: usize,
+        [rows, columns]: [usize; 2],
+        [box_rows, box_columns]: [usize; 2],
+    ) -> Matrix {
+        let stack = Some(Stack { count: batch, apart: rows * columns, box_count: 1 });
+        Matrix { address, rows, columns, stride: columns, box_rows, box_columns, stack }
+    }
+}
+
 impl TensorMap {
     /// # Errors
     /// The driver refuses the shape.

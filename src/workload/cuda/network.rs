@@ -5,7 +5,7 @@
 
 use super::device::{Context, PinnedMemory, Stream};
 use super::driver::Newer;
-use super::kernels::{Arguments, Function, Kernels, Launch, Matrix, Stack, TensorMap};
+use super::kernels::{Arguments, Function, Kernels, Launch, Matrix, TensorMap};
 use super::texts::Set;
 use super::tiles::{self, Design, Tile};
 use super::{operations, thin};
@@ -389,12 +389,8 @@ impl Builder<'_> {
             Set::Hopper => {
                 let function = self.kernels.number_function("flash", "flash")?;
                 let newer = self.gpu.newer.context(NO_TENSOR_MAPS)?;
-                // A sample is a matrix: what lies beyond its rows is not the next one's.
                 let map = |address, columns, box_rows| {
-                    let rows = buffer.rows;
-                    let stack = Some(Stack { count: batch, apart: rows * columns, box_count: 1 });
-                    let matrix =
-                        Matrix { address, rows, columns, stride: columns, box_rows, box_columns: 64, stack };
+                    let matrix = Matrix::of_samples(address, batch, [buffer.rows, columns], [box_rows, 64]);
                     TensorMap::new(newer, self.kernels.precision(), matrix)
                 };
                 let (qkv, out) = (map(qkv, 3 * buffer.columns, 64)?, map(out, buffer.columns, 16)?);

@@ -71,7 +71,8 @@ impl Skinny {
     }
 
     /// Shared memory of a block: alignment, the stages with two barriers each, one more barrier, and the
-    /// sums of two groups of warps of two blocks. Behind the last stage there must be more than 64 rows of x.
+    /// sums of two groups of warps of two blocks. The tensor cores
+    /// read 64 rows of x: after the start of the last stage's there are as many.
     fn shared_bytes(&self) -> u32 {
         let stage = (self.columns + self.rows) * STEP * 2 + 16;
         let sums = 4 * self.rows * (self.columns + 8) * 4;

@@ -308,16 +308,9 @@ impl Builder<'_> {
                 &Op::Rotate { angles, .. },
                 &Op::CachedAttention { qkv, heads, kv_heads, cache, out },
             ) => {
-                let (rows, columns) = (size(cache).rows, size(cache).columns);
-                let weight = map(Matrix {
-                    address: address(cache),
-                    rows,
-                    columns,
-                    stride: columns,
-                    box_rows: KEYS,
-                    box_columns: WIDTH,
-                    stack: Some(Stack { count: batch, apart: rows * columns, box_count: 1 }),
-                })?;
+                let rows = size(cache).rows;
+                let matrix = [rows, size(cache).columns];
+                let weight = map(Matrix::of_samples(address(cache), batch, matrix, [KEYS, WIDTH]))?;
                 let phase = Phase {
                     kind: Kind::Attention,
                     k: int(rows)?,
