@@ -88,6 +88,17 @@ DEVICE void wait_for_count(const unsigned *counter, unsigned count) {
     } while (now != count);
 }
 
+// Of all lanes of a warp, which come here together, one. It is the compiler's to know that there is just one: what
+// it tells the copy engine then needs no loop over lanes.
+DEVICE bool is_elected() {
+    unsigned elected;
+    asm volatile("{.reg .pred elected;\n"
+                 "elect.sync _|elected, 0xffffffff;\n"
+                 "selp.u32 %0, 1, 0, elected;}"
+                 : "=r"(elected)::"memory");
+    return elected;
+}
+
 DEVICE unsigned cluster_rank() {
     unsigned rank;
     asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));

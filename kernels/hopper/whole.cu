@@ -3,7 +3,7 @@
 //
 // One block a multiprocessor, all of them at once (a cooperative launch), in clusters of two. They meet
 // after each phase. What does not depend on an earlier phase, weights and the cache, is copied up to STAGES
-// steps ahead through all phases, by a thread that does not wait for others; what does, x, by another one which
+// steps ahead through all phases, by a warp that does not wait for others; what does, x, by another one which
 // waits for all blocks. Eight warps compute.
 //
 // The two blocks of a cluster share each tile of a product and each kv head of an attention, half of k or of
@@ -21,10 +21,10 @@
 #include "cached.cuh"
 #include "rotated.cuh"
 
-// Wide steps of weights that a block has on their way at most, and most of a phase that has likely not begun. It
-// takes some 32 KB a multiprocessor to keep the memory busy; more would only wait in a queue, and behind them
-// what blocks tell each other.
-constexpr int MOST_ON_WAY = 4, MOST_AHEAD = 2;
+// Wide steps of weights or of a cache that a block has on their way at most, and most of a phase that has likely not
+// begun. It takes some 32 KB a multiprocessor to keep the memory busy; more would only wait in a queue, and behind
+// them what blocks tell each other.
+constexpr int MOST_OF_PRODUCT = 5, MOST_OF_ATTENTION = 3, MOST_AHEAD = 2;
 constexpr int X_STAGES = 8; // all of x's half of k = 2048
 
 template <class T, int ROWS, int STAGES> struct Block {
@@ -44,14 +44,6 @@ template <class T, int ROWS, int STAGES> struct Block {
     int m, cluster, clusters, rank;
     int finished = 0; // units, by both blocks: their parity says whose turn it is
 
-    // Fills a ring with the steps of a unit.
-    template <class Ring, class Act> DEVICE void fill(Ring &ring, const Part &part, Act act) {
-#pragma unroll 1
-        for (int step = part.first; step < part.end; ++step, ring.go_on(1)) {
-            ring.wait_until_empty();
-            act(step, ring.at(), ring.full());
-        }
-    }
     // Empties the rings of those steps of a unit that are for this warp's group. With x, whose stages stay full
     // for the next unit unless it `leaves` them.
     template <bool WITH_X, class Act> DEVICE void use(const Part &part, bool leaves, Act act) {
@@ -72,61 +64,63 @@ template <class T, int ROWS, int STAGES> struct Block {
     // All of x's steps fit their ring: they are copied once a phase.
     DEVICE static bool keeps_x(const Part &part) { return part.end - part.first <= X_STAGES; }
 
-    // What no phase computes.
+    // What no phase computes. All lanes of a warp come here.
     DEVICE void copy_constants(int count) {
-        auto landed = constants;
-        int on_way = 0;
-        auto make_way = [&](int most) {
-            for (; on_way >= most; --on_way, landed.go_on(1)) landed.wait_until_full();
-            ++on_way;
-        };
         for (int p = 0; p < count; ++p) {
             const Phase phase = phases[p];
             const TensorMap *map = &maps[p].weight;
-            if (p + 1 < count) prefetch_map(&maps[p + 1].weight), prefetch_map(&maps[p + 1].x);
+            if (p + 1 < count && is_elected()) prefetch_map(&maps[p + 1].weight), prefetch_map(&maps[p + 1].x);
             const Part part(phase, m);
-            const int steps_a_wide_one = phase.kind == PRODUCT ? 64 / phase.columns : 1;
+            const bool product = phase.kind == PRODUCT;
+            const int steps_a_wide_one = product ? 64 / phase.columns : 1;
+            const int on_way = product ? MOST_OF_PRODUCT : MOST_OF_ATTENTION;
             int done = 0;
-            auto pace = [&] {
-                const int most = (done++ < STAGES ? MOST_AHEAD : MOST_ON_WAY) * steps_a_wide_one;
-                make_way(min(most, STAGES));
-            };
             for (int unit = cluster; unit < part.units; unit += clusters) {
-                if (phase.kind == PRODUCT) {
-                    fill(constants, part, [&](int step, unsigned to, unsigned barrier) {
-                        pace();
-                        barrier_expect(barrier, SPAN * phase.columns * 2);
-                        copy_tile_in(to, map, unit * phase.columns, step * SPAN, barrier);
-                    });
-                    continue;
+                const int sample = product ? 0 : unit / phase.kv_heads;
+                const int column = product ? unit * phase.columns : unit % phase.kv_heads * WIDTH;
+#pragma unroll 1
+                for (int step = part.first; step < part.end; ++step, constants.go_on(1)) {
+                    const int most = (done++ < STAGES ? MOST_AHEAD : on_way) * steps_a_wide_one;
+                    const unsigned to = constants.at(), values = to + KEYS * WIDTH * 2, barrier = constants.full();
+                    constants.wait_until_empty();
+                    constants.wait_until_landed(min(most, STAGES));
+                    if (is_elected()) {
+                        barrier_expect(barrier, product ? SPAN * phase.columns * 2 : WEIGHT);
+                        if (product) copy_tile_in(to, map, column, step * SPAN, barrier);
+                        else {
+                            copy_tile_in(to, map, column, step * KEYS, sample, barrier);
+                            copy_tile_in(values, map, column + phase.kv_heads * WIDTH, step * KEYS, sample, barrier);
+                        }
+                    }
+                    __syncwarp();
                 }
-                const int sample = unit / phase.kv_heads, kv = unit % phase.kv_heads;
-                fill(constants, part, [&](int step, unsigned to, unsigned barrier) {
-                    const unsigned values = to + KEYS * WIDTH * 2;
-                    pace();
-                    barrier_expect(barrier, WEIGHT);
-                    copy_tile_in(to, map, kv * WIDTH, step * KEYS, sample, barrier);
-                    copy_tile_in(values, map, (phase.kv_heads + kv) * WIDTH, step * KEYS, sample, barrier);
-                });
             }
         }
     }
 
-    // What some phase computes, and the word that it has.
+    // What some phase computes, and the word that it has. All lanes of a warp come here.
     DEVICE void copy_computed(int count) {
         for (int p = 0; p < count; ++p) {
             const Part part(phases[p], m);
-            const bool product = phases[p].kind == PRODUCT;
             const TensorMap *map = &maps[p].x;
-            if (p > 0) wait_for_count(counters + p - 1, gridDim.x);
-            fence_for_copies_of_memory();
-            barrier_arrive(ready);
-            if (!product) continue;
+            if (is_elected()) {
+                if (p > 0) wait_for_count(counters + p - 1, gridDim.x);
+                fence_for_copies_of_memory();
+                barrier_arrive(ready);
+            }
+            __syncwarp();
+            if (phases[p].kind != PRODUCT) continue;
             for (int tile = cluster; tile < part.units; tile += keeps_x(part) ? part.units : clusters)
-                fill(computed, part, [&](int step, unsigned to, unsigned barrier) {
-                    barrier_expect(barrier, X);
-                    copy_tile_in(to, map, 0, 0, step * (SPAN / STEP), barrier);
-                });
+#pragma unroll 1
+                for (int step = part.first; step < part.end; ++step, computed.go_on(1)) {
+                    const unsigned to = computed.at(), barrier = computed.full();
+                    computed.wait_until_empty();
+                    if (is_elected()) {
+                        barrier_expect(barrier, X);
+                        copy_tile_in(to, map, 0, 0, step * (SPAN / STEP), barrier);
+                    }
+                    __syncwarp();
+                }
         }
     }
 
@@ -134,13 +128,14 @@ template <class T, int ROWS, int STAGES> struct Block {
         __shared__ bool last;
         for (int p = 0; p < count; ++p) {
             const Phase phase = phases[p];
+            const Part part(phase, m); // before the wait: it takes divisions
             Angles<T, WIDTH> angles;
             if (phase.kind == ATTENTION) angles.load((const T *)phase.b); // no phase computes them
             barrier_wait(ready, p & 1);
             if (phase.kind == LOOKUP) look_up(phase);
-            if (phase.kind == PRODUCT && phase.columns == 64) multiply<64>(phase);
-            if (phase.kind == PRODUCT && phase.columns == 32) multiply<32>(phase);
-            if (phase.kind == ATTENTION) attend(phase, angles);
+            if (phase.kind == PRODUCT && phase.columns == 64) multiply<64>(phase, part);
+            if (phase.kind == PRODUCT && phase.columns == 32) multiply<32>(phase, part);
+            if (phase.kind == ATTENTION) attend(phase, part, angles);
             if (phase.kind == ARGMAX) find_largest(phase);
             fence_for_copies_of_memory();
             named_sync(1, THREADS);
@@ -214,9 +209,8 @@ template <class T, int ROWS, int STAGES> struct Block {
         return true;
     }
 
-    template <int COLUMNS> DEVICE void multiply(const Phase &phase) {
+    template <int COLUMNS> DEVICE void multiply(const Phase &phase, const Part &part) {
         using S = Shape<COLUMNS, ROWS>;
-        const Part part(phase, m);
         const auto start = computed;
         for (int tile = cluster; tile < part.units; tile += clusters) {
             Few<T, COLUMNS, ROWS> mine;
@@ -292,11 +286,10 @@ template <class T, int ROWS, int STAGES> struct Block {
     }
 
     // A group of warps shares the keys of a step.
-    DEVICE void attend(const Phase &phase, const Angles<T, WIDTH> &angles) {
+    DEVICE void attend(const Phase &phase, const Part &part, const Angles<T, WIDTH> &angles) {
         constexpr int MINE = KEYS * GROUPS / WARPS;
         const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first_key = warp % (WARPS / GROUPS) * MINE;
         const int group = phase.heads / phase.kv_heads, context = phase.k;
-        const Part part(phase, m);
         Given<T, WIDTH> given;
         auto load = [&](int unit) {
             const T *qkv = (const T *)phase.a;
@@ -362,14 +355,16 @@ DEVICE void whole(const Phase *phases, const Maps *maps, unsigned *counters, uns
     __shared__ unsigned long long barriers[2 * STAGES + 2 * X_STAGES + 2];
     wait_for_previous();
     B block;
+    // From one lane, so that the compiler knows: all have the same, which it need not ask for again.
+    const auto uniform = [](unsigned value) { return __shfl_sync(0xffffffff, value, 0); };
+    const unsigned start = uniform(shared_address(memory));
     // The swizzle works on addresses: tiles begin at multiples of 1024.
-    const unsigned start = shared_address(memory);
     block.constants.stages = (start + 1023) & ~1023u;
     block.computed.stages = block.constants.stages + STAGES * B::WEIGHT;
     block.sums = block.computed.stages + X_STAGES * B::X;
     block.all = (float *)((char *)memory + (block.sums - start));
     block.constants.stage = block.computed.stage = threadIdx.x < THREADS ? threadIdx.x / GROUP : 0;
-    block.constants.barriers = shared_address(barriers);
+    block.constants.barriers = uniform(shared_address(barriers));
     block.computed.barriers = block.constants.barriers + 8 * 2 * STAGES;
     block.arrived = block.computed.barriers + 8 * 2 * X_STAGES, block.ready = block.arrived + 8;
     block.scales = scales, block.phases = copied, block.maps = maps, block.counters = counters, block.best = best;
@@ -382,10 +377,10 @@ DEVICE void whole(const Phase *phases, const Maps *maps, unsigned *counters, uns
         fence_barriers();
     }
     cluster_sync();
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int warp = uniform(threadIdx.x / 32);
     if (warp < WARPS) block.compute(count);
-    if (warp == WARPS && lane == 0) block.copy_constants(count);
-    if (warp == WARPS + 1 && lane == 0) block.copy_computed(count);
+    if (warp == WARPS) block.copy_constants(count);
+    if (warp == WARPS + 1) block.copy_computed(count);
     __syncwarp();
     cluster_sync(); // the other block may still write here
 }
