@@ -1,7 +1,9 @@
 //! What needs an NVIDIA GPU: `cargo test --release --test gpu -- --ignored --nocapture`.
 
 use migbench::workload::check::check;
-use migbench::workload::cuda::{Cuda, Device, exercise, gemm_version, time_operations, time_tiles, verify};
+use migbench::workload::cuda::{
+    Cuda, Device, exercise, exercise_workloads, gemm_version, time_operations, time_tiles, verify,
+};
 use migbench::workload::{Gemm, Precision, Settings, Spec, Stages, Sync, Workload};
 use std::io::{Write, stdout};
 use std::time::{Duration, Instant};
@@ -280,11 +282,29 @@ fn times_of_networks() {
     }
 }
 
-/// For kernels/sanitize: every kernel at odd shapes, nothing compared.
+/// For kernels/sanitize, as the next three: every kernel at odd shapes, nothing compared.
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
-fn every_kernel_is_launched_at_odd_shapes() {
-    exercise(&mut stdout()).unwrap();
+fn every_kernel_is_launched_in_fp32() {
+    exercise(&mut stdout(), Precision::Fp32).unwrap();
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn every_kernel_is_launched_in_fp16() {
+    exercise(&mut stdout(), Precision::Fp16).unwrap();
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn every_kernel_is_launched_in_bf16() {
+    exercise(&mut stdout(), Precision::Bf16).unwrap();
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn every_workload_is_launched() {
+    exercise_workloads(&mut stdout()).unwrap();
 }
 
 /// Numbers to read, nothing asserted: what whole batches take, inputs on the device.

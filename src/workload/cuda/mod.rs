@@ -26,7 +26,7 @@ pub use device::Device;
 pub use driver::CudaError;
 pub use probe::probe;
 pub use tune::{time_operations, time_tiles};
-pub use verify::{exercise, verify};
+pub use verify::{exercise, exercise_workloads, verify};
 
 use self::clock::ClockProbe;
 use self::corrupt::Target;

@@ -21,57 +21,39 @@ use std::rc::Rc;
 
 pub(super) const SEED: u64 = 20_221;
 
+const PRECISIONS: [Precision; 3] = [Precision::Fp32, Precision::Fp16, Precision::Bf16];
+
 /// Runs all checks, a line each; false if any fails.
 ///
 /// # Errors
 /// There is no usable device, or `out` can't be written to. A driver's error inside a check ends it.
 pub fn verify(out: &mut dyn Write) -> Result<bool> {
-    run_all(out, true)
-}
-
-/// Launches every kernel at odd shapes and compares nothing: for tools that watch its accesses and take
-/// a hundred times as long (kernels/sanitize).
-///
-/// # Errors
-/// As [`verify`].
-pub fn exercise(out: &mut dyn Write) -> Result<()> {
-    run_all(out, false).map(|_| ())
-}
-
-fn run_all(out: &mut dyn Write, compares: bool) -> Result<bool> {
-    let device = Device::open(Sync::Spin)?;
-    let mut verifier = Verifier {
-        kernels: Vec::new(),
-        stream: Stream::new(&device.context)?,
-        context: device.context.clone(),
-        device,
-        out,
-        ok: true,
-        compares,
-    };
-    for precision in [Precision::Fp32, Precision::Fp16, Precision::Bf16] {
-        verifier.load(precision)?;
-        if compares {
-            verifier.fills(precision)?;
-        }
-        verifier.embeds(precision)?;
-        verifier.norms(precision)?;
-        verifier.attentions(precision)?;
-        verifier.linears(precision)?;
-        if compares {
-            verifier.networks(precision)?;
-        }
-        verifier.probes(precision)?;
-        if precision != Precision::Fp32 {
-            verifier.epilogues(precision)?;
-            verifier.images(precision)?;
-            verifier.decoders(precision)?;
-        }
+    let mut verifier = Verifier::new(out, true)?;
+    for precision in PRECISIONS {
+        verifier.operations(precision)?;
         verifier.workloads(precision)?;
     }
     let verdict = if verifier.ok { "all checks passed" } else { "SOME CHECKS FAILED" };
     writeln!(verifier.out, "{verdict}")?;
     Ok(verifier.ok)
+}
+
+/// Launches every kernel by itself at odd shapes and compares nothing: for tools that watch its accesses and
+/// take a hundred times as long (kernels/sanitize). What comes out is left on the device.
+///
+/// # Errors
+/// As [`verify`].
+pub fn exercise(out: &mut dyn Write, precision: Precision) -> Result<()> {
+    Verifier::new(out, false)?.operations(precision)
+}
+
+/// The same with every workload, as a run launches it.
+///
+/// # Errors
+/// As [`verify`].
+pub fn exercise_workloads(out: &mut dyn Write) -> Result<()> {
+    let mut verifier = Verifier::new(out, false)?;
+    PRECISIONS.into_iter().try_for_each(|precision| verifier.workloads(precision))
 }
 
 /// Largest difference that a kernel may show, relative to the largest value of the reference: twice
@@ -122,7 +104,35 @@ type Variant = (Set, Option<&'static Tile>);
 /// product.
 const FEW: usize = 4;
 
-impl Verifier<'_> {
+impl<'a> Verifier<'a> {
+    fn new(out: &'a mut dyn Write, compares: bool) -> Result<Verifier<'a>> {
+        let device = Device::open(Sync::Spin)?;
+        let context = device.context.clone();
+        let stream = Stream::new(&context)?;
+        Ok(Verifier { kernels: Vec::new(), stream, context, device, out, ok: true, compares })
+    }
+
+    fn operations(&mut self, precision: Precision) -> Result<()> {
+        self.load(precision)?;
+        if self.compares {
+            self.fills(precision)?;
+        }
+        self.embeds(precision)?;
+        self.norms(precision)?;
+        self.attentions(precision)?;
+        self.linears(precision)?;
+        if self.compares {
+            self.networks(precision)?;
+        }
+        self.probes(precision)?;
+        if precision != Precision::Fp32 {
+            self.epilogues(precision)?;
+            self.images(precision)?;
+            self.decoders(precision)?;
+        }
+        Ok(())
+    }
+
     fn load(&mut self, precision: Precision) -> Result<()> {
         let own = self.context.kernel_set()?;
         let sets = Set::ALL.into_iter().filter(|set| *set != own && *set == Set::Portable);
@@ -146,7 +156,7 @@ impl Verifier<'_> {
     }
 
     /// Runs the operations with the given contents of the buffers, NaN where there are none, and returns
-    /// what the last operation wrote. Every tensor has an allocation of its own, so that a memory checker
+    /// what the last operation wrote, if that is compared. Every tensor has an allocation of its own, so that a memory checker
     /// sees accesses beyond it.
     fn run(
         &mut self,
@@ -192,6 +202,10 @@ impl Verifier<'_> {
         for launch in fills.into_iter().chain(launches) {
             // SAFETY: built from the addresses above, which live until after the synchronization.
             unsafe { launch.issue(&self.context, &self.stream) }?;
+        }
+        if !self.compares {
+            self.stream.synchronize()?;
+            return Ok(Vec::new());
         }
         let outs = network.ops.last().into_iter().flat_map(Op::outs);
         outs.map(|out| {
