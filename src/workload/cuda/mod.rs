@@ -20,6 +20,7 @@ mod tiles;
 mod tune;
 mod verify;
 mod verify_further;
+mod verify_networks;
 mod whole;
 
 pub use device::Device;

@@ -3,18 +3,17 @@
 //! CI has no GPU, so this is in the program: on a new GPU or driver, it tells whether the kernels
 //! compute what they should there.
 
+use super::Device;
 use super::device::{Context, DeviceMemory, PinnedMemory, Stream};
 use super::kernels::Kernels;
-use super::lane::{elements, numbers};
+use super::lane::elements;
 use super::network::{Builder, scratch, stored, write_angles};
 use super::texts::Set;
 use super::tiles::{Tile, tiles};
-use super::{Cuda, Device};
 use crate::workload::model::{
-    Activation, Bert, Buffer, BufferId, Element, Init, Network, Op, Weight, WeightId, bert, mlp, plain,
-    random,
+    Activation, Buffer, BufferId, Element, Init, Network, Op, Weight, WeightId, plain, random,
 };
-use crate::workload::{Corruption, Gemm, Precision, Settings, Sync, Workload};
+use crate::workload::{Precision, Sync};
 use anyhow::{Context as _, Result};
 use std::io::Write;
 use std::rc::Rc;
@@ -59,7 +58,7 @@ pub fn exercise_workloads(out: &mut dyn Write) -> Result<()> {
 /// Largest difference that a kernel may show, relative to the largest value of the reference: twice
 /// the rounding of the result. Sums are fp32, so the rest is small; the attention also rounds its
 /// exponentials.
-fn bound(precision: Precision) -> f64 {
+pub(super) fn bound(precision: Precision) -> f64 {
     match precision {
         // Thousands of additions in another order, and exponentials to a part in 10^6.
         Precision::Fp32 => 1e-5,
@@ -71,7 +70,7 @@ fn bound(precision: Precision) -> f64 {
 pub(super) struct Verifier<'a> {
     /// The sets that the device can run, the one that it is given first.
     kernels: Vec<Kernels>,
-    stream: Stream,
+    pub(super) stream: Stream,
     pub(super) context: Rc<Context>,
     pub(super) device: Device,
     out: &'a mut dyn Write,
@@ -81,7 +80,7 @@ pub(super) struct Verifier<'a> {
 }
 
 /// The largest difference over the largest reference value; NaN if anything is NaN or missing.
-fn max_norm_error(values: &[f32], reference: &[f64]) -> f64 {
+pub(super) fn max_norm_error(values: &[f32], reference: &[f64]) -> f64 {
     if values.len() != reference.len() || values.iter().any(|v| !v.is_finite()) {
         return f64::NAN;
     }
@@ -91,7 +90,7 @@ fn max_norm_error(values: &[f32], reference: &[f64]) -> f64 {
 }
 
 /// ‖values - reference‖ / ‖reference‖.
-fn l2_error(values: &[f32], reference: &[f64]) -> f64 {
+pub(super) fn l2_error(values: &[f32], reference: &[f64]) -> f64 {
     let square = |v: f64| v * v;
     let difference: f64 = values.iter().zip(reference).map(|(v, r)| square(f64::from(*v) - r)).sum();
     (difference / reference.iter().map(|r| square(*r)).sum::<f64>()).sqrt()
@@ -268,62 +267,13 @@ impl<'a> Verifier<'a> {
         self.report(&format!("{precision} {case}"), worst, bound(precision))
     }
 
-    fn fills(&mut self, precision: Precision) -> Result<()> {
-        let init = Init::around(1.0, 0.5).with_wide_columns(3, 2.0);
-        for (rows, columns, init) in
-            [(1, 1, init), (7, 9, init), (1000, 77, init), (3000, 1000, Init::spread(0.02))]
-        {
-            // The fill of a weight, read through a network that has it as its only buffer.
-            let network = Network {
-                weights: vec![weight(rows, columns, init)],
-                buffers: vec![buffer(rows, columns)],
-                ..Network::default()
-            };
-            let values = self.filled(&network, precision)?;
-            let expected = plain::weights(&network, SEED, precision).remove(0);
-            let unequal = values.iter().zip(&expected).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
-            let unequal = unequal + expected.len().abs_diff(values.len());
-            self.report(&format!("{precision} fill {rows} x {columns}"), unequal as f64, 0.0)?;
-        }
-        let network = bert(Bert::TINY, 77);
-        let mut expected = vec![0.0; 77 * 13];
-        network.contents(BufferId(0), SEED, 0, precision, &mut expected);
-        let filled = self.input_tokens(&network, 13)?;
-        let unequal = filled.iter().zip(&expected).filter(|(a, b)| **a as f32 != **b).count();
-        self.report(&format!("{precision} fill of {} tokens", expected.len()), unequal as f64, 0.0)
-    }
-
-    /// What the device generates for the only weight.
-    fn filled(&mut self, network: &Network, precision: Precision) -> Result<Vec<f32>> {
-        let memory = DeviceMemory::new(&self.context, network.weights[0].len() * precision.bytes())?;
-        let weights = [memory.address()];
-        let launches = self.builder(network, &weights)?.fill_weights(SEED)?;
-        for launch in launches {
-            // SAFETY: it writes exactly `memory`.
-            unsafe { launch.issue(&self.context, &self.stream) }?;
-        }
-        Ok(numbers(&self.download(&memory)?, precision))
-    }
-
-    /// What the device generates for the input.
-    fn input_tokens(&mut self, network: &Network, batch: usize) -> Result<Vec<u32>> {
-        let memory = DeviceMemory::new(&self.context, network.buffers[0].bytes(batch, Precision::Fp16))?;
-        let buffers = [memory.address()];
-        for launch in self.builder(network, &[])?.fill_buffers(SEED, batch, &buffers)? {
-            // SAFETY: it writes exactly `memory`.
-            unsafe { launch.issue(&self.context, &self.stream) }?;
-        }
-        let bytes = self.download(&memory)?;
-        Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
-    }
-
-    fn builder<'b>(&'b mut self, network: &'b Network, weights: &'b [u64]) -> Result<Builder<'b>> {
+    pub(super) fn builder<'b>(&'b mut self, network: &'b Network, weights: &'b [u64]) -> Result<Builder<'b>> {
         let gpu = self.context.gpu()?;
         let kernels = self.kernels.first_mut().context("a set was loaded")?;
         Ok(Builder { network, gpu, kernels, weights, tile: None })
     }
 
-    fn download(&mut self, memory: &DeviceMemory) -> Result<Vec<u8>> {
+    pub(super) fn download(&mut self, memory: &DeviceMemory) -> Result<Vec<u8>> {
         let host = PinnedMemory::new(&self.context, memory.bytes())?;
         self.stream.copy_out(&host, memory.address(), memory.bytes())?;
         self.stream.synchronize()?;
@@ -441,71 +391,6 @@ impl<'a> Verifier<'a> {
         }
         Ok(())
     }
-
-    /// Whole networks as a run executes them: the forms agree bit for bit, one of them with the
-    /// reference, and a planted fault shows.
-    fn networks(&mut self, precision: Precision) -> Result<()> {
-        for (name, network, batch) in [
-            ("bert-tiny", bert(Bert::TINY, 17), 3),
-            ("bert-mini", bert(Bert::MINI, 128), 2),
-            ("mlp", mlp(), 5),
-        ] {
-            let weights = plain::weights(&network, SEED, precision);
-            let mut buffers = plain::input(&network, SEED, precision, batch);
-            plain::run(&network, batch, &weights, &mut buffers);
-            let expected = buffers.pop().unwrap_or_default();
-
-            let first = self.whole(&network, precision, batch, true, true, None)?;
-            // Rounding between the operations adds up over the layers.
-            self.report(
-                &format!("{precision} {name}, L2"),
-                l2_error(&first, &expected),
-                4.0 * bound(precision),
-            )?;
-            for (graph, transfers) in [(true, false), (false, true), (false, false)] {
-                let other = self.whole(&network, precision, batch, graph, transfers, None)?;
-                let unequal = first.iter().zip(&other).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
-                let case = format!("{precision} {name}, graph {graph}, transfers {transfers}, unequal");
-                self.report(&case, unequal as f64, 0.0)?;
-            }
-            for corruption in [Corruption::ZeroTile, Corruption::FlipWeight] {
-                let wrong = self.whole(&network, precision, batch, true, true, Some(corruption))?;
-                let (l2, max) = (l2_error(&wrong, &expected), max_norm_error(&wrong, &expected));
-                let unequal = first.iter().zip(&wrong).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
-                let case = format!("{precision} {name}, {corruption:?} (L2 {l2:.2e}, max {max:.2e}), unseen");
-                self.report(&case, f64::from(u8::from(unequal == 0)), 0.0)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn whole(
-        &mut self,
-        network: &Network,
-        precision: Precision,
-        batch: usize,
-        graph: bool,
-        transfers: bool,
-        corruption: Option<Corruption>,
-    ) -> Result<Vec<f32>> {
-        let settings = Settings {
-            precision,
-            seed: SEED,
-            graph,
-            transfers,
-            sync: Sync::Spin,
-            threads: 1,
-            extra_work_us: 0,
-            corruption,
-            gemm: Gemm::Builtin,
-        };
-        let mut cuda = Cuda::new(self.device.clone(), "verify".to_owned(), network.clone(), settings)?;
-        cuda.prepare(&[1, batch], 2)?;
-        cuda.issue(1, batch)?;
-        cuda.wait(1)?;
-        cuda.staged(1, batch)?;
-        Ok(cuda.checked_output(batch)?.unwrap_or_default())
-    }
 }
 
 pub(super) fn weight(rows: usize, columns: usize, init: Init) -> Weight {
@@ -537,6 +422,7 @@ pub(super) fn single_linear(k: usize, n: usize, activation: Activation, row_step
 
 #[cfg(test)]
 mod tests {
+    use super::super::lane::numbers;
     use super::*;
 
     #[test]

@@ -1,17 +1,65 @@
-//! The checks of [`super::verify()`] beyond an encoder's operations: probes, images, decoders, and every
-//! workload as a run executes and checks it.
+//! The checks of [`super::verify()`] beyond an encoder's operations: generated tensors, probes, images and decoders.
 
-use super::Cuda;
+use super::device::DeviceMemory;
+use super::lane::numbers;
 use super::tiles::{Tile, convolutions, tiles};
 use super::verify::{SEED, Verifier, buffer, single_linear, weight};
-use crate::workload::check;
+use crate::workload::Precision;
 use crate::workload::model::{
-    self, Activation, BufferId, Direction, Element, Init, Llama, Network, Op, Rotary, WeightId, Window,
+    self, Activation, Bert, BufferId, Element, Init, Network, Op, Rotary, WeightId, Window, bert, plain,
 };
-use crate::workload::{Corruption, Gemm, Precision, Settings, Sync, Workload};
 use anyhow::Result;
 
 impl Verifier<'_> {
+    pub(super) fn fills(&mut self, precision: Precision) -> Result<()> {
+        let init = Init::around(1.0, 0.5).with_wide_columns(3, 2.0);
+        for (rows, columns, init) in
+            [(1, 1, init), (7, 9, init), (1000, 77, init), (3000, 1000, Init::spread(0.02))]
+        {
+            // The fill of a weight, read through a network that has it as its only buffer.
+            let network = Network {
+                weights: vec![weight(rows, columns, init)],
+                buffers: vec![buffer(rows, columns)],
+                ..Network::default()
+            };
+            let values = self.filled(&network, precision)?;
+            let expected = plain::weights(&network, SEED, precision).remove(0);
+            let unequal = values.iter().zip(&expected).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+            let unequal = unequal + expected.len().abs_diff(values.len());
+            self.report(&format!("{precision} fill {rows} x {columns}"), unequal as f64, 0.0)?;
+        }
+        let network = bert(Bert::TINY, 77);
+        let mut expected = vec![0.0; 77 * 13];
+        network.contents(BufferId(0), SEED, 0, precision, &mut expected);
+        let filled = self.input_tokens(&network, 13)?;
+        let unequal = filled.iter().zip(&expected).filter(|(a, b)| **a as f32 != **b).count();
+        self.report(&format!("{precision} fill of {} tokens", expected.len()), unequal as f64, 0.0)
+    }
+
+    /// What the device generates for the only weight.
+    fn filled(&mut self, network: &Network, precision: Precision) -> Result<Vec<f32>> {
+        let memory = DeviceMemory::new(&self.context, network.weights[0].len() * precision.bytes())?;
+        let weights = [memory.address()];
+        let launches = self.builder(network, &weights)?.fill_weights(SEED)?;
+        for launch in launches {
+            // SAFETY: it writes exactly `memory`.
+            unsafe { launch.issue(&self.context, &self.stream) }?;
+        }
+        Ok(numbers(&self.download(&memory)?, precision))
+    }
+
+    /// What the device generates for the input.
+    fn input_tokens(&mut self, network: &Network, batch: usize) -> Result<Vec<u32>> {
+        let memory = DeviceMemory::new(&self.context, network.buffers[0].bytes(batch, Precision::Fp16))?;
+        let buffers = [memory.address()];
+        for launch in self.builder(network, &[])?.fill_buffers(SEED, batch, &buffers)? {
+            // SAFETY: it writes exactly `memory`.
+            unsafe { launch.issue(&self.context, &self.stream) }?;
+        }
+        let bytes = self.download(&memory)?;
+        Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    }
+
     /// Matrix products without bias and copies.
     pub(super) fn probes(&mut self, precision: Precision) -> Result<()> {
         for (m, n, k) in [(1, 8, 8), (7, 1000, 264), (129, 136, 1000)] {
@@ -212,89 +260,5 @@ impl Verifier<'_> {
             self.compare(&format!("attention {case}"), &network, &inits, precision, batch, &self.sets())?;
         }
         Ok(())
-    }
-
-    /// Every workload as a run executes it: its own check passes, and a planted fault does not.
-    pub(super) fn workloads(&mut self, precision: Precision) -> Result<()> {
-        let mut cases = vec![
-            ("gemm", model::gemm(64, 264, 1000), 3),
-            ("stream", model::stream(1), 7),
-            ("transfer in", model::transfer(Direction::In, 1), 3),
-            ("transfer out", model::transfer(Direction::Out, 1), 3),
-            ("transfer both", model::transfer(Direction::Both, 1), 3),
-            ("launch", model::launch(9), 1),
-        ];
-        if precision != Precision::Fp32 {
-            for batch in [1, 3, 7] {
-                cases.push(("llama-decode of 511", model::llama_decode(Llama::TINY, 511), batch));
-            }
-            cases.push(("llama-decode of 1", model::llama_decode(Llama::TINY, 1), 3));
-            cases.push(("llama-prefill of 17", model::llama_prefill(Llama::TINY, 17), 3));
-            cases.push(("llama-prefill of 128", model::llama_prefill(Llama::TINY, 128), 1));
-            cases.push(("resnet50 of 224", model::resnet50(224), 2));
-            cases.push(("resnet50 of 65", model::resnet50(65), 7));
-        }
-        for (name, network, batch) in cases {
-            if !self.compares {
-                self.launched(&network, precision, batch)?;
-                continue;
-            }
-            for (graph, transfers) in [(true, true), (false, true), (true, false)] {
-                let (failure, error) = self.checked(&network, precision, batch, graph, transfers, None)?;
-                let case = format!("{precision} {name}, batch {batch}, graph {graph}, transfers {transfers}");
-                let case = format!("{case}, error {error:.1e} {}", failure.as_deref().unwrap_or(""));
-                self.report(&case, f64::from(u8::from(failure.is_some())), 0.0)?;
-            }
-            for corruption in [Corruption::ZeroTile, Corruption::FlipWeight] {
-                if corruption.target(&network).is_none() {
-                    continue;
-                }
-                let (failure, _) = self.checked(&network, precision, batch, true, true, Some(corruption))?;
-                let found = failure.as_deref().unwrap_or("");
-                let case = format!("{precision} {name}, batch {batch}, {corruption:?}: {found}; unseen");
-                self.report(&case, f64::from(u8::from(failure.is_none())), 0.0)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// One batch, as a run launches it.
-    fn launched(&mut self, network: &Network, precision: Precision, batch: usize) -> Result<()> {
-        let settings = Settings { precision, seed: SEED, ..Settings::default() };
-        let mut cuda = Cuda::new(self.device.clone(), "verify".to_owned(), network.clone(), settings)?;
-        cuda.prepare(&[batch], 1)?;
-        cuda.issue(0, batch)?;
-        cuda.wait(0)
-    }
-
-    fn checked(
-        &mut self,
-        network: &Network,
-        precision: Precision,
-        batch: usize,
-        graph: bool,
-        transfers: bool,
-        corruption: Option<Corruption>,
-    ) -> Result<(Option<String>, f64)> {
-        let sync = Sync::Spin;
-        let settings = Settings {
-            precision,
-            seed: SEED,
-            graph,
-            transfers,
-            sync,
-            threads: 1,
-            extra_work_us: 0,
-            corruption,
-            gemm: Gemm::Builtin,
-        };
-        let mut cuda =
-            Cuda::new(self.device.clone(), "verify".to_owned(), network.clone(), settings.clone())?;
-        cuda.prepare(&[batch], 1)?;
-        let before = cuda.checked_output(batch)?.unwrap_or_default();
-        cuda.staged(0, batch)?;
-        let after = cuda.checked_output(batch)?.unwrap_or_default();
-        let verdict = check::check(&mut cuda, network, &settings, batch, &before, &after)?;
-        Ok((verdict.failure, verdict.error))
     }
 }

@@ -1,0 +1,142 @@
+//! The checks of [`super::verify()`] of whole networks and workloads, as a run executes and checks them.
+
+use super::Cuda;
+use super::verify::{SEED, Verifier, bound, l2_error, max_norm_error};
+use crate::workload::check;
+use crate::workload::model::{self, Bert, Direction, Llama, Network, bert, mlp, plain};
+use crate::workload::{Corruption, Precision, Settings, Workload};
+use anyhow::Result;
+
+impl Verifier<'_> {
+    /// Whole networks as a run executes them: the forms agree bit for bit, one of them with the
+    /// reference, and a planted fault shows.
+    pub(super) fn networks(&mut self, precision: Precision) -> Result<()> {
+        for (name, network, batch) in [
+            ("bert-tiny", bert(Bert::TINY, 17), 3),
+            ("bert-mini", bert(Bert::MINI, 128), 2),
+            ("mlp", mlp(), 5),
+        ] {
+            let weights = plain::weights(&network, SEED, precision);
+            let mut buffers = plain::input(&network, SEED, precision, batch);
+            plain::run(&network, batch, &weights, &mut buffers);
+            let expected = buffers.pop().unwrap_or_default();
+
+            let first = self.whole(&network, precision, batch, true, true, None)?;
+            // Rounding between the operations adds up over the layers.
+            self.report(
+                &format!("{precision} {name}, L2"),
+                l2_error(&first, &expected),
+                4.0 * bound(precision),
+            )?;
+            for (graph, transfers) in [(true, false), (false, true), (false, false)] {
+                let other = self.whole(&network, precision, batch, graph, transfers, None)?;
+                let unequal = first.iter().zip(&other).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+                let case = format!("{precision} {name}, graph {graph}, transfers {transfers}, unequal");
+                self.report(&case, unequal as f64, 0.0)?;
+            }
+            for corruption in [Corruption::ZeroTile, Corruption::FlipWeight] {
+                let wrong = self.whole(&network, precision, batch, true, true, Some(corruption))?;
+                let (l2, max) = (l2_error(&wrong, &expected), max_norm_error(&wrong, &expected));
+                let unequal = first.iter().zip(&wrong).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+                let case = format!("{precision} {name}, {corruption:?} (L2 {l2:.2e}, max {max:.2e}), unseen");
+                self.report(&case, f64::from(u8::from(unequal == 0)), 0.0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn whole(
+        &mut self,
+        network: &Network,
+        precision: Precision,
+        batch: usize,
+        graph: bool,
+        transfers: bool,
+        corruption: Option<Corruption>,
+    ) -> Result<Vec<f32>> {
+        let settings = settings(precision, graph, transfers, corruption);
+        let mut cuda = Cuda::new(self.device.clone(), "verify".to_owned(), network.clone(), settings)?;
+        cuda.prepare(&[1, batch], 2)?;
+        cuda.issue(1, batch)?;
+        cuda.wait(1)?;
+        cuda.staged(1, batch)?;
+        Ok(cuda.checked_output(batch)?.unwrap_or_default())
+    }
+
+    /// Every workload as a run executes it: its own check passes, and a planted fault does not.
+    pub(super) fn workloads(&mut self, precision: Precision) -> Result<()> {
+        let mut cases = vec![
+            ("gemm", model::gemm(64, 264, 1000), 3),
+            ("stream", model::stream(1), 7),
+            ("transfer in", model::transfer(Direction::In, 1), 3),
+            ("transfer out", model::transfer(Direction::Out, 1), 3),
+            ("transfer both", model::transfer(Direction::Both, 1), 3),
+            ("launch", model::launch(9), 1),
+        ];
+        if precision != Precision::Fp32 {
+            for batch in [1, 3, 7] {
+                cases.push(("llama-decode of 511", model::llama_decode(Llama::TINY, 511), batch));
+            }
+            cases.push(("llama-decode of 1", model::llama_decode(Llama::TINY, 1), 3));
+            cases.push(("llama-prefill of 17", model::llama_prefill(Llama::TINY, 17), 3));
+            cases.push(("llama-prefill of 128", model::llama_prefill(Llama::TINY, 128), 1));
+            cases.push(("resnet50 of 224", model::resnet50(224), 2));
+            cases.push(("resnet50 of 65", model::resnet50(65), 7));
+        }
+        for (name, network, batch) in cases {
+            if !self.compares {
+                self.launched(&network, precision, batch)?;
+                continue;
+            }
+            for (graph, transfers) in [(true, true), (false, true), (true, false)] {
+                let (failure, error) = self.checked(&network, precision, batch, graph, transfers, None)?;
+                let case = format!("{precision} {name}, batch {batch}, graph {graph}, transfers {transfers}");
+                let case = format!("{case}, error {error:.1e} {}", failure.as_deref().unwrap_or(""));
+                self.report(&case, f64::from(u8::from(failure.is_some())), 0.0)?;
+            }
+            for corruption in [Corruption::ZeroTile, Corruption::FlipWeight] {
+                if corruption.target(&network).is_none() {
+                    continue;
+                }
+                let (failure, _) = self.checked(&network, precision, batch, true, true, Some(corruption))?;
+                let found = failure.as_deref().unwrap_or("");
+                let case = format!("{precision} {name}, batch {batch}, {corruption:?}: {found}; unseen");
+                self.report(&case, f64::from(u8::from(failure.is_none())), 0.0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One batch, as a run launches it.
+    fn launched(&mut self, network: &Network, precision: Precision, batch: usize) -> Result<()> {
+        let settings = Settings { precision, seed: SEED, ..Settings::default() };
+        let mut cuda = Cuda::new(self.device.clone(), "verify".to_owned(), network.clone(), settings)?;
+        cuda.prepare(&[batch], 1)?;
+        cuda.issue(0, batch)?;
+        cuda.wait(0)
+    }
+
+    fn checked(
+        &mut self,
+        network: &Network,
+        precision: Precision,
+        batch: usize,
+        graph: bool,
+        transfers: bool,
+        corruption: Option<Corruption>,
+    ) -> Result<(Option<String>, f64)> {
+        let settings = settings(precision, graph, transfers, corruption);
+        let mut cuda =
+            Cuda::new(self.device.clone(), "verify".to_owned(), network.clone(), settings.clone())?;
+        cuda.prepare(&[batch], 1)?;
+        let before = cuda.checked_output(batch)?.unwrap_or_default();
+        cuda.staged(0, batch)?;
+        let after = cuda.checked_output(batch)?.unwrap_or_default();
+        let verdict = check::check(&mut cuda, network, &settings, batch, &before, &after)?;
+        Ok((verdict.failure, verdict.error))
+    }
+}
+
+fn settings(precision: Precision, graph: bool, transfers: bool, corruption: Option<Corruption>) -> Settings {
+    Settings { precision, seed: SEED, graph, transfers, corruption, ..Settings::default() }
+}
