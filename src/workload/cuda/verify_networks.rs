@@ -21,7 +21,7 @@ impl Verifier<'_> {
             plain::run(&network, batch, &weights, &mut buffers);
             let expected = buffers.pop().unwrap_or_default();
 
-            let first = self.whole(&network, precision, batch, true, true, None)?;
+            let first = self.whole(&network, batch, &settings(precision, true, true, None))?;
             // Rounding between the operations adds up over the layers.
             self.report(
                 &format!("{precision} {name}, L2"),
@@ -29,13 +29,14 @@ impl Verifier<'_> {
                 4.0 * bound(precision),
             )?;
             for (graph, transfers) in [(true, false), (false, true), (false, false)] {
-                let other = self.whole(&network, precision, batch, graph, transfers, None)?;
+                let other = self.whole(&network, batch, &settings(precision, graph, transfers, None))?;
                 let unequal = first.iter().zip(&other).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
                 let case = format!("{precision} {name}, graph {graph}, transfers {transfers}, unequal");
                 self.report(&case, unequal as f64, 0.0)?;
             }
             for corruption in [Corruption::ZeroTile, Corruption::FlipWeight] {
-                let wrong = self.whole(&network, precision, batch, true, true, Some(corruption))?;
+                let wrong =
+                    self.whole(&network, batch, &settings(precision, true, true, Some(corruption)))?;
                 let (l2, max) = (l2_error(&wrong, &expected), max_norm_error(&wrong, &expected));
                 let unequal = first.iter().zip(&wrong).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
                 let case = format!("{precision} {name}, {corruption:?} (L2 {l2:.2e}, max {max:.2e}), unseen");
@@ -45,18 +46,21 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    fn whole(
-        &mut self,
+    fn prepared(
+        &self,
         network: &Network,
-        precision: Precision,
-        batch: usize,
-        graph: bool,
-        transfers: bool,
-        corruption: Option<Corruption>,
-    ) -> Result<Vec<f32>> {
-        let settings = settings(precision, graph, transfers, corruption);
-        let mut cuda = Cuda::new(self.device.clone(), "verify".to_owned(), network.clone(), settings)?;
-        cuda.prepare(&[1, batch], 2)?;
+        settings: &Settings,
+        batch_sizes: &[usize],
+        lanes: usize,
+    ) -> Result<Cuda> {
+        let mut cuda =
+            Cuda::new(self.device.clone(), "verify".to_owned(), network.clone(), settings.clone())?;
+        cuda.prepare(batch_sizes, lanes)?;
+        Ok(cuda)
+    }
+
+    fn whole(&self, network: &Network, batch: usize, settings: &Settings) -> Result<Vec<f32>> {
+        let mut cuda = self.prepared(network, settings, &[1, batch], 2)?;
         cuda.issue(1, batch)?;
         cuda.wait(1)?;
         cuda.staged(1, batch)?;
@@ -89,7 +93,8 @@ impl Verifier<'_> {
                 continue;
             }
             for (graph, transfers) in [(true, true), (false, true), (true, false)] {
-                let (failure, error) = self.checked(&network, precision, batch, graph, transfers, None)?;
+                let (failure, error) =
+                    self.checked(&network, batch, &settings(precision, graph, transfers, None))?;
                 let case = format!("{precision} {name}, batch {batch}, graph {graph}, transfers {transfers}");
                 let case = format!("{case}, error {error:.1e} {}", failure.as_deref().unwrap_or(""));
                 self.report(&case, f64::from(u8::from(failure.is_some())), 0.0)?;
@@ -98,7 +103,8 @@ impl Verifier<'_> {
                 if corruption.target(&network).is_none() {
                     continue;
                 }
-                let (failure, _) = self.checked(&network, precision, batch, true, true, Some(corruption))?;
+                let (failure, _) =
+                    self.checked(&network, batch, &settings(precision, true, true, Some(corruption)))?;
                 let found = failure.as_deref().unwrap_or("");
                 let case = format!("{precision} {name}, batch {batch}, {corruption:?}: {found}; unseen");
                 self.report(&case, f64::from(u8::from(failure.is_none())), 0.0)?;
@@ -108,31 +114,18 @@ impl Verifier<'_> {
     }
 
     /// One batch, as a run launches it.
-    fn launched(&mut self, network: &Network, precision: Precision, batch: usize) -> Result<()> {
-        let settings = Settings { precision, seed: SEED, ..Settings::default() };
-        let mut cuda = Cuda::new(self.device.clone(), "verify".to_owned(), network.clone(), settings)?;
-        cuda.prepare(&[batch], 1)?;
+    fn launched(&self, network: &Network, precision: Precision, batch: usize) -> Result<()> {
+        let mut cuda = self.prepared(network, &settings(precision, true, true, None), &[batch], 1)?;
         cuda.issue(0, batch)?;
         cuda.wait(0)
     }
 
-    fn checked(
-        &mut self,
-        network: &Network,
-        precision: Precision,
-        batch: usize,
-        graph: bool,
-        transfers: bool,
-        corruption: Option<Corruption>,
-    ) -> Result<(Option<String>, f64)> {
-        let settings = settings(precision, graph, transfers, corruption);
-        let mut cuda =
-            Cuda::new(self.device.clone(), "verify".to_owned(), network.clone(), settings.clone())?;
-        cuda.prepare(&[batch], 1)?;
+    fn checked(&self, network: &Network, batch: usize, settings: &Settings) -> Result<(Option<String>, f64)> {
+        let mut cuda = self.prepared(network, settings, &[batch], 1)?;
         let before = cuda.checked_output(batch)?.unwrap_or_default();
         cuda.staged(0, batch)?;
         let after = cuda.checked_output(batch)?.unwrap_or_default();
-        let verdict = check::check(&mut cuda, network, &settings, batch, &before, &after)?;
+        let verdict = check::check(&mut cuda, network, settings, batch, &before, &after)?;
         Ok((verdict.failure, verdict.error))
     }
 }
