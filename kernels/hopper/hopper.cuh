@@ -88,8 +88,8 @@ DEVICE void wait_for_count(const unsigned *counter, unsigned count) {
     } while (now != count);
 }
 
-// Of all lanes of a warp, which come here together, one. It is the compiler's to know that there is just one: what
-// it tells the copy engine then needs no loop over lanes.
+// True for one of the lanes of a warp, which all come here together. The compiler knows that it is one: what that
+// lane tells the copy engine then needs no loop over lanes.
 DEVICE bool is_elected() {
     unsigned elected;
     asm volatile("{.reg .pred elected;\n"
