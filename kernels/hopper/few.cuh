@@ -21,8 +21,7 @@ template <class T, int COLUMNS, int ROWS> struct Few {
 
     // STEPS steps, whose weights and rows of x lie in shared memory as the copy engine swizzles them.
     template <int STEPS> DEVICE void add(unsigned weights, unsigned x, bool squared = false) {
-        // From one lane, so that the compiler knows: all have the same, which it can keep in uniform registers.
-        const unsigned my_x = __shfl_sync(0xffffffff, x, 0), my_weights = __shfl_sync(0xffffffff, weights, 0);
+        const unsigned my_x = uniform(x), my_weights = uniform(weights);
         const unsigned long long a = descriptor<STEP * 2>(my_x, 16, 8 * STEP * 2);
         const unsigned long long b = descriptor<COLUMNS * 2>(my_weights, 16, 8 * COLUMNS * 2);
         wgmma_fence();

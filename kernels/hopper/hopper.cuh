@@ -99,6 +99,10 @@ DEVICE bool is_elected() {
     return elected;
 }
 
+// What all lanes of a warp have the same, from one of them: so the compiler knows, can keep it in uniform registers, and
+// does not work it out again at each use.
+DEVICE unsigned uniform(unsigned value) { return __shfl_sync(0xffffffff, value, 0); }
+
 DEVICE unsigned cluster_rank() {
     unsigned rank;
     asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));

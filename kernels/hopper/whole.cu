@@ -355,8 +355,6 @@ DEVICE void whole(const Phase *phases, const Maps *maps, unsigned *counters, uns
     __shared__ unsigned long long barriers[2 * STAGES + 2 * X_STAGES + 2];
     wait_for_previous();
     B block;
-    // From one lane, so that the compiler knows: all have the same, which it need not ask for again.
-    const auto uniform = [](unsigned value) { return __shfl_sync(0xffffffff, value, 0); };
     const unsigned start = uniform(shared_address(memory));
     // The swizzle works on addresses: tiles begin at multiples of 1024.
     block.constants.stages = (start + 1023) & ~1023u;

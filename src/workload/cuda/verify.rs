@@ -155,8 +155,8 @@ impl<'a> Verifier<'a> {
     }
 
     /// Runs the operations with the given contents of the buffers, NaN where there are none, and returns
-    /// what the last operation wrote, if that is compared. Every tensor has an allocation of its own, so that a memory checker
-    /// sees accesses beyond it.
+    /// what the last operation wrote, if that is compared. Every tensor has an allocation of its own, so that a
+    /// memory checker sees accesses beyond it.
     fn run(
         &mut self,
         network: &Network,

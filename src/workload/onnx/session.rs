@@ -72,16 +72,11 @@ fn said(error: ort::Error) -> anyhow::Error {
 
 fn plain(text: &str) -> String {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match text.split_once("/onnxruntime_src/") {
-        // [before:]path:line signature) [const] message
-        Some((before, after)) => match after.rsplit_once(") ") {
-            Some((_, message)) => {
-                format!("{before} {}", message.trim_start_matches("const ")).trim().to_owned()
-            }
-            None => text,
-        },
-        None => text,
-    }
+    // [before]path:line signature) [const] message
+    let Some((before, after)) = text.split_once("/onnxruntime_src/") else { return text };
+    let Some((_, message)) = after.rsplit_once(") ") else { return text };
+    let message = message.strip_prefix("const ").unwrap_or(message);
+    format!("{} {message}", before.trim_end()).trim_start().to_owned()
 }
 
 fn load(mut builder: SessionBuilder, path: &Path, version: &str) -> Result<Session> {
