@@ -204,35 +204,34 @@ fn times_of_operations() {
     }
 }
 
-/// Numbers to read, nothing asserted: bert-base on as few multiprocessors as a MIG instance has. Their
+/// Numbers to read, nothing asserted: the networks on as few multiprocessors as a MIG instance has. Their
 /// memory is the whole card's, which an instance's is not.
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn times_on_few_multiprocessors() {
-    let spec: Spec = "bert-base".parse().unwrap();
-    for multiprocessors in [16, 26, 32, 60, 64, 132] {
-        let device = match multiprocessors {
-            132 => Device::open(Sync::Spin).unwrap(),
-            few => Device::open_limited(few).unwrap(),
-        };
-        let got = device.identity().sm_count.unwrap();
-        let settings = Settings { transfers: false, ..SETTINGS };
-        let mut cuda = Cuda::new(device, spec.to_string(), spec.network(), settings).unwrap();
-        cuda.prepare(&[1, 8, 32], 1).unwrap();
-        let mut line = format!("asked for {multiprocessors}, got {got} multiprocessors:");
-        for batch in [1, 8, 32] {
-            let (begin, mut ns) = (Instant::now(), Vec::new());
-            while begin.elapsed() < Duration::from_millis(300) || ns.len() < 9 {
-                let start = Instant::now();
-                cuda.issue(0, batch).unwrap();
-                cuda.wait(0).unwrap();
-                ns.push(start.elapsed().as_nanos() as u64);
+    for (name, precision, batches) in [
+        ("bert-base", Precision::Fp16, &[1, 8, 32][..]),
+        ("resnet50", Precision::Fp16, &[1, 8, 32]),
+        ("llama-decode", Precision::Bf16, &[1, 8, 32]),
+        ("llama-prefill(seq_len=2048)", Precision::Bf16, &[1]),
+    ] {
+        let spec: Spec = name.parse().unwrap();
+        for multiprocessors in [16, 26, 32, 60, 64, 132] {
+            let device = match multiprocessors {
+                132 => Device::open(Sync::Spin).unwrap(),
+                few => Device::open_limited(few).unwrap(),
+            };
+            let got = device.identity().sm_count.unwrap();
+            let settings = Settings { precision, transfers: false, ..SETTINGS };
+            let mut cuda = Cuda::new(device, spec.to_string(), spec.network(), settings).unwrap();
+            cuda.prepare(batches, 1).unwrap();
+            let mut line = format!("{spec} {precision}, asked for {multiprocessors}, got {got}:");
+            for &batch in batches {
+                let ms = p50_ms(&mut cuda, batch);
+                line += &format!(" batch {batch} {ms:.3} ms{};", rates(&spec, batch, precision, ms));
             }
-            ns.sort_unstable();
-            let ms = ns[ns.len() / 2] as f64 / 1e6;
-            line += &format!(" batch {batch} {ms:.3} ms{}", rates(&spec, batch, SETTINGS.precision, ms));
+            writeln!(stdout(), "{line}").unwrap();
         }
-        writeln!(stdout(), "{line}").unwrap();
     }
 }
 

@@ -4,7 +4,7 @@
 //! 1. Is each operation right? The batch is run once more, operation by operation, and what each
 //!    leaves for the first and the last sample is compared, every element, with the CPU's fp32
 //!    operation on the device's own inputs. Only one rounding separates the two, so that a single
-//!    wrong weight anywhere in the network shows.
+//!    wrong weight anywhere in the network shows, if it makes more of a difference than that.
 //! 2. Was that what ran in the window? The output of this run equals, bit for bit, the output before
 //!    the window and the one after it.
 //! 3. How far is the whole from the truth? Relative L2 error of the output (of what it was chosen by,

@@ -300,7 +300,7 @@ pub enum Corruption {
     /// zero.
     ZeroTile,
     /// One weight of the last [`model::Op::Linear`] has its sign flipped: the largest of those that
-    /// meet the first sample's largest input, since one behind a closed ReLU would change nothing.
+    /// meet the largest input of the first row, since one behind a closed ReLU would change nothing.
     FlipWeight,
 }
 
@@ -308,11 +308,11 @@ impl Corruption {
     /// The side of the tile: the smallest that a tensor core multiplies.
     pub const TILE: usize = 8;
 
-    /// The operation whose weight is changed: its input and its weight; none in a network without
-    /// a linear layer.
-    pub fn target(self, network: &model::Network) -> Option<(model::BufferId, model::WeightId)> {
+    /// The operation whose weight is changed: its input, the first row that it reads of it, and its weight;
+    /// none in a network without a linear layer.
+    pub fn target(self, network: &model::Network) -> Option<(model::BufferId, usize, model::WeightId)> {
         let linear = |(index, op): (usize, &model::Op)| match *op {
-            model::Op::Linear { x, weight, .. } => Some((index, x, weight)),
+            model::Op::Linear { x, first_row, weight, .. } => Some((index, x, first_row, weight)),
             _ => None,
         };
         let linears: Vec<_> = network.ops.iter().enumerate().filter_map(linear).collect();
@@ -320,11 +320,11 @@ impl Corruption {
             Corruption::ZeroTile => linears.get(linears.len() / 2),
             Corruption::FlipWeight => linears.last(),
         };
-        let &(index, x, weight) = chosen?;
+        let &(index, x, row, weight) = chosen?;
         // Of what a norm left, what it read: a device may keep the former to itself.
         let writer = network.ops[..index].iter().rev().find(|op| op.outs().any(|out| out == x));
         let read = if let Some(&model::Op::RmsNorm { x, .. }) = writer { x } else { x };
-        Some((read, weight))
+        Some((read, row, weight))
     }
 }
 

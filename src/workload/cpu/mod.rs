@@ -67,7 +67,7 @@ impl Executor {
 
     /// Plants a fault in the weights; see [`Corruption`].
     fn corrupt(&mut self, corruption: Corruption) {
-        let Some((x, weight)) = corruption.target(&self.network) else { return };
+        let Some((x, first_row, weight)) = corruption.target(&self.network) else { return };
         let columns = self.network.weights[weight.0].columns;
         let mut values = self.weight(weight).to_vec();
         match corruption {
@@ -80,7 +80,7 @@ impl Executor {
                 let mut buffers = self.loaded(0, 1);
                 self.forward(&mut buffers, 1);
                 let rows = self.network.weights[weight.0].rows;
-                let row = largest(&buffers.values[x.0][..rows]);
+                let row = largest(&buffers.values[x.0][first_row * rows..][..rows]);
                 let row = &mut values[row * columns..][..columns];
                 let column = largest(row);
                 row[column] = -row[column];
@@ -506,6 +506,27 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_flipped_weight_meets_the_largest_input_of_the_row_that_is_multiplied() {
+        let mut network = linear(1, 65, 33, 3, Activation::None);
+        let Op::Linear { first_row, .. } = &mut network.ops[0] else { panic!() };
+        *first_row = 2;
+        let output = |corruption| {
+            let mut cpu = Cpu::new("test".into(), network.clone(), settings(corruption)).unwrap();
+            cpu.prepare(&[1], 1).unwrap();
+            cpu.checked_output(1).unwrap().unwrap()
+        };
+        let (right, wrong) = (output(None), output(Some(Corruption::FlipWeight)));
+        let largest = |values: &[f64]| values.iter().fold(0f64, |m, v| m.max(v.abs()));
+        let off: Vec<f64> = right.iter().zip(wrong).map(|(r, w)| f64::from(r - w)).collect();
+        let x = &plain::input(&network, SEED, Precision::Fp32, 1)[0][2 * 65..];
+        let row = x.iter().position(|v| v.abs() == largest(x)).unwrap();
+        let weights = &plain::weights(&network, SEED, Precision::Fp32)[0][row * 33..][..33];
+        let weights: Vec<f64> = weights.iter().map(|&w| f64::from(w)).collect();
+        let expected = 2.0 * largest(x) * largest(&weights);
+        assert!((largest(&off) / expected - 1.0).abs() < 1e-4, "{} is not {expected}", largest(&off));
     }
 
     #[test]

@@ -23,12 +23,12 @@ impl Target<'_> {
     /// # Errors
     /// The network has no linear layer, or the device refused.
     pub(super) fn plant(&self, corruption: Corruption) -> Result<()> {
-        let Some((x, weight)) = corruption.target(self.network) else {
+        let Some((x, first_row, weight)) = corruption.target(self.network) else {
             bail!("no weight to corrupt: the network has no linear layer")
         };
         match corruption {
             Corruption::ZeroTile => self.zero_tile(weight.0),
-            Corruption::FlipWeight => self.flip_weight(x.0, weight.0),
+            Corruption::FlipWeight => self.flip_weight(x.0, first_row, weight.0),
         }
     }
 
@@ -42,9 +42,9 @@ impl Target<'_> {
         Ok(stream.synchronize()?)
     }
 
-    /// Flips the weight that counts most for the first sample: the largest of the row that meets
+    /// Flips the weight that counts most for the first row that is multiplied: the largest of those that meet
     /// its largest input. Another might meet an input that a ReLU has cut to zero, and change nothing.
-    fn flip_weight(&self, x: usize, id: usize) -> Result<()> {
+    fn flip_weight(&self, x: usize, first_row: usize, id: usize) -> Result<()> {
         let (weight, size) = (&self.network.weights[id], self.precision.bytes());
         let stream = Stream::new(self.context)?;
         let largest = |address: u64, count: usize| -> Result<usize> {
@@ -54,7 +54,7 @@ impl Target<'_> {
             let values = numbers(host.as_slice(), self.precision);
             Ok((0..count).max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs())).unwrap_or(0))
         };
-        let row = largest(self.buffers[x], weight.rows)?;
+        let row = largest(self.buffers[x] + (first_row * weight.rows * size) as u64, weight.rows)?;
         let row_address = self.weights[id] + (row * weight.columns * size) as u64;
         let address = row_address + (largest(row_address, weight.columns)? * size) as u64;
         let mut number = PinnedMemory::new(self.context, size)?;

@@ -76,6 +76,11 @@ impl Verifier<'_> {
             ("transfer out", model::transfer(Direction::Out, 1), 3),
             ("transfer both", model::transfer(Direction::Both, 1), 3),
             ("launch", model::launch(9), 1),
+            ("mlp", mlp(), 7),
+            ("bert-tiny of 1", bert(Bert::TINY, 1), 1),
+            ("bert-tiny of 17", bert(Bert::TINY, 17), 3),
+            ("bert-tiny of 511", bert(Bert::TINY, 511), 1),
+            ("bert-mini of 128", bert(Bert::MINI, 128), 7),
         ];
         if precision != Precision::Fp32 {
             for batch in [1, 3, 7] {
@@ -84,12 +89,16 @@ impl Verifier<'_> {
             cases.push(("llama-decode of 1", model::llama_decode(Llama::TINY, 1), 3));
             cases.push(("llama-prefill of 17", model::llama_prefill(Llama::TINY, 17), 3));
             cases.push(("llama-prefill of 128", model::llama_prefill(Llama::TINY, 128), 1));
+            cases.push(("llama-prefill of 511", model::llama_prefill(Llama::TINY, 511), 1));
             cases.push(("resnet50 of 224", model::resnet50(224), 2));
-            cases.push(("resnet50 of 65", model::resnet50(65), 7));
+            for batch in [1, 3, 7] {
+                cases.push(("resnet50 of 65", model::resnet50(65), batch));
+            }
         }
         for (name, network, batch) in cases {
             if !self.compares {
                 self.launched(&network, precision, batch)?;
+                self.ran(&format!("{precision} {name}, batch {batch}"))?;
                 continue;
             }
             for (graph, transfers) in [(true, true), (false, true), (true, false)] {
