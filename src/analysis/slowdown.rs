@@ -86,9 +86,11 @@ pub struct Whole {
     pub latency_bound: bool,
 }
 
-/// Rows that may be compared.
-pub fn usable<'a>(rows: &[&'a Row]) -> Vec<&'a Row> {
-    rows.iter().copied().filter(|row| row.outcome.status == Status::Ok).collect()
+/// Rows that may be compared. Not the probes of a latency target: each instance is asked at a rate of its own, and
+/// what its neighbours did meanwhile is not what the point says.
+fn usable<'a>(rows: &[&'a Row]) -> Vec<&'a Row> {
+    let may = |row: &&Row| row.outcome.status == Status::Ok && row.slo.target.is_none();
+    rows.iter().copied().filter(may).collect()
 }
 
 /// What ties a co-run to its isolated runs.
@@ -368,6 +370,16 @@ mod tests {
         assert_eq!(found[0].company, Company { same_gpu: 1, ..Company::default() });
         assert_eq!(slowdowns(&refs(&sweep(4)))[0].p99_ratio, None);
         assert_eq!(slowdowns(&refs(&sweep(1)))[0].interval, None);
+    }
+
+    #[test]
+    fn probes_of_a_latency_target_are_not_paired() {
+        let mut rows = sweep(2);
+        rows.iter_mut().for_each(|row| row.slo.target = Some("p99<=10ms".into()));
+        let closed = sweep(2);
+        let all: Vec<Row> = rows.iter().chain(&closed).cloned().collect();
+        assert_eq!((slowdowns(&refs(&rows)), packed(&refs(&rows))), (Vec::new(), Vec::new()));
+        assert_eq!(slowdowns(&refs(&all)), slowdowns(&refs(&closed)));
     }
 
     #[test]
