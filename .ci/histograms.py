@@ -51,20 +51,20 @@ def of_rows(path):
 
 
 def of_export(program, path):
-    entries = json.loads(subprocess.check_output([program, "export", path, "--merge"]))
-    log = subprocess.check_output([program, "export", path, "--merge", "--format", "hlog"], text=True)
+    entries = json.loads(subprocess.check_output([program, "export", path]))
+    log = subprocess.check_output([program, "export", path, "--format", "hlog"], text=True)
     lines = [line for line in log.splitlines() if line.startswith("Tag=")]
-    check("merged histograms", len(lines), len(entries))
+    check("exported histograms", len(lines), len(entries))
     for line, entry in zip(lines, entries):
         histogram = HdrHistogram.decode(line.split(",")[-1])
-        check("merged count", histogram.get_total_count(), entry["count"])
+        check("exported count", histogram.get_total_count(), entry["count"])
         for name, quantile in (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p999", 0.999)):
-            check(f"merged {name}", at_rank(histogram, quantile), entry[name])
+            check(f"exported {name}", at_rank(histogram, quantile), entry[name])
     return entries
 
 
 def of_log(path, entries):
-    """Every interval, added up by metric, against the merged rows."""
+    """Every interval, added up by metric, against the rows."""
     sums = {}
     reader = HistogramLogReader(path, HdrHistogram(LOW, HIGH, DIGITS))
     while True:
@@ -85,4 +85,4 @@ entries = of_export(program, rows)
 metrics = of_log(log, entries)
 if not percentiles or not entries or not metrics:
     sys.exit("nothing was compared")
-print(f"{percentiles} percentiles of rows, {len(entries)} merged histograms and {metrics} metrics of the log agree")
+print(f"{percentiles} percentiles of rows, {len(entries)} exported histograms and {metrics} metrics of the log agree")

@@ -6,8 +6,8 @@
 // the tensor cores, for which the heads are the (few) rows of a left operand. A warp takes every
 // fourth tile of 16 keys, and keeps STAGES - 1 of them on their way to a part of shared memory that
 // no other warp uses, so that warps wait for nobody. The block that ends last adds the parts in
-// their order: results do not depend on timing. `scratch` holds for each sample and kv head a counter
-// that is zero before and after, then the parts.
+// their order: results do not depend on timing. There is a counter for each sample and kv head of which the
+// context is cut; it is zero before and after.
 //
 // qkv has (heads + 2 · kv_heads) · d columns of which the first heads · d are used; the cache has
 // `context` rows a sample of 2 · kv_heads · d columns, keys before values. Only its last row changes
@@ -34,7 +34,8 @@ struct Share {
 
 template <class T, int D, int STAGES>
 DEVICE void decode(const T *__restrict__ qkv, const T *__restrict__ cache, T *__restrict__ out,
-                   unsigned *__restrict__ scratch, int samples, int heads, int kv_heads, int context, int splits) {
+                   unsigned *__restrict__ counters, float *__restrict__ parts, int heads, int kv_heads,
+                   int context, int splits) {
     constexpr int CHUNKS = D / 8; // of 8 numbers, in a row of a tile
     constexpr unsigned TILE = KEYS * D * 2, STAGE = 2 * TILE;
     extern __shared__ uint4 memory[];
@@ -110,8 +111,6 @@ DEVICE void decode(const T *__restrict__ qkv, const T *__restrict__ cache, T *__
     }
     __syncthreads();
 
-    const int pairs = samples * kv_heads;
-    float *parts = (float *)(scratch + (pairs + 3) / 4 * 4);
     T *to = out + (long long)sample * heads * D + kv * group * D;
     for (int i = threadIdx.x; i < group * D; i += WARPS * 32) {
         const int h = i / D, d = i % D;
@@ -129,7 +128,7 @@ DEVICE void decode(const T *__restrict__ qkv, const T *__restrict__ cache, T *__
     if (splits == 1) return;
     __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) last = atomicAdd(scratch + pair, 1) + 1 == (unsigned)splits;
+    if (threadIdx.x == 0) last = atomicAdd(counters + pair, 1) + 1 == (unsigned)splits;
     __syncthreads();
     if (!last) return;
     __threadfence();
@@ -142,14 +141,14 @@ DEVICE void decode(const T *__restrict__ qkv, const T *__restrict__ cache, T *__
         }
         narrow(to[i], all.sum / all.total);
     }
-    if (threadIdx.x == 0) scratch[pair] = 0;
+    if (threadIdx.x == 0) counters[pair] = 0;
 }
 
 #define WIDTH(D, STAGES)                                                                                     \
     extern "C" __global__ void __launch_bounds__(WARPS * 32)                                                 \
-        ENTRY(decode_##D)(const NUMBER *qkv, const NUMBER *cache, NUMBER *out, unsigned *scratch, int samples, \
-                          int heads, int kv_heads, int context, int splits) {                                \
-        decode<NUMBER, D, STAGES>(qkv, cache, out, scratch, samples, heads, kv_heads, context, splits);              \
+        ENTRY(decode_##D)(const NUMBER *qkv, const NUMBER *cache, NUMBER *out, unsigned *counters,           \
+                          float *parts, int heads, int kv_heads, int context, int splits) {                  \
+        decode<NUMBER, D, STAGES>(qkv, cache, out, counters, parts, heads, kv_heads, context, splits);       \
     }
 
 WIDTH(64, 4)

@@ -94,7 +94,7 @@ fn products_by_cublaslt_agree_with_the_reference() {
             }
             cuda.staged(0, batch).unwrap();
             let after = cuda.checked_output(batch).unwrap().unwrap();
-            let verdict = check(&mut cuda, &network, &settings, batch, &before, &after).unwrap();
+            let verdict = check(&mut cuda, &network, &settings, &[batch], [&before, &after], &|| {}).unwrap();
             let verdict_text = verdict.failure.as_deref().unwrap_or("ok");
             writeln!(
                 stdout(),

@@ -260,4 +260,19 @@ fn histograms_travel() {
     let ran = bench.run(&["export", "a.csv", "--format", "hgrm", "--merge"]);
     assert_eq!(ran.stdout.matches("#[Mean").count(), 2, "{}", ran.stdout);
     assert_eq!(bench.run(&["export", "nothing.csv"]).code, Some(2));
+
+    // Of a row that is not ok, or has no end, nothing is merged.
+    let whole = fs::read_to_string(bench.path("a.csv")).unwrap();
+    let (begin, last) = whole.trim_end().rsplit_once('\n').unwrap();
+    let invalid = format!("{begin}\n{}\n", last.replacen(",ok,", ",invalid,", 1));
+    for (text, said) in [
+        (invalid, "b.csv: 1 of 2 rows not merged: not ok, or measured again since\n"),
+        (format!("{begin}\n{last}"), "b.csv: the last line has no newline and is left out\n"),
+    ] {
+        fs::write(bench.path("b.csv"), text).unwrap();
+        let ran = bench.run(&["export", "b.csv", "--merge", "--metric", "latency"]);
+        let json: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!(json[0]["count"].as_u64(), rows[0].window.batches);
+        assert!(ran.stderr.ends_with(said), "{}", ran.stderr);
+    }
 }

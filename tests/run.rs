@@ -338,7 +338,11 @@ fn sizes_are_for_the_workloads_that_have_them() {
             "--llama-size means nothing to the workload resnet50",
         ),
         (&["--workload", "launch", "--seq-len", "9"], "--seq-len means nothing to the workload launch"),
-        (&["--seq-len", "513"], "sequence length '513' is not a whole number from 1 to 512"),
+        (&["--seq-len", "513"], "bert-tiny: sequence length '513' is not a whole number from 1 to 512"),
+        (
+            &["--workload", "bert-tiny(seq_len=64)", "--seq-len", "32"],
+            "--seq-len 32, but the workload bert-tiny(seq_len=64) says 64 itself: leave one of the two out",
+        ),
         (&["--workload", "transfer", "--no-transfers"], "measures the copies that --no-transfers leaves out"),
     ] {
         let ran = plan(arguments);

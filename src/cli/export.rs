@@ -37,7 +37,7 @@ pub struct ExportArgs {
     /// Which histograms
     #[arg(long, value_enum, default_value_t = Which::All)]
     pub metric: Which,
-    /// One histogram for all rows of a point (instances of a kind, rounds), as if recorded in one
+    /// One histogram for all ok rows of a point (instances of a kind, rounds), as if recorded in one
     #[arg(long)]
     pub merge: bool,
     /// Where to; - for standard output

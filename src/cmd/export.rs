@@ -1,25 +1,28 @@
 //! `migbench export`: saved histograms in other tools' forms.
 
 use super::fail;
+use crate::analysis::rounds;
 use crate::cli::Exit;
 use crate::cli::export::{ExportArgs, ExportFormat, Which};
 use crate::measure::intervals::Metric;
-use crate::results::csv_file;
-use crate::results::export::{entries, hgrm, hlog, json, merge};
+use crate::results::export::{Entry, entries, hgrm, hlog, json, merge};
+use crate::results::row::Status;
+use crate::results::{Row, csv_file};
 use anyhow::{Context, Result, bail};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
 /// The verb.
 pub fn run(args: &ExportArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
-    match export(args, out) {
+    match export(args, out, err) {
         Ok(()) => Exit::Ok,
         Err(error) => fail(&error, Exit::Usage, err),
     }
 }
 
-fn export(args: &ExportArgs, out: &mut dyn Write) -> Result<()> {
+fn export(args: &ExportArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result<()> {
     let metrics: &[Metric] = match args.metric {
         Which::Latency => &[Metric::Latency],
         Which::Response => &[Metric::Response],
@@ -27,8 +30,7 @@ fn export(args: &ExportArgs, out: &mut dyn Write) -> Result<()> {
     };
     let mut all = Vec::new();
     for file in &args.files {
-        let rows = csv_file::read(file)?.rows;
-        all.extend(entries(&rows, metrics).with_context(|| file.display().to_string())?);
+        all.extend(read(file, args.merge, metrics, err).with_context(|| file.display().to_string())?);
     }
     if all.is_empty() {
         bail!("no row there has such a histogram");
@@ -47,4 +49,21 @@ fn export(args: &ExportArgs, out: &mut dyn Write) -> Result<()> {
     let name = || format!("cannot write {}", args.output.display());
     let mut file = BufWriter::new(File::create(&args.output).with_context(name)?);
     write(&mut file).and_then(|()| file.flush()).with_context(name)
+}
+
+/// The histograms of a file. What is not ok or was measured again is in the file, and in no point's distribution.
+fn read(file: &Path, merge: bool, metrics: &[Metric], err: &mut dyn Write) -> Result<Vec<Entry>> {
+    let csv_file::Rows { rows, torn } = csv_file::read(file)?;
+    let name = file.display();
+    if torn {
+        writeln!(err, "{name}: the last line has no newline and is left out")?;
+    }
+    let mut counted = rounds::latest(&rows);
+    counted.retain(|row| row.outcome.status == Status::Ok);
+    let (left_out, all) = (rows.len() - counted.len(), rows.len());
+    if merge && left_out > 0 {
+        writeln!(err, "{name}: {left_out} of {all} rows not merged: not ok, or measured again since")?;
+    }
+    let counted: HashSet<*const Row> = counted.into_iter().map(std::ptr::from_ref).collect();
+    entries(&rows, |row| !merge || counted.contains(&std::ptr::from_ref(row)), metrics)
 }

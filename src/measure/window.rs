@@ -22,7 +22,7 @@ pub struct Control {
     pub stages: AtomicBool,
     /// Go home.
     pub stop: AtomicBool,
-    /// Batches outside the window so far.
+    /// Batches outside the window so far, and operations whose output was checked after it.
     pub unmeasured: AtomicU64,
     /// Batches of the window so far.
     pub batches: AtomicU64,

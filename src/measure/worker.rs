@@ -210,7 +210,8 @@ impl Session<'_> {
             clock_samples: self.job.clock_samples,
             spin: self.job.settings.sync == Sync::Spin,
         };
-        workload.prepare(&task.load.batch_sizes(batch), task.lanes)?;
+        let sizes = task.load.batch_sizes(batch);
+        workload.prepare(&sizes, task.lanes)?;
         let before = workload.checked_output(batch)?;
         let mut records = Records::new(&task.load, batch, task.lanes);
         records.know(&self.job.rule);
@@ -277,7 +278,12 @@ impl Session<'_> {
                 let network = self.spec.network();
                 let verdict = match workload.judge(&before, &after)? {
                     Some(verdict) => verdict,
-                    None => check::check(workload, &network, &self.job.settings, batch, &before, &after)?,
+                    None => {
+                        // It shows that this worker is alive.
+                        let alive = || _ = self.control.unmeasured.fetch_add(1, Relaxed);
+                        let outputs = [&before[..], &after[..]];
+                        check::check(workload, &network, &self.job.settings, &sizes, outputs, &alive)?
+                    }
                 };
                 (Some(verdict.error).filter(|e| e.is_finite()), verdict.failure, verdict.partial)
             }

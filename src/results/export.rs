@@ -31,14 +31,14 @@ pub struct Entry {
     pub histogram: Histogram<u64>,
 }
 
-/// The histograms of rows, one an entry, in the order of the rows; those without are left out.
+/// The histograms of the rows that `count`, one an entry, in the order of the rows; those without are left out.
 ///
 /// # Errors
 /// A histogram that cannot be read, or that is not one of this program's.
-pub fn entries(rows: &[Row], metrics: &[Metric]) -> Result<Vec<Entry>> {
+pub fn entries(rows: &[Row], count: impl Fn(&Row) -> bool, metrics: &[Metric]) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     let mut reader = Reader::default();
-    for (number, row) in rows.iter().enumerate() {
+    for (number, row) in rows.iter().enumerate().filter(|(_, row)| count(row)) {
         for &metric in metrics {
             let cell = match metric {
                 Metric::Latency => &row.histograms.latency,
@@ -247,7 +247,7 @@ mod tests {
             b in prop::collection::vec(1u64..10_000_000_000, 1..100),
         ) {
             let rows = [row("MIG-a", &a), row("MIG-b", &b)];
-            let all = entries(&rows, &[Metric::Latency]).unwrap();
+            let all = entries(&rows, |_| true, &[Metric::Latency]).unwrap();
             let mut log = Vec::new();
             hlog(&mut log, &all).unwrap();
             let read: Vec<_> = IntervalLogIterator::new(&log).map(Result::unwrap).collect();
@@ -273,7 +273,8 @@ mod tests {
 
     #[test]
     fn a_distribution_is_printed_as_the_plotter_reads_it() {
-        let all = entries(&[row("MIG-a", &[1_000_000, 2_000_000, 2_000_000, 4_000_000])], &[Metric::Latency]);
+        let rows = [row("MIG-a", &[1_000_000, 2_000_000, 2_000_000, 4_000_000])];
+        let all = entries(&rows, |_| true, &[Metric::Latency]);
         let mut text = Vec::new();
         hgrm(&mut text, &all.unwrap()).unwrap();
         let text = String::from_utf8(text).unwrap();

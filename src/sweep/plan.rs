@@ -7,7 +7,7 @@ use crate::measure::protocol::{Device, Job};
 use crate::measure::stopping::Rule;
 use crate::results::row::Mode;
 use crate::workload::model::Op;
-use crate::workload::{Gemm, Kind, Own, OwnTemplate, Precision, Settings, Spec, Sync};
+use crate::workload::{Gemm, Kind, Need, Own, OwnTemplate, Precision, Settings, Spec, Sync};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -361,17 +361,13 @@ pub fn refuse_impossible(options: &Options) -> Result<()> {
     for (instance, workload, batch) in measured.chain(loaded) {
         let Some(memory) = instance.memory_mib.map(|mib| mib << 20) else { continue };
         let network = workload.network();
-        let needed = network
-            .weight_bytes(precision)
-            .saturating_add(network.buffer_bytes(batch, precision).saturating_mul(lanes));
-        if needed > memory {
-            bail!(
-                "{workload} at batch {batch} needs {:.1} GB, {} has {:.1} GB: choose a smaller --batch",
-                needed as f64 / 1e9,
-                instance.label(),
-                memory as f64 / 1e9
-            );
-        }
+        let need = Need {
+            weights: network.weight_bytes(precision),
+            lane: network.buffer_bytes(batch, precision),
+            lanes: lanes as usize,
+            batch: batch as usize,
+        };
+        need.refuse_unless_it_could_fit(&workload.to_string(), memory, instance.label())?;
     }
     Ok(())
 }

@@ -9,6 +9,8 @@
 //!    the window and the one after it.
 //! 3. How far is the whole from the truth? Relative L2 error of the output (of what it was chosen by,
 //!    where it is a token) against the network in fp32: the row's `output_error`.
+//! 4. Are smaller batches right, where a load has them? Of those of a power of two, the first sample's output (or
+//!    what it was chosen by) against that of the largest batch, which questions 1 and 3 were about.
 //!
 //! What would take the CPU too long is checked in part (`coverage.rs`), and the verdict says so.
 
@@ -24,7 +26,7 @@ use anyhow::Result;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
     /// Relative L2 error of the worse of the two samples; of the worst operation that was checked,
-    /// where some were not. NaN if there is none.
+    /// where some were not. NaN if nothing was compared.
     pub error: f64,
     /// Why the output is wrong, if it is.
     pub failure: Option<String>,
@@ -53,19 +55,21 @@ const OPERATION_ELEMENT: f64 = 4.0;
 /// it added, at every depth, while attention with scores of spread 2 adds more.
 const NETWORK_L2: f64 = 8.0;
 
-/// Checks a batch of `workload`, whose outputs before and after the window are given.
+/// Checks batches of these sizes of `workload`; the outputs of the largest before and after the window are given.
+/// Calls `alive` at least once for every operation: a large network takes minutes.
 ///
 /// # Errors
-/// The device failed while it ran the batch once more.
+/// The device failed while it ran a batch once more.
 pub fn check(
     workload: &mut dyn Workload,
     network: &Network,
     settings: &Settings,
-    batch: usize,
-    before: &[f32],
-    after: &[f32],
+    sizes: &[usize],
+    [before, after]: [&[f32]; 2],
+    alive: &dyn Fn(),
 ) -> Result<Verdict> {
     let precision = settings.precision;
+    let batch = sizes.iter().copied().max().unwrap_or(1);
     let samples = if batch == 1 { vec![0] } else { vec![0, batch - 1] };
     let mut failures = Vec::new();
     if !equal_bits(before, after) {
@@ -73,17 +77,28 @@ pub fn check(
     }
     let reference = Executor::new(network.clone(), settings.seed, precision);
     let coverage = Coverage::of(network, samples.len());
-    let mut checker = Checker { network, reference: &reference, coverage, precision, failures, worst: 0.0 };
+    let mut checker = Checker {
+        network,
+        reference: &reference,
+        coverage,
+        precision,
+        alive,
+        failures,
+        worst: None,
+        judged: Vec::new(),
+    };
     let columns = before.len() / batch;
     let output = |sample: usize| &before[sample * columns..][..columns];
     if network.ops.is_empty() {
         checker.untouched(&samples, output);
     } else {
         checker.trace(workload, batch, &samples, output)?;
+        let smaller = sizes.iter().filter(|size| **size < batch && size.is_power_of_two());
+        smaller.copied().try_for_each(|size| checker.smaller(workload, size, batch))?;
     }
     let Checker { coverage, failures, worst, .. } = checker;
     Ok(Verdict {
-        error: worst,
+        error: worst.unwrap_or(f64::NAN),
         failure: (!failures.is_empty()).then(|| summary(&failures)),
         partial: coverage.is_partial(),
     })
@@ -94,9 +109,12 @@ struct Checker<'a> {
     reference: &'a Executor,
     coverage: Coverage,
     precision: Precision,
+    alive: &'a dyn Fn(),
     failures: Vec<String>,
-    /// The error so far.
-    worst: f64,
+    /// The error so far; none before anything was compared.
+    worst: Option<f64>,
+    /// What the first sample's output was judged by.
+    judged: Vec<f32>,
 }
 
 impl Checker<'_> {
@@ -104,8 +122,11 @@ impl Checker<'_> {
     fn untouched<'b>(&mut self, samples: &[usize], output: impl Fn(usize) -> &'b [f32]) {
         let Some(id) = self.network.output() else { return };
         for &sample in samples {
+            (self.alive)();
             let expected = &self.reference.loaded(sample, 1).values[id.0];
-            if !equal_bits(output(sample), expected) {
+            if equal_bits(output(sample), expected) {
+                self.worsen(0.0);
+            } else {
                 self.failures.push(format!("sample {sample}: what arrived is not what was sent"));
             }
         }
@@ -118,25 +139,27 @@ impl Checker<'_> {
         samples: &[usize],
         output: impl Fn(usize) -> &'b [f32],
     ) -> Result<()> {
-        // What the device has, and beside it the whole network in fp32; and how far both are.
+        // What the device has, and beside it the whole network in fp32, if all of it is computed; and how far
+        // both are.
+        let whole = !self.coverage.is_partial();
         let mut followed: Vec<_> = samples
             .iter()
             .map(|&sample| {
-                (sample, self.reference.loaded(sample, 1), self.reference.loaded(sample, 1), 0usize)
+                (self.alive)();
+                let load = || self.reference.loaded(sample, 1);
+                (sample, load(), whole.then(load), 0usize)
             })
             .collect();
-        let whole = !self.coverage.is_partial();
         let (network, reference, precision) = (self.network, self.reference, self.precision);
-        let run = |op: &Op, buffers: &mut Buffers, truth: &mut Buffers| {
+        let run = |op: &Op, buffers: &mut Buffers, truth: &mut Option<Buffers>| {
             reference.run(op, buffers, 1);
-            if whole {
-                reference.run(op, truth, 1);
-            }
+            truth.iter_mut().for_each(|truth| reference.run(op, truth, 1));
         };
         workload.trace(batch, samples, &mut |index, out, sample, values| {
             let Some((_, buffers, truth, done)) = followed.iter_mut().find(|(s, ..)| *s == sample) else {
                 return;
             };
+            (self.alive)();
             // What the device computes in one go with this operation it does not show. Rounded, as what comes
             // from the device is; but a norm is applied to the sums after it.
             for skipped in done.saturating_sub(1)..index {
@@ -180,8 +203,13 @@ impl Checker<'_> {
             }
             // The next operation starts from what the device has, not from what it should have.
             buffers.values[out.0].copy_from_slice(values);
-            if whole && network.judged() == Some(out) && writes_last(network, index, out) {
-                self.judge(sample, values, &truth.values[out.0]);
+            if is_judged(network, index, out) {
+                if sample == samples[0] {
+                    self.judged = values.to_vec();
+                }
+                if let Some(truth) = truth {
+                    self.judge(sample, values, &truth.values[out.0]);
+                }
             }
             let last = index + 1 == network.ops.len();
             if last && !equal_bits(values, output(sample)) {
@@ -198,7 +226,10 @@ impl Checker<'_> {
             return match wrong {
                 _ if values.len() != expected.len() => Some("another number of elements".to_owned()),
                 Some(i) => Some(format!("element {i} is {} instead of {}", values[i], expected[i])),
-                None => None,
+                None => {
+                    self.worsen(0.0);
+                    None
+                }
             };
         }
         if self.coverage.is_partial() {
@@ -207,11 +238,27 @@ impl Checker<'_> {
         operation_failure(values, expected, unit(self.precision))
     }
 
+    /// The first sample of a smaller batch against that of the largest. Either may be as far from the truth as a
+    /// network may.
+    fn smaller(&mut self, workload: &mut dyn Workload, size: usize, largest: usize) -> Result<()> {
+        let mut values = Vec::new();
+        workload.trace(size, &[0], &mut |index, out, _, shown| {
+            (self.alive)();
+            if is_judged(self.network, index, out) {
+                values = shown.to_vec();
+            }
+        })?;
+        let error = relative_l2(&values, &self.judged);
+        let bound = 2.0 * NETWORK_L2 * unit(self.precision);
+        if error > bound || error.is_nan() || values.len() != self.judged.len() {
+            let from = format!("relative L2 distance {error:.1e} from the first of batch {largest}");
+            self.failures.push(format!("batch {size}, first sample: {from} exceeds {bound:.1e}"));
+        }
+        Ok(())
+    }
+
     /// The whole network's error on one sample.
     fn judge(&mut self, sample: usize, values: &[f32], truth: &[f32]) {
-        if self.network.buffers[self.network.judged().map_or(0, |b| b.0)].element != Element::Value {
-            return;
-        }
         let error = relative_l2(values, truth);
         self.worsen(error);
         let bound = NETWORK_L2 * unit(self.precision);
@@ -221,15 +268,16 @@ impl Checker<'_> {
     }
 
     fn worsen(&mut self, error: f64) {
-        if error > self.worst || error.is_nan() {
-            self.worst = error;
+        if self.worst.is_none_or(|worst| error > worst) || error.is_nan() {
+            self.worst = Some(error);
         }
     }
 }
 
-/// Is this the last operation that writes the buffer?
-fn writes_last(network: &Network, index: usize, out: BufferId) -> bool {
-    !network.ops[index + 1..].iter().any(|op| op.outs().any(|other| other == out))
+/// Is this where the output, or what it is chosen by, is written for the last time?
+fn is_judged(network: &Network, index: usize, out: BufferId) -> bool {
+    let again = || network.ops[index + 1..].iter().any(|op| op.outs().any(|other| other == out));
+    network.judged() == Some(out) && network.buffers[out.0].element == Element::Value && !again()
 }
 
 fn equal_bits(a: &[f32], b: &[f32]) -> bool {
@@ -299,7 +347,7 @@ mod tests {
     use super::*;
     use crate::workload::cpu::Cpu;
     use crate::workload::model::{Direction, Llama};
-    use crate::workload::{Corruption, model};
+    use crate::workload::{Corruption, Visit, model};
 
     const U: f64 = 1.0 / 2048.0;
 
@@ -346,7 +394,7 @@ mod tests {
         let before = cpu.checked_output(3).unwrap().unwrap();
         let mut after = before.clone();
         spoil(&mut after);
-        check(&mut cpu, network, &settings, 3, &before, &after).unwrap()
+        check(&mut cpu, network, &settings, &[3], [&before, &after], &|| {}).unwrap()
     }
 
     #[test]
@@ -409,6 +457,56 @@ mod tests {
         }
     }
 
+    /// Batches of one size leave something else.
+    struct WrongAt(usize, Cpu);
+
+    impl Workload for WrongAt {
+        fn prepare(&mut self, sizes: &[usize], lanes: usize) -> Result<()> {
+            self.1.prepare(sizes, lanes)
+        }
+        fn issue(&mut self, lane: usize, batch: usize) -> Result<()> {
+            self.1.issue(lane, batch)
+        }
+        fn wait(&mut self, lane: usize) -> Result<()> {
+            self.1.wait(lane)
+        }
+        fn checked_output(&mut self, batch: usize) -> Result<Option<Vec<f32>>> {
+            self.1.checked_output(batch)
+        }
+        fn trace(&mut self, batch: usize, samples: &[usize], visit: &mut Visit) -> Result<()> {
+            let wrong = batch == self.0;
+            self.1.trace(batch, samples, &mut |index, out, sample, values| {
+                let changed: Vec<f32> = values.iter().rev().copied().collect();
+                visit(index, out, sample, if wrong { &changed } else { values });
+            })
+        }
+    }
+
+    #[test]
+    fn a_smaller_batch_is_checked_too() {
+        for network in [model::bert(model::Bert::TINY, 9), model::llama_decode(Llama::TINY, 19)] {
+            let settings = Settings { seed: 3, ..Settings::default() };
+            let sizes = [1, 2, 3, 4, 5];
+            let failure = |wrong: usize| {
+                let cpu = Cpu::new("test".into(), network.clone(), settings.clone()).unwrap();
+                let mut workload = WrongAt(wrong, cpu);
+                workload.prepare(&sizes, 1).unwrap();
+                let output = workload.checked_output(5).unwrap().unwrap();
+                let calls = std::cell::Cell::new(0);
+                let alive = || calls.set(calls.get() + 1);
+                let verdict =
+                    check(&mut workload, &network, &settings, &sizes, [&output, &output], &alive).unwrap();
+                assert!(calls.get() >= network.ops.len() * 4, "{}", calls.get());
+                verdict.failure
+            };
+            assert_eq!(failure(0), None);
+            for size in [1, 2, 4] {
+                let failure = failure(size).unwrap();
+                assert!(failure.starts_with(&format!("batch {size}, first sample: ")), "{failure}");
+            }
+        }
+    }
+
     #[test]
     fn a_wrong_token_and_a_lost_word_do_not_pass() {
         for network in
@@ -419,7 +517,7 @@ mod tests {
             cpu.prepare(&[2], 1).unwrap();
             let mut output = cpu.checked_output(2).unwrap().unwrap();
             output[0] += 1.0;
-            let verdict = check(&mut cpu, &network, &settings, 2, &output, &output).unwrap();
+            let verdict = check(&mut cpu, &network, &settings, &[2], [&output, &output], &|| {}).unwrap();
             assert!(verdict.failure.unwrap().starts_with("sample 0: "));
         }
     }

@@ -237,7 +237,7 @@ pub type Visit<'a> = dyn FnMut(usize, model::BufferId, usize, &[f32]) + 'a;
 /// at once; one lane never has two.
 pub trait Workload {
     /// Allocates and compiles all that batches of these sizes need on `lanes` lanes; after it,
-    /// neither [`issue`](Workload::issue) nor [`wait`](Workload::wait) allocates.
+    /// neither [`issue`](Workload::issue) nor [`wait`](Workload::wait) allocates on a GPU's host.
     ///
     /// # Errors
     /// Not enough memory (with the bytes needed and free), or the device refused.
@@ -349,23 +349,38 @@ impl Need {
 
     /// Refuses what cannot fit, before anything is allocated.
     pub(crate) fn refuse_unless_it_fits(&self, name: &str, free: Option<u64>, place: &str) -> Result<()> {
-        let Some(free) = free.filter(|&free| self.total() > free) else { return Ok(()) };
+        self.refuse_beyond(name, free, &format!("{place} has"), " free")
+    }
+
+    /// Refuses what cannot fit even an idle instance.
+    pub(crate) fn refuse_unless_it_could_fit(&self, name: &str, all: u64, place: &str) -> Result<()> {
+        self.refuse_beyond(name, Some(all), &format!("{place} has"), "")
+    }
+
+    fn refuse_beyond(&self, name: &str, room: Option<u64>, has: &str, free: &str) -> Result<()> {
+        let Some(room) = room.filter(|&room| self.total() > room) else { return Ok(()) };
         let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
-        if self.weights > free {
+        if self.weights > room {
             anyhow::bail!(
-                "{name} needs {} for its weights alone, {place} has {} free: choose a smaller network or a \
-                 larger instance",
+                "{name} needs {} for its weights alone, {has} {}{free}: choose a smaller network or a larger \
+                 instance",
                 gb(self.weights),
-                gb(free)
+                gb(room)
             );
         }
+        let advice = match (self.batch, self.lanes) {
+            (0..=1, 0..=1) => "a smaller workload or a larger instance",
+            (0..=1, _) => "a smaller --inflight",
+            (_, 0..=1) => "a smaller --batch",
+            _ => "a smaller --batch or --inflight",
+        };
         let in_flight =
             if self.lanes > 1 { format!(" with {} in flight", self.lanes) } else { String::new() };
         anyhow::bail!(
-            "{name} at batch {}{in_flight} needs {}, {place} has {} free: choose a smaller --batch",
+            "{name} at batch {}{in_flight} needs {}, {has} {}{free}: choose {advice}",
             self.batch,
             gb(self.total()),
-            gb(free)
+            gb(room)
         )
     }
 }
@@ -391,6 +406,10 @@ mod tests {
         );
         let two = refusal(0, 500_000_000, 2, Some(0)).unwrap();
         assert!(two.starts_with("mlp at batch 8 with 2 in flight needs 1.0 GB"), "{two}");
+        assert!(two.ends_with("choose a smaller --batch or --inflight"), "{two}");
+        let one = Need { weights: 0, lane: 2, lanes: 1, batch: 1 };
+        let one = one.refuse_unless_it_could_fit("gemm", 1, "1g.18gb").unwrap_err().to_string();
+        assert!(one.ends_with("1g.18gb has 0.0 GB: choose a smaller workload or a larger instance"), "{one}");
         assert_eq!(refusal(1, 4, 1, Some(5)), None);
         assert_eq!(refusal(u64::MAX, u64::MAX, 9, None), None, "unknown is not too little");
     }

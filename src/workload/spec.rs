@@ -154,20 +154,37 @@ impl Spec {
     /// Gives it another sequence length, where it has one.
     ///
     /// # Errors
-    /// Longer than the network allows.
+    /// Longer than the network allows, or it was given one already.
     pub fn set_seq_len(&mut self, seq_len: usize) -> Result<()> {
+        if self.has_seq_len() {
+            self.refuse_another("--seq-len", &seq_len, &self.seq_len, &Spec::SEQ_LEN)?;
+        }
         self.parse_seq_len(&seq_len.to_string())
     }
 
     fn parse_seq_len(&mut self, text: &str) -> Result<()> {
-        let most = match self.kind {
-            Kind::Bert(_) => Spec::MAX_SEQ_LEN,
-            Kind::LlamaPrefill(_) => Spec::MAX_CONTEXT,
+        let (name, most) = match self.kind {
+            Kind::Bert(name) => (name, Spec::MAX_SEQ_LEN),
+            Kind::LlamaPrefill(_) => ("llama-prefill", Spec::MAX_CONTEXT),
             _ => return Ok(()),
         };
         match text.parse() {
             Ok(n) if (1..=most).contains(&n) => self.seq_len = n,
-            _ => bail!("sequence length '{text}' is not a whole number from 1 to {most}"),
+            _ => bail!("{name}: sequence length '{text}' is not a whole number from 1 to {most}"),
+        }
+        Ok(())
+    }
+
+    /// An option is for the workloads that leave it open.
+    fn refuse_another<T: PartialEq + fmt::Display>(
+        &self,
+        option: &str,
+        wanted: &T,
+        has: &T,
+        default: &T,
+    ) -> Result<()> {
+        if has != default && has != wanted {
+            bail!("{option} {wanted}, but the workload {self} says {has} itself: leave one of the two out");
         }
         Ok(())
     }
@@ -183,17 +200,31 @@ impl Spec {
     }
 
     /// Gives it another size, where it is a decoder.
-    pub fn set_llama_size(&mut self, wanted: LlamaSize) {
+    ///
+    /// # Errors
+    /// It was given one already.
+    pub fn set_llama_size(&mut self, wanted: LlamaSize) -> Result<()> {
+        if let Kind::LlamaDecode { size, .. } | Kind::LlamaPrefill(size) = self.kind {
+            self.refuse_another("--llama-size", &wanted, &size, &LlamaSize::One)?;
+        }
         if let Kind::LlamaDecode { size, .. } | Kind::LlamaPrefill(size) = &mut self.kind {
             *size = wanted;
         }
+        Ok(())
     }
 
     /// Gives it another context, where it has one.
-    pub fn set_context(&mut self, wanted: usize) {
+    ///
+    /// # Errors
+    /// It was given one already.
+    pub fn set_context(&mut self, wanted: usize) -> Result<()> {
+        if let Kind::LlamaDecode { context, .. } = self.kind {
+            self.refuse_another("--context", &wanted, &context, &Spec::CONTEXT)?;
+        }
         if let Kind::LlamaDecode { context, .. } = &mut self.kind {
             *context = wanted;
         }
+        Ok(())
     }
 
     /// Why a GPU can't run it in this precision; none if it can.
@@ -257,6 +288,13 @@ impl Spec {
             },
         };
         Ok(Spec { kind, seq_len: Spec::SEQ_LEN })
+    }
+
+    /// The names of its parameters, as a row has them.
+    fn parameters(&self) -> Vec<String> {
+        let text = self.to_string();
+        let inside = text.split_once('(').map_or("", |(_, inside)| inside);
+        inside.split(',').filter_map(|p| Some(p.split_once('=')?.0.to_owned())).collect()
     }
 
     /// Takes one parameter; `false` if the workload has none of this name.
@@ -323,6 +361,7 @@ impl FromStr for Spec {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Spec> {
+        let text = text.trim();
         let (name, parameters) = match text.split_once('(') {
             Some((name, rest)) => match rest.strip_suffix(')') {
                 Some(parameters) => (name, parameters),
@@ -334,13 +373,19 @@ impl FromStr for Spec {
             return Ok(Spec { kind: Kind::Scripted(parameters.to_owned()), seq_len: Spec::SEQ_LEN });
         }
         let mut spec = Spec::named(name)?;
-        for parameter in parameters.split(',').filter(|p| !p.is_empty()) {
-            let known = match parameter.split_once('=') {
-                Some((parameter, value)) => spec.set(parameter, value)?,
-                None => false,
+        let mut given = Vec::new();
+        for text in parameters.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+            let Some((parameter, value)) = text.split_once('=') else {
+                bail!("workload '{name}': '{text}' has no value: write {text}=VALUE");
             };
-            if !known {
-                bail!("workload '{name}' has no parameter '{parameter}'");
+            if given.contains(&parameter) {
+                bail!("workload '{name}': {parameter} is given twice");
+            }
+            given.push(parameter);
+            if !spec.set(parameter, value)? {
+                let known = spec.parameters();
+                let known = if known.is_empty() { "it has none".to_owned() } else { known.join(", ") };
+                bail!("workload '{name}' has no parameter '{parameter}': {known}");
             }
         }
         Ok(spec)
@@ -363,6 +408,7 @@ mod tests {
             ("llama-decode(context=7,size=tiny)", "llama-decode(size=tiny,context=7)"),
             ("llama-prefill(size=8b)", "llama-prefill(size=8b,seq_len=128)"),
             ("gemm(m=3)", "gemm(m=3,n=8192,k=8192)"),
+            (" gemm( m=3, n=8 ) ", "gemm(m=3,n=8,k=8192)"),
             ("stream", "stream(mib=256)"),
             ("transfer(direction=h2d)", "transfer(direction=h2d,mib=64)"),
             ("launch(kernels=1)", "launch(kernels=1)"),
@@ -382,11 +428,14 @@ mod tests {
                 "unknown workload 'bert': choose one of bert-tiny, bert-mini, bert-base, bert-large, resnet50, \
                  llama-decode, llama-prefill, mlp, gemm, stream, transfer, launch, null, or suite",
             ),
-            ("mlp(seq_len=3)", "workload 'mlp' has no parameter 'seq_len=3'"),
-            ("bert-base(seq_len=0)", "sequence length '0' is not a whole number from 1 to 512"),
-            ("bert-base(seq_len=x)", "sequence length 'x' is not a whole number from 1 to 512"),
+            ("mlp(seq_len=3)", "workload 'mlp' has no parameter 'seq_len': it has none"),
+            ("bert-base(seq_len=0)", "bert-base: sequence length '0' is not a whole number from 1 to 512"),
+            ("bert-base(seq_len=x)", "bert-base: sequence length 'x' is not a whole number from 1 to 512"),
+            ("gemm(m)", "workload 'gemm': 'm' has no value: write m=VALUE"),
+            ("gemm(m=8,m=9)", "workload 'gemm': m is given twice"),
+            ("gemm(M=8)", "workload 'gemm' has no parameter 'M': m, n, k"),
             ("llama-decode(size=2b)", "size '2b' is none of tiny, 1b and 8b"),
-            ("llama-decode(seq_len=4)", "workload 'llama-decode' has no parameter 'seq_len=4'"),
+            ("llama-decode(seq_len=4)", "workload 'llama-decode' has no parameter 'seq_len': size, context"),
             ("gemm(n=12)", "n=12 is not a multiple of 8, as tensor cores want it"),
             ("stream(mib=0)", "mib=0 is not a whole number from 1 to 65536"),
             ("transfer(direction=up)", "direction 'up' is none of h2d, d2h, both"),

@@ -179,13 +179,13 @@ fn workloads(args: &RunArgs, cpu: bool) -> Result<Vec<Spec>> {
         if !workloads.iter().any(Spec::is_llama) {
             meaningless("--llama-size")?;
         }
-        workloads.iter_mut().for_each(|w| w.set_llama_size(size));
+        workloads.iter_mut().try_for_each(|w| w.set_llama_size(size))?;
     }
     if let Some(context) = args.context {
         if !workloads.iter().any(Spec::has_context) {
             meaningless("--context")?;
         }
-        workloads.iter_mut().for_each(|w| w.set_context(context as usize));
+        workloads.iter_mut().try_for_each(|w| w.set_context(context as usize))?;
     }
     let mut once: Vec<Spec> = Vec::new();
     for workload in workloads {

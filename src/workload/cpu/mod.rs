@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 /// What a row calls the kernels of this device.
 pub const KERNELS: &str = "cpu:gemm-0.19";
 
+/// Random numbers that one thread generates at a time.
+const BLOCK: usize = 1 << 16;
 /// Elements of weights that a reference holds at once.
 const MOST_HELD: usize = 1 << 28;
 
@@ -91,12 +93,17 @@ impl Executor {
 
     /// The working memory of a batch as it is before the first one, from sample `first` on.
     pub(super) fn loaded(&self, first: usize, batch: usize) -> Buffers {
+        let (network, seed, precision) = (&self.network, self.seed, self.precision);
         let buffer = |id: usize| {
-            let mut values = vec![f32::NAN; self.network.buffers[id].len(batch)];
-            self.network.contents(BufferId(id), self.seed, first, self.precision, &mut values);
+            let shape = &network.buffers[id];
+            let (mut values, first) = (vec![f32::NAN; shape.len(batch)], shape.len(first) as u64);
+            values.par_chunks_mut(BLOCK).enumerate().for_each(|(block, values)| {
+                let first = first + (block * BLOCK) as u64;
+                network.contents(BufferId(id), seed, first, precision, values);
+            });
             values
         };
-        Buffers { values: (0..self.network.buffers.len()).map(buffer).collect() }
+        Buffers { values: (0..network.buffers.len()).map(buffer).collect() }
     }
 
     fn forward(&self, buffers: &mut Buffers, batch: usize) {
@@ -252,7 +259,6 @@ impl Executor {
 
 /// The values of one weight.
 fn generate(weight: &Weight, seed: u64, tensor: usize, precision: Precision) -> Vec<f32> {
-    const BLOCK: usize = 1 << 16;
     let mut values = vec![0.0; weight.len()];
     let fill = |(block, values): (usize, &mut [f32])| {
         weight.fill(values, seed, tensor, (block * BLOCK) as u64, precision);

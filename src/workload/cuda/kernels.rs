@@ -292,14 +292,14 @@ impl Launch {
         unsafe { self.issue_as(context, stream, self.function.may_overlap) }
     }
 
-    /// Is there room for all its blocks on the device at once?
-    pub(super) fn fits_at_once(&self, context: &Context) -> Result<bool, CudaError> {
-        let Some(newer) = context.newer else { return Ok(false) };
+    /// For how many of its clusters is there room on the device at once?
+    pub(super) fn clusters_at_once(&self, context: &Context) -> Result<usize, CudaError> {
+        let Some(newer) = context.newer else { return Ok(0) };
         let (mut attributes, mut clusters) = ([attribute(Id::CLUSTER, 1); 3], 0);
         let config = self.config(false, &mut attributes);
         // SAFETY: all three outlive the call.
         unsafe { newer.most_clusters(&mut clusters, self.function.handle, &config) }?;
-        Ok(clusters.max(0) as u32 >= self.blocks / self.cluster)
+        Ok(clusters.max(0) as usize)
     }
 
     /// On no stream yet; it points to the attributes. Nothing is allocated: a batch without a graph comes here.

@@ -117,9 +117,7 @@ impl Lane {
             workspace,
             context: context.clone(),
         };
-        for (bytes, address) in
-            scratch(network, largest).into_iter().zip(&lane.addresses[network.buffers.len()..])
-        {
+        for (bytes, address) in scratch(network).into_iter().zip(&lane.addresses[network.buffers.len()..]) {
             if bytes > 0 {
                 lane.stream.set(*address, 0, bytes as usize)?;
             }
@@ -366,7 +364,7 @@ impl Lane {
         // It stays on the device: fetched for this once, in pieces.
         const PIECE: usize = 1 << 26;
         let host = PinnedMemory::new(&self.context, bytes.min(PIECE))?;
-        let mut values = Vec::new();
+        let mut values = Vec::with_capacity(bytes / self.precision.bytes());
         for start in (0..bytes).step_by(PIECE) {
             let len = PIECE.min(bytes - start);
             self.stream.copy_out(&host, address + start as u64, len)?;

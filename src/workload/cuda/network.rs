@@ -54,7 +54,7 @@ impl Layout {
     pub(super) fn buffers(network: &Network, batch: usize, precision: Precision) -> Layout {
         let sample = |b: &crate::workload::model::Buffer| b.bytes(1, precision) as u64;
         let buffers = network.buffers.iter().map(|b| sample(b).saturating_mul(batch as u64));
-        Layout::new(buffers.chain(scratch(network, batch)))
+        Layout::new(buffers.chain(scratch(network)))
     }
 
     /// Addresses, when the allocation starts at `start`.
@@ -64,8 +64,8 @@ impl Layout {
 }
 
 /// Bytes of the kernels' scratch, which lie behind the buffers, zero before the first launch.
-pub(super) fn scratch(network: &Network, batch: usize) -> [u64; 2] {
-    [operations::scratch_bytes(network, batch), thin::scratch_bytes(network)]
+pub(super) fn scratch(network: &Network) -> [u64; 2] {
+    [operations::scratch_bytes(network), thin::scratch_bytes(network)]
 }
 
 /// Writes the weights that are not random: the host computes them in f64.

@@ -14,6 +14,9 @@ pub(super) const MOST_GROUP: usize = 4;
 /// Blocks of `decode.cu` for each multiprocessor, and the fewest keys of one.
 const BLOCKS_EACH: usize = 2;
 const FEWEST_KEYS: usize = 64;
+/// Most parts of all contexts that are cut together, and most contexts: each in two parts.
+const MOST_PARTS: usize = BLOCKS_EACH * MOST_MULTIPROCESSORS;
+const MOST_CUT: usize = MOST_PARTS / 2;
 /// Most columns that `rms_norm` holds in a block's registers.
 const MOST_RMS_COLUMNS: usize = 8192;
 
@@ -28,15 +31,13 @@ pub(super) fn number_of(activation: Activation) -> u32 {
     }
 }
 
-/// Scratch that the kernels of a batch share; zero before the first launch.
-pub(super) fn scratch_bytes(network: &Network, batch: usize) -> u64 {
+/// Scratch that the kernels of all batches share, counters and then parts; zero before the first launch. Where the
+/// counters end does not depend on the batch: a part of one must not be a counter of another.
+pub(super) fn scratch_bytes(network: &Network) -> u64 {
     let of = |op: &Op| match *op {
         Op::CachedAttention { kv_heads, cache, out, .. } if network.buffers[out.0].rows == 1 => {
             let width = network.buffers[cache.0].columns / 2 / kv_heads;
-            let pairs = (batch as u64).saturating_mul(kv_heads as u64);
-            let parts = pairs.saturating_add((BLOCKS_EACH * MOST_MULTIPROCESSORS) as u64);
-            let part = (MOST_GROUP * (width + SHARE_EXTRA) * 4) as u64;
-            parts.saturating_mul(part).saturating_add(pairs.saturating_mul(4).saturating_add(16))
+            4 * (MOST_CUT + MOST_PARTS * MOST_GROUP * (width + SHARE_EXTRA)) as u64
         }
         _ => 0,
     };
@@ -223,9 +224,11 @@ impl Builder<'_> {
                 let function = self.kernels.number_function("decode", &format!("decode_{width}"))?;
                 let pairs = batch * kv_heads;
                 let splits = splits(pairs, context, self.gpu.multiprocessors);
-                let scratch = buffers[self.network.buffers.len()];
-                let arguments = Arguments::default().long(qkv).long(cache).long(buffers[out.0]).long(scratch);
-                let arguments = shapes(arguments, &[batch, heads, kv_heads, context, splits]);
+                let counters = buffers[self.network.buffers.len()];
+                let parts = counters + 4 * MOST_CUT as u64;
+                let arguments = Arguments::default().long(qkv).long(cache).long(buffers[out.0]);
+                let arguments = arguments.long(counters).long(parts);
+                let arguments = shapes(arguments, &[heads, kv_heads, context, splits]);
                 // Tiles of 16 keys and values for 4 warps, in so many stages.
                 let stages = if width == 64 { 4 } else { 2 };
                 let shared_bytes = (4 * stages * 2 * 16 * width * 2) as u32;
@@ -276,20 +279,19 @@ mod tests {
 
     #[test]
     fn every_cut_fits_the_scratch() {
-        for (batch, context) in [(1, 1), (1, 131_072), (32, 1024), (3, 8192)] {
-            let network = llama_decode(Llama::EIGHT, context);
-            let pairs = batch * 8;
-            for multiprocessors in [1, 16, 132, 256, 1000] {
-                let parts = pairs * splits(pairs, context, multiprocessors);
-                let needed = pairs.next_multiple_of(4) * 4 + parts * MOST_GROUP * (128 + SHARE_EXTRA) * 4;
-                assert!(
-                    needed as u64 <= scratch_bytes(&network, batch),
-                    "{batch} {context} {multiprocessors}"
-                );
+        for pairs in (1..600).chain([1 << 20]) {
+            for context in [1, 65, 1024, 131_072] {
+                for multiprocessors in [1, 16, 132, 256, 1000] {
+                    let splits = splits(pairs, context, multiprocessors);
+                    let fits = splits == 1 || pairs <= MOST_CUT && pairs * splits <= MOST_PARTS;
+                    assert!(fits, "{pairs} {context} {multiprocessors}");
+                }
             }
         }
-        assert_eq!(scratch_bytes(&llama_prefill(Llama::ONE, 64), 9), 0);
-        assert_eq!(scratch_bytes(&llama_decode(Llama::ONE, 64), usize::MAX), u64::MAX);
+        let part = 4 * MOST_GROUP * (128 + SHARE_EXTRA);
+        let bytes = scratch_bytes(&llama_decode(Llama::EIGHT, 64));
+        assert_eq!(bytes as usize, 4 * MOST_CUT + MOST_PARTS * part);
+        assert_eq!(scratch_bytes(&llama_prefill(Llama::ONE, 64)), 0);
     }
 
     #[test]

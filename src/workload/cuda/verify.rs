@@ -31,6 +31,9 @@ pub fn verify(out: &mut dyn Write) -> Result<bool> {
     for precision in PRECISIONS {
         verifier.operations(precision)?;
         verifier.workloads(precision)?;
+        if precision != Precision::Fp32 {
+            verifier.shared(precision)?;
+        }
     }
     let verdict = if verifier.ok { "all checks passed" } else { "SOME CHECKS FAILED" };
     writeln!(verifier.out, "{verdict}")?;
@@ -178,7 +181,7 @@ impl<'a> Verifier<'a> {
             network.buffers.iter().map(|b| allocate(b.bytes(batch, precision))).collect::<Result<_>>()?;
         let addresses = |memories: &[DeviceMemory]| memories.iter().map(DeviceMemory::address).collect();
         let (weights_at, mut buffers_at): (Vec<u64>, Vec<u64>) = (addresses(&weights), addresses(&buffers));
-        let scratch = scratch(network, batch).map(|bytes| allocate(bytes as usize));
+        let scratch = scratch(network).map(|bytes| allocate(bytes as usize));
         let scratch: Vec<DeviceMemory> = scratch.into_iter().collect::<Result<_>>()?;
         for memory in &scratch {
             self.stream.set(memory.address(), 0, memory.bytes())?;

@@ -122,6 +122,34 @@ impl Verifier<'_> {
         Ok(())
     }
 
+    /// What some batches share on a device: of one size, of several sizes in one lane, as a server's load has
+    /// them, and in two lanes at once. Every size is right after all have run.
+    pub(super) fn shared(&mut self, precision: Precision) -> Result<()> {
+        // Heads of 128 are computed by the kernels of single operations, on any device.
+        let wide = Llama { heads: 2, kv_heads: 1, ..Llama::TINY };
+        let sizes = [1, 2, 3, 5, 8, 13, 32];
+        for (name, shape) in [("128 wide", wide), ("64 wide", Llama::TINY)] {
+            let network = model::llama_decode(shape, 1024);
+            let settings = settings(precision, true, true, None);
+            let mut cuda = self.prepared(&network, &settings, &sizes, 2)?;
+            for _ in 0..300 {
+                for size in sizes {
+                    (0..2).try_for_each(|lane| cuda.issue(lane, size))?;
+                    (0..2).try_for_each(|lane| cuda.wait(lane))?;
+                }
+            }
+            for size in sizes {
+                let output = cuda.checked_output(size)?.unwrap_or_default();
+                let outputs = [&output[..], &output[..]];
+                let verdict = check::check(&mut cuda, &network, &settings, &[size], outputs, &|| {})?;
+                let found = verdict.failure.as_deref().unwrap_or("");
+                let case = format!("{precision} llama-decode, {name}, batch {size} of many: {found}");
+                self.report(&case, f64::from(u8::from(verdict.failure.is_some())), 0.0)?;
+            }
+        }
+        Ok(())
+    }
+
     /// One batch, as a run launches it.
     fn launched(&self, network: &Network, precision: Precision, batch: usize) -> Result<()> {
         let mut cuda = self.prepared(network, &settings(precision, true, true, None), &[batch], 1)?;
@@ -134,7 +162,7 @@ impl Verifier<'_> {
         let before = cuda.checked_output(batch)?.unwrap_or_default();
         cuda.staged(0, batch)?;
         let after = cuda.checked_output(batch)?.unwrap_or_default();
-        let verdict = check::check(&mut cuda, network, settings, batch, &before, &after)?;
+        let verdict = check::check(&mut cuda, network, settings, &[batch], [&before, &after], &|| {})?;
         Ok((verdict.failure, verdict.error))
     }
 }

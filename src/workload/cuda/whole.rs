@@ -186,8 +186,8 @@ pub(super) struct Whole {
 }
 
 impl Builder<'_> {
-    /// The network in one launch; none where there is no kernel for that, or its blocks don't fit the device at
-    /// once.
+    /// The network in one launch; none where there is no kernel for that, or no room for a pair of its
+    /// blocks.
     ///
     /// # Errors
     /// The driver refuses something that it should not.
@@ -203,13 +203,12 @@ impl Builder<'_> {
         }
         let network = self.network;
         let Some(groups) = plan(network) else { return Ok(None) };
-        let clusters = self.gpu.multiprocessors / 2;
         let tile = Tile::of(batch);
         let name = format!("whole_{}", tile.rows);
         let function = self.kernels.number_function(&name, &name)?.cooperative();
         let shared_bytes = tile.shared_bytes();
         self.kernels.allow_shared(function, shared_bytes)?;
-        let launch = |arguments: Arguments| Launch {
+        let launch = |clusters: usize, arguments: Arguments| Launch {
             function,
             blocks: 2 * clusters as u32,
             threads: THREADS,
@@ -217,7 +216,13 @@ impl Builder<'_> {
             cluster: 2,
             arguments,
         };
-        if clusters == 0 || !launch(Arguments::default()).fits_at_once(context)? {
+        // One block a multiprocessor; of two that are no pair neither has one.
+        let most = self.gpu.multiprocessors / 2;
+        let clusters = match most {
+            0 => 0,
+            most => launch(most, Arguments::default()).clusters_at_once(context)?.min(most),
+        };
+        if clusters == 0 {
             return Ok(None);
         }
 
@@ -246,7 +251,7 @@ impl Builder<'_> {
             let maps = start + (phases_bytes + first * size_of::<Maps>()) as u64;
             let counters = start + (phases_bytes + maps_bytes) as u64;
             let arguments = Arguments::default().long(phases).long(maps).long(counters);
-            launch(arguments.long(start + best as u64).int(batch as u32).int(count as u32))
+            launch(clusters, arguments.long(start + best as u64).int(batch as u32).int(count as u32))
         };
         let part = |(i, group): (usize, &Group)| (Step::Kernel(of_phases(i, 1)), group.operations());
         let parts = groups.iter().enumerate().map(part).collect();
