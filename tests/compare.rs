@@ -82,19 +82,33 @@ fn golden(name: &str, text: &str) {
     assert_eq!(text, fs::read_to_string(&path).unwrap(), "{name}\n{text}");
 }
 
-/// A regression, an open question, no change, an improvement, and a tail without batches.
-fn every_verdict() -> Bench {
-    let base =
-        [rounds("a", 5, 1, 1.0), rounds("a", 5, 8, 2.0), rounds("a", 5, 16, 4.0), rounds("a", 5, 32, 8.0)]
-            .concat();
-    let mut open = rounds("b", 5, 16, 4.0);
-    for (row, factor) in open.iter_mut().zip([1.0, 1.01, 1.05, 1.06, 1.08]) {
+/// Medians of each round that are so many times what they were.
+fn scale(rows: &mut [Row], factors: &[f64]) {
+    for (row, factor) in rows.iter_mut().zip(factors) {
         row.latency.p50 = row.latency.p50.map(|ms| ms * factor);
     }
-    let mut few = rounds("b", 5, 32, 8.0);
-    few[0].window.batches = Some(61);
-    few.iter_mut().for_each(|row| row.latency.p99 = None);
-    let mut new = [rounds("b", 5, 1, 1.1), rounds("b", 5, 8, 1.8), open, few].concat();
+}
+
+/// Rounds whose windows had too few batches for p99.
+fn few(mut rows: Vec<Row>, batches: u64) -> Vec<Row> {
+    for row in &mut rows {
+        row.window.batches = Some(batches);
+        row.latency.p99 = None;
+    }
+    rows
+}
+
+/// A regression, an open question, no change, one for the better of unknown size, an improvement, and a
+/// tail without batches.
+fn every_verdict() -> Bench {
+    let small = |run, ms: [f64; 3]| {
+        [rounds(run, 5, 1, ms[0]), rounds(run, 5, 8, ms[1]), rounds(run, 5, 16, ms[2])].concat()
+    };
+    let large = |run| [few(rounds(run, 5, 32, 8.0), 61), rounds(run, 5, 64, 16.0)].concat();
+    let base = [small("a", [1.0, 2.0, 4.0]), large("a")].concat();
+    let mut new = [small("b", [1.1, 1.8, 4.0]), large("b")].concat();
+    scale(&mut new[10..15], &[1.0, 1.01, 1.05, 1.06, 1.08]);
+    scale(&mut new[20..], &[0.6, 0.7, 0.8, 0.9, 0.985]);
     new.iter_mut().for_each(|row| row.subject.driver_version = Some("590.44.01".into()));
     Bench::new(&base, &new)
 }
@@ -103,8 +117,6 @@ fn every_verdict() -> Bench {
 fn every_verdict_in_every_form() {
     let bench = every_verdict();
     let ran = bench.run(&[
-        "--gate",
-        "latency_p50=3%,latency_p99=10%",
         "--output",
         "markdown=@a.md,junit=@a.xml,json=@a.json,csv=@a.csv,table=@a.txt",
         "--github",
@@ -155,9 +167,7 @@ fn exit_codes_have_an_order() {
     let base = || rounds("a", 5, 1, 1.0);
     let open = || {
         let mut open = rounds("b", 5, 8, 2.0);
-        for (row, factor) in open.iter_mut().zip([1.0, 1.01, 1.05, 1.06, 1.08]) {
-            row.latency.p50 = row.latency.p50.map(|ms| ms * factor);
-        }
+        scale(&mut open, &[1.0, 1.01, 1.05, 1.06, 1.08]);
         open
     };
     let fail_on: &[&str] = &["--fail-on", "inconclusive", "--gate", "latency_p50=3%"];
@@ -486,4 +496,194 @@ fn new_points_are_named_and_do_not_fail() {
     assert!(
         ran.out.contains("only in NEW, not compared: 1 point (1g.18gb bert-base(seq_len=128) fp16 batch 64)")
     );
+}
+
+/// The rows are compared all the same, and a reader is told.
+#[test]
+fn new_instances_are_named_and_do_not_fail() {
+    let side = |run: &str, instances: u32| -> Vec<Row> {
+        let of = |i: u32| {
+            rounds(run, 4, 1, 1.0).into_iter().map(move |mut row| {
+                row.subject.instance.mig_uuid = Some(format!("MIG-{i}"));
+                row
+            })
+        };
+        (0..instances).flat_map(of).collect()
+    };
+    let ran = Bench::new(&side("a", 6), &side("b", 7)).run(&[]);
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.out);
+    let text =
+        "note: NEW has more equal instances than BASE, each round's mean is compared: 1 point (1g.18gb ";
+    assert!(ran.out.contains(text), "{}", ran.out);
+}
+
+/// It may be one of BASE's points under other names.
+#[test]
+fn a_new_point_of_another_schema_is_not_comparable() {
+    let of_schema = |mut rows: Vec<Row>, version: u32| {
+        rows.iter_mut().for_each(|row| row.provenance.schema_version = version);
+        rows
+    };
+    let base = rounds("a", 5, 1, 1.0);
+    for added in [rounds("c", 5, 1, 1.0), rounds("c", 5, 64, 9.0)] {
+        let new = [rounds("b", 5, 1, 1.0), of_schema(added, 2)].concat();
+        let ran = Bench::new(&base, &new).run(&[]);
+        assert_eq!(ran.exit, Exit::Incomplete, "{}", ran.out);
+        let text = "not comparable: NEW has it in schema_version 2, BASE has 1 only";
+        assert!(ran.out.contains(text) && !ran.out.contains("only in NEW"), "{}", ran.out);
+    }
+}
+
+/// A tail that doubled, in ten rounds of which so many have too few batches for it.
+fn doubled_tail(short: usize) -> Vec<Row> {
+    let mut rows = rounds("b", 10, 1, 1.0);
+    rows.iter_mut().for_each(|row| row.latency.p99 = row.latency.p99.map(|ms| 2.0 * ms));
+    let last = rows.split_off(10 - short);
+    [rows, few(last, 600)].concat()
+}
+
+#[test]
+fn a_short_round_hides_no_regression() {
+    let base = rounds("a", 10, 1, 1.0);
+    let of = "(9 of 10 rounds of NEW: needs 662 batches, NEW had 600)";
+    for gates in [&[] as &[&str], &["--gate", "latency_p99=10%"]] {
+        let ran = Bench::new(&base, &doubled_tail(1)).run(gates);
+        assert_eq!(ran.exit, Exit::Regression, "{}", ran.out);
+        assert!(ran.out.contains(&format!("10 v 9  0.000  REGRESSION {of}")), "{}", ran.out);
+        // The other way round it is the better.
+        let ran = Bench::new(&doubled_tail(1), &base).run(gates);
+        assert_eq!(ran.exit, Exit::Ok, "{}", ran.out);
+        let of = "IMPROVEMENT (9 of 10 rounds of BASE: needs 662 batches, BASE had 600)";
+        assert!(ran.out.contains(of), "{}", ran.out);
+        // The rounds that are left are too few, or too small a part to stand for all.
+        for (n, short) in [(10, 3), (10, 4), (10, 10), (4, 1)] {
+            let base = rounds("a", n, 1, 1.0);
+            let same = rounds("b", n, 1, 1.0);
+            let have = n as usize - short;
+            let new = [same[..have].to_vec(), few(same[have..].to_vec(), 600)].concat();
+            for (base, new, counts) in [
+                (&base, &new, format!("{n} of {n} rounds of BASE and {have} of {n} rounds of NEW")),
+                (&new, &base, format!("{have} of {n} rounds of BASE and {n} of {n} rounds of NEW")),
+            ] {
+                let ran = Bench::new(base, new).run(gates);
+                assert_eq!(ran.exit, Exit::Incomplete, "{}", ran.out);
+                assert!(ran.out.contains(&format!("latency_p99 is in {counts} (needs 662")), "{}", ran.out);
+            }
+        }
+    }
+}
+
+/// A number that is missing in a few rounds for another reason.
+#[test]
+fn rounds_without_a_number_are_named() {
+    let with_power = |run: &str, n: u32, have: usize| {
+        let mut rows = rounds(run, n, 1, 1.0);
+        rows[..have].iter_mut().for_each(|row| row.health.gpu_power_w = Some(300.0));
+        rows
+    };
+    let options = ["--gate", "gpu_power=3%"];
+    let ran = Bench::new(&with_power("a", 5, 5), &with_power("b", 5, 4)).run(&options);
+    assert!(ran.exit == Exit::Ok && ran.out.contains("SAME (4 of 5 rounds of NEW)"), "{}", ran.out);
+    let ran = Bench::new(&with_power("a", 5, 0), &with_power("b", 5, 5)).run(&options);
+    assert_eq!(ran.exit, Exit::Incomplete);
+    let text = "gpu_power is in 0 of 5 rounds of BASE and 5 of 5 rounds of NEW: that is not enough";
+    assert!(ran.out.contains(text), "{}", ran.out);
+}
+
+#[test]
+fn a_gate_that_compared_nothing_does_not_pass() {
+    let sides = |change: &dyn Fn(&mut Row)| {
+        let of = |run: &str| {
+            let mut rows = rounds(run, 5, 1, 1.0);
+            rows.iter_mut().for_each(change);
+            rows
+        };
+        (of("a"), of("b"))
+    };
+    // Too few batches on both sides: whoever asked wants to know, the usual gate is left out.
+    let (base, new) = sides(&|row| (row.window.batches, row.latency.p99) = (Some(61), None));
+    let bench = Bench::new(&base, &new);
+    let ran = bench.run(&[]);
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.out);
+    assert!(ran.out.contains("SKIPPED (needs 662 batches, BASE had 61, NEW had 61)"), "{}", ran.out);
+    for gates in ["latency_p99=10%", "latency_p50=3%,latency_p99=10%"] {
+        let ran = bench.run(&["--gate", gates, "--fail-on", "inconclusive"]);
+        assert_eq!(ran.exit, Exit::Incomplete, "{}", ran.out);
+        let text = "no round of either side has latency_p99 (needs 662 batches, BASE had 61, NEW had 61)";
+        assert!(ran.out.contains(text), "{}", ran.out);
+    }
+    // There can be no such number, however many batches.
+    for (metric, batches) in [("gpu_power", 700), ("response_p99", 700), ("response_p99", 61)] {
+        let (base, new) = sides(&|row| row.window.batches = Some(batches));
+        let bench = Bench::new(&base, &new);
+        for gates in [format!("{metric}=3%"), format!("latency_p50=3%,{metric}=3%")] {
+            let ran = bench.run(&["--gate", &gates]);
+            assert_eq!(ran.exit, Exit::Incomplete, "{}", ran.out);
+            assert!(ran.out.contains(&format!("SKIPPED (these rows have no {metric})")), "{}", ran.out);
+            let text = format!("NOTHING {metric} could be compared at no point: leave it out of --gate");
+            assert!(ran.out.contains(&text) && !ran.out.contains("needs"), "{}", ran.out);
+        }
+    }
+    // None of the usual gates.
+    let (base, new) = sides(&|row| {
+        (row.latency.p50, row.latency.p99, row.rates.throughput_wall) = (None, None, None);
+    });
+    let ran = Bench::new(&base, &new).run(&[]);
+    assert_eq!(ran.exit, Exit::Incomplete, "{}", ran.out);
+    assert!(ran.out.contains("NOTHING the rows have none of the metrics of the gates"), "{}", ran.out);
+}
+
+/// Responses are there under one load and can't be under the other: they were compared where they are.
+#[test]
+fn a_metric_of_some_loads_is_compared_there() {
+    let side = |run: &str, samples: u64| {
+        let mut served = rounds(run, 5, 8, 2.0);
+        for row in &mut served {
+            row.point.load = "server(rate=100,arrivals=poisson,max_delay_ms=2)".into();
+            (row.window.inferences, row.window.batches) = (Some(samples), Some(300));
+            row.response.p99 = (samples >= 662).then_some(9.0);
+        }
+        [rounds(run, 5, 1, 1.0), served].concat()
+    };
+    let options = ["--gate", "response_p99=10%"];
+    let ran = Bench::new(&side("a", 662), &side("b", 662)).run(&options);
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.out);
+    assert!(ran.out.contains("SKIPPED (these rows have no response_p99)"), "{}", ran.out);
+    // A response is that of a sample.
+    let ran = Bench::new(&side("a", 500), &side("b", 500)).run(&options);
+    assert_eq!(ran.exit, Exit::Incomplete, "{}", ran.out);
+    assert!(ran.out.contains("needs 662 responses, BASE had 500, NEW had 500"), "{}", ran.out);
+}
+
+#[test]
+fn what_is_shown_not_to_be_worse_is_not_open() {
+    let base = rounds("a", 5, 1, 1.0);
+    let side = |factors: &[f64]| {
+        let mut rows = rounds("b", 5, 1, 1.0);
+        scale(&mut rows, factors);
+        rows
+    };
+    let options = ["--gate", "latency_p50=3%", "--fail-on", "inconclusive"];
+    let ran = Bench::new(&base, &side(&[0.6, 0.7, 0.8, 0.9, 0.985])).run(&options);
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.out);
+    assert!(ran.out.contains("NOT WORSE") && !ran.out.contains("hint"), "{}", ran.out);
+    // As wide, and a regression of 3 % is not excluded; more rounds would do that.
+    let ran = Bench::new(&base, &side(&[0.6, 0.7, 0.8, 0.9, 1.1])).run(&options);
+    assert_eq!(ran.exit, Exit::Inconclusive, "{}", ran.out);
+    assert!(ran.out.contains("rounds a side would settle it, there are 5"), "{}", ran.out);
+}
+
+#[test]
+fn its_help_says_what_the_readme_says() {
+    use clap::CommandFactory;
+    let mut cli = Cli::command();
+    let help = cli.find_subcommand_mut("compare").unwrap().render_long_help().to_string();
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let codes =
+        "1 internal error, or an output that can't be written · 2 usage, or an input that can't be opened";
+    assert!(help.contains(codes), "{help}");
+    let bench = Bench::new(&[], &[]);
+    assert_eq!(bench.run_on("base.csv", "nowhere.csv", &[]).exit, Exit::Usage);
+    let readme = fs::read_to_string("README.md").unwrap();
+    assert!(readme.contains("| 2 | wrong usage, an input that can't be opened, "));
 }

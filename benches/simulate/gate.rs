@@ -66,6 +66,8 @@ pub struct Counts {
     pub tail_called: u64,
     /// Of them, SAME.
     pub same: u64,
+    /// Of them, said not to be worse by the threshold.
+    pub cleared: u64,
     /// Of them, the interval holds the true ratio.
     pub covered: u64,
 }
@@ -81,6 +83,7 @@ impl Counts {
             called: self.called + other.called,
             tail_called: self.tail_called + other.tail_called,
             same: self.same + other.same,
+            cleared: self.cleared + other.cleared,
             covered: self.covered + other.covered,
         }
     }
@@ -161,6 +164,8 @@ fn count(found: &Comparison, ratio: f64) -> Counts {
         counts.rows += 1;
         counts.called += called;
         counts.same += u64::from(decision.verdict == Verdict::Same);
+        let open = matches!(decision.verdict, Verdict::Regression | Verdict::Inconclusive);
+        counts.cleared += u64::from(!open);
         let (low, high) = numbers.interval;
         counts.covered += u64::from(low <= ratio.ln() && ratio.ln() <= high);
     }

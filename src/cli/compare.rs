@@ -13,7 +13,8 @@ pub struct CompareArgs {
     /// What was measured now
     #[arg(value_name = "NEW")]
     pub new: String,
-    /// How much worse a metric may be, as latency_p50=3%; replaces the usual gates
+    /// How much worse a metric may be, as latency_p50=3%; replaces the usual gates. A metric that is named
+    /// here and can't be compared is exit code 5
     /// [default: latency_p50=3%,throughput_wall=3%,latency_p99=10%]
     #[arg(long, value_name = "METRIC=THRESHOLD", value_delimiter = ',')]
     pub gate: Vec<String>,
@@ -55,12 +56,13 @@ Examples:
   migbench compare 'main/*.csv' 'pr/*.csv' --gate throughput_wall=1% --fail-on inconclusive
   migbench compare baseline.csv new.csv --output markdown=comment.md,junit=gate.xml
 
-Exit codes: 0 no regression · 1 I/O error · 2 usage · 3 regression · 4 inconclusive, with --fail-on
-inconclusive · 5 rows that are missing, not comparable, failed or invalid (before 3, before 4)";
+Exit codes: 0 no regression · 1 internal error, or an output that can't be written · 2 usage, or
+an input that can't be opened · 3 regression · 4 inconclusive, with --fail-on inconclusive · 5 rows
+or metrics that are missing, rows that are not comparable, failed or invalid (before 3, before 4)";
 
 /// Verdicts that are no pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FailOn {
-    /// Neither shown nor excluded
+    /// A regression is neither shown nor excluded
     Inconclusive,
 }

@@ -1,6 +1,7 @@
 //! What can be compared, and the gates on it.
 
 use crate::results::Row;
+use crate::results::summary::{arrives, batches_needed};
 use anyhow::{Context, Result, bail, ensure};
 
 /// A number of a row that can be compared.
@@ -28,10 +29,36 @@ impl Metric {
         METRICS.iter().find(|metric| metric.name == name)
     }
 
+    /// How many batches (or responses) this quantile needs, and how many the row has, where those are too
+    /// few. None where more of them would not help: the row's load has no such number at all.
+    pub fn too_few(&self, row: &Row) -> Option<TooFew> {
+        let needed = batches_needed(self.quantile?);
+        let window = &row.window;
+        let (unit, possible, had) = if self.name.starts_with("response_") {
+            ("responses", arrives(&row.point.load), window.inferences.or(window.batches))
+        } else {
+            // The whole run of a program that reports nothing is its only batch.
+            ("batches", row.point.load != "once", window.batches)
+        };
+        let had = had.unwrap_or(0);
+        (possible && had < needed).then_some(TooFew { unit, needed, had })
+    }
+
     /// An absolute floor in ms means something to it.
     pub fn is_time(&self) -> bool {
         self.unit == "ms"
     }
+}
+
+/// Why a quantile is not in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooFew {
+    /// What is counted.
+    pub unit: &'static str,
+    /// So many would be enough.
+    pub needed: u64,
+    /// So many there are.
+    pub had: u64,
 }
 
 macro_rules! metrics {
@@ -74,13 +101,19 @@ pub struct Gate {
     pub metric: &'static Metric,
     /// 0.03: a ratio of 1.03 either way.
     pub threshold: f64,
+    /// Somebody named it, so that passing without it would be wrong.
+    pub asked: bool,
 }
 
 impl Gate {
     /// Latency and throughput within 3 %, the tail within 10 %.
     pub fn defaults() -> Vec<Gate> {
         [("latency_p50", 0.03), ("throughput_wall", 0.03), ("latency_p99", 0.10)]
-            .map(|(name, threshold)| Gate { metric: Metric::find(name).expect("in the table"), threshold })
+            .map(|(name, threshold)| Gate {
+                metric: Metric::find(name).expect("in the table"),
+                threshold,
+                asked: false,
+            })
             .to_vec()
     }
 
@@ -107,7 +140,7 @@ impl Gate {
             "--gate '{text}' allows {} %: write {name}={number}% if that is not meant",
             value * 100.0
         );
-        Ok(Gate { metric, threshold: value / scale })
+        Ok(Gate { metric, threshold: value / scale, asked: true })
     }
 }
 

@@ -4,6 +4,7 @@
 //! Hodges-Lehmann shift against one margin; what can't be compared fails. Nothing depends on the
 //! order of rows or files.
 
+mod draft;
 mod join;
 mod key;
 mod metric;
@@ -21,9 +22,8 @@ use super::stats::Tables;
 use crate::results::Row;
 use noise::Noise;
 use serde::Serialize;
-use side::{Side, build};
+use side::build;
 use std::collections::BTreeSet;
-use verdict::Lack;
 
 /// How to compare.
 #[derive(Clone, Debug, Default)]
@@ -46,9 +46,9 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProblemKind {
-    /// Nothing was joined.
+    /// Nothing was compared, or nothing of a metric that somebody named.
     Nothing,
-    /// BASE has it, NEW does not.
+    /// BASE has a row and NEW does not; or one side has a metric in too few rounds.
     Missing,
     /// A difference in what gives a number its meaning.
     Incomparable,
@@ -88,15 +88,18 @@ pub struct Problem {
 }
 
 impl Problem {
+    fn new(kind: ProblemKind, text: String) -> Problem {
+        Problem { kind, point: None, columns: Vec::new(), text }
+    }
+
+    fn at(kind: ProblemKind, key: &Key, text: String) -> Problem {
+        Problem { point: Some(key.clone()), ..Problem::new(kind, text) }
+    }
+
     fn row(kind: ProblemKind, side: &str, key: &Key, row: &Row, text: &str) -> Problem {
         let (run, round) = (&row.provenance.run_id, row.provenance.repetition);
         let place = row.subject.instance.uuid().map_or(String::new(), |uuid| format!(" on {uuid}"));
-        Problem {
-            kind,
-            point: Some(key.clone()),
-            columns: Vec::new(),
-            text: format!("{side}, round {round} of run {run}{place}: {text}"),
-        }
+        Problem::at(kind, key, format!("{side}, round {round} of run {run}{place}: {text}"))
     }
 }
 
@@ -126,10 +129,17 @@ pub struct Decision {
     pub numbers: Option<Numbers>,
     /// What is said.
     pub verdict: Verdict,
-    /// `identical`, `no-replication`, `unreplicated`, or why it was skipped.
+    /// `identical`, `no-replication`, `unreplicated`, or which rounds lack the metric and why.
     pub reason: Option<String>,
     /// Rounds a side that would settle it.
     pub rounds_needed: Option<u64>,
+}
+
+impl Decision {
+    /// There is something to judge by.
+    fn is_judged(&self) -> bool {
+        !self.base.is_empty()
+    }
 }
 
 /// Everything that was found.
@@ -143,7 +153,7 @@ pub struct Comparison {
     pub changed: Vec<Changed>,
     /// What a reader should know.
     pub notes: Vec<String>,
-    /// Points that only NEW has.
+    /// Points that only NEW has, and that could have been compared.
     pub added: Vec<Key>,
     /// The two sides are the same rows.
     pub identical: bool,
@@ -153,7 +163,7 @@ pub struct Comparison {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// Nothing is worse.
+    /// Nothing is known to be worse.
     Pass,
     /// Something is.
     Regression,
@@ -193,27 +203,14 @@ pub fn compare(base: &[Row], new: &[Row], options: &Options) -> Comparison {
     for cause in differing {
         if options.require_same.iter().any(|name| name == cause.column) {
             let text = format!("{}, and --require-same {} was asked for", cause.describe(), cause.column);
-            found.problems.push(Problem {
-                kind: ProblemKind::Changed,
-                point: None,
-                columns: vec![cause.column],
-                text,
-            });
+            let columns = vec![cause.column];
+            found.problems.push(Problem { columns, ..Problem::new(ProblemKind::Changed, text) });
         }
     }
     found.added = join::unmatched(&sides.0, &sides.1, &mut found.problems);
-    let mut drafts = drafts(&sides, options, &mut found.problems);
-    decide(&mut drafts, options);
-    found.decisions = drafts;
-    if found.decisions.is_empty() {
-        let text = match (base.is_empty(), new.is_empty()) {
-            (true, true) => "BASE and NEW have no rows".to_owned(),
-            (true, false) => "BASE has no rows".to_owned(),
-            (false, true) => "NEW has no rows".to_owned(),
-            (false, false) => "BASE and NEW have no point in common".to_owned(),
-        };
-        found.problems.push(Problem { kind: ProblemKind::Nothing, point: None, columns: Vec::new(), text });
-    }
+    found.decisions = draft::drafts(&sides, options, &mut found.problems);
+    decide(&mut found.decisions, options);
+    draft::nothing(&sides, &found.decisions, &mut found.problems);
     let judged = || found.decisions.iter().filter(|decision| decision.numbers.is_some());
     found.identical = judged().count() > 0
         && judged().all(|decision| decision.reason.as_deref() == Some("identical"))
@@ -266,68 +263,13 @@ impl Changed {
     }
 }
 
-/// A decision for each gate at each joined point, not yet judged.
-fn drafts(sides: &(Side, Side), options: &Options, problems: &mut Vec<Problem>) -> Vec<Decision> {
-    let mut drafts = Vec::new();
-    for (key, base) in &sides.0.points {
-        let Some(new) = sides.1.points.get(key) else { continue };
-        // Their failed rows are problems already.
-        if base.rounds.is_empty() || new.rounds.is_empty() {
-            continue;
-        }
-        join::missing_rows(key, base, new, options, problems);
-        for gate in &options.gates {
-            let draft = Decision {
-                key: key.clone(),
-                gate: *gate,
-                base: Vec::new(),
-                new: Vec::new(),
-                numbers: None,
-                verdict: Verdict::Skipped,
-                reason: None,
-                rounds_needed: None,
-            };
-            let both = (verdict::samples(gate.metric, base), verdict::samples(gate.metric, new));
-            drafts.push(match both {
-                (Ok(base), Ok(new)) => Decision { base, new, ..draft },
-                (Err(Lack::Wrong(text)), _) | (_, Err(Lack::Wrong(text))) => {
-                    problems.push(Problem {
-                        kind: ProblemKind::Invalid,
-                        point: Some(key.clone()),
-                        columns: Vec::new(),
-                        text,
-                    });
-                    continue;
-                }
-                (Err(Lack::TooFew(reason)), _) | (_, Err(Lack::TooFew(reason))) => {
-                    Decision { reason: Some(reason), ..draft }
-                }
-                (Err(Lack::Nowhere), Err(Lack::Nowhere)) => {
-                    Decision { reason: Some("no value on either side".into()), ..draft }
-                }
-                (Err(Lack::Nowhere), Ok(_)) | (Ok(_), Err(Lack::Nowhere)) => {
-                    let side = if both.0.is_ok() { "NEW" } else { "BASE" };
-                    problems.push(Problem {
-                        kind: ProblemKind::Invalid,
-                        point: Some(key.clone()),
-                        columns: Vec::new(),
-                        text: format!("{side} has no {}, the other side has", gate.metric.name),
-                    });
-                    continue;
-                }
-            });
-        }
-    }
-    drafts
-}
-
 /// Judges what has values.
 fn decide(decisions: &mut [Decision], options: &Options) {
     let mut tables = Tables::default();
     let margin = |decision: &Decision| {
         verdict::margin(&decision.gate, options.floor_ms, verdict::center(&decision.base))
     };
-    let judged = |decision: &Decision| !decision.base.is_empty();
+    let judged = Decision::is_judged;
     // Where any change counts, only the risk itself holds the family of all such rows.
     let bare = decisions.iter().filter(|decision| judged(decision) && margin(decision) == 0.0).count();
     for decision in decisions.iter_mut().filter(|decision| judged(decision)) {
@@ -352,7 +294,9 @@ fn decide(decisions: &mut [Decision], options: &Options) {
             };
         }
         (decision.numbers, decision.verdict) = (Some(numbers), verdict);
-        decision.reason = reason.map(str::to_owned);
+        if let Some(reason) = reason {
+            decision.reason = Some(reason.to_owned());
+        }
     }
 }
 
@@ -361,8 +305,9 @@ fn worst_first(a: &Decision, b: &Decision) -> std::cmp::Ordering {
         Verdict::Regression => 0,
         Verdict::Inconclusive => 1,
         Verdict::Same => 2,
-        Verdict::Improvement => 3,
-        Verdict::Skipped => 4,
+        Verdict::NotWorse => 3,
+        Verdict::Improvement => 4,
+        Verdict::Skipped => 5,
     };
     let shift = |decision: &Decision| decision.numbers.map_or(f64::NEG_INFINITY, |n| n.shift);
     rank(a.verdict)

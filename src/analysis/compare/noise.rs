@@ -61,8 +61,11 @@ pub fn noise(rows: &[Row], metrics: &[&'static Metric], ignored: &[String]) -> (
     for (key, point) in &side.points {
         for metric in metrics {
             let Ok(samples) = samples(metric, point) else { continue };
+            if samples.values.is_empty() || !samples.is_complete() {
+                continue;
+            }
             let mut groups: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-            for sample in &samples {
+            for sample in &samples.values {
                 let session = sessions[&(&*sample.round.host, &*sample.round.run_id)];
                 groups.entry(session).or_default().push(sample.value.ln());
             }
@@ -72,7 +75,7 @@ pub fn noise(rows: &[Row], metrics: &[&'static Metric], ignored: &[String]) -> (
                 key: key.clone(),
                 metric: metric.name,
                 sessions: groups.len(),
-                rounds: samples.len(),
+                rounds: samples.rounds,
                 within: parts.within,
                 between: parts.between,
             });

@@ -2,7 +2,7 @@
 
 use super::key::Key;
 use super::noise::{Noise, TIMES};
-use super::side::{Round, Side};
+use super::side::{Point, Round, Side};
 use super::{Comparison, Decision, Options};
 use std::collections::{BTreeSet, HashMap};
 
@@ -42,19 +42,34 @@ pub fn notes(found: &Comparison, (base, new): &(Side, Side), options: &Options) 
         }
     }
     if !found.added.is_empty() {
-        let labels: Vec<String> = found.added.iter().take(3).map(Key::label).collect();
-        let more = if found.added.len() > 3 { ", …" } else { "" };
-        notes.push(format!(
-            "only in NEW, not compared: {} ({}{more})",
-            count(found.added.len(), "point"),
-            labels.join(", ")
-        ));
+        let keys: Vec<&Key> = found.added.iter().collect();
+        notes.push(format!("only in NEW, not compared: {}", points(&keys)));
     }
+    notes.extend(more_instances(base, new));
     if found.decisions.iter().any(|d| d.reason.as_deref() == Some("unreplicated")) {
         notes.push("unreplicated: by the threshold alone, noise unknown".to_owned());
     }
     notes.extend(noise_notes(found, base, new, options));
     notes
+}
+
+/// Points at which NEW has more equal instances than BASE.
+fn more_instances(base: &Side, new: &Side) -> Option<String> {
+    let more = base.points.iter().filter(|(key, point)| {
+        let now = new.points.get(key).map_or(0, Point::width);
+        point.width() > 0 && now > point.width()
+    });
+    let keys: Vec<&Key> = more.map(|(key, _)| key).collect();
+    (!keys.is_empty()).then(|| {
+        format!("NEW has more equal instances than BASE, each round's mean is compared: {}", points(&keys))
+    })
+}
+
+/// `2 points (1g.18gb mlp fp16 batch 1, 1g.18gb mlp fp16 batch 8)`, the first three of them.
+fn points(keys: &[&Key]) -> String {
+    let labels: Vec<String> = keys.iter().take(3).map(|key| key.label()).collect();
+    let more = if keys.len() > 3 { ", …" } else { "" };
+    format!("{} ({}{more})", count(keys.len(), "point"), labels.join(", "))
 }
 
 fn noise_notes(found: &Comparison, base: &Side, new: &Side, options: &Options) -> Vec<String> {

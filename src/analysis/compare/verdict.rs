@@ -1,15 +1,17 @@
 //! One metric of one point: replicates in, verdict out.
 
-use super::metric::{Gate, Metric};
+use super::metric::{Gate, Metric, TooFew};
 use super::side::{Point, Round};
 use crate::analysis::stats::{Tables, TwoSamples, order};
-use crate::results::summary::batches_needed;
 use serde::Serialize;
 
 /// One-sided risk of a bound; the two-sided interval has it on both sides together.
 pub const ALPHA: f64 = 0.05;
 /// Fewer replicates than this on a side can't tell noise from change.
 pub const FEWEST: usize = 4;
+/// The share of a side's rounds that must have a metric. Those without it may be its slowest, and the
+/// estimate withstands 29 % of wild values.
+const MOST: (usize, usize) = (3, 4);
 /// A bound this close to the margin is at it: logarithms round.
 const ROUNDING: f64 = 1e-12;
 /// More rounds than anybody runs.
@@ -21,10 +23,14 @@ const MOST_ROUNDS: f64 = 200.0;
 pub enum Verdict {
     /// Worse by the margin or more, at 95 % confidence.
     Regression,
-    /// Neither shown nor excluded.
+    /// A change for the worse by the margin is neither shown nor excluded.
     Inconclusive,
     /// Any change is smaller than the margin, at 95 % confidence.
     Same,
+    /// A change for the worse is smaller than the margin, at 95 % confidence; how much better NEW is can't
+    /// be told.
+    #[serde(rename = "NOT WORSE")]
+    NotWorse,
     /// Better by the margin or more, at 95 % confidence.
     Improvement,
     /// There is no number to compare.
@@ -38,6 +44,7 @@ impl Verdict {
             Verdict::Regression => "REGRESSION",
             Verdict::Inconclusive => "INCONCLUSIVE",
             Verdict::Same => "SAME",
+            Verdict::NotWorse => "NOT WORSE",
             Verdict::Improvement => "IMPROVEMENT",
             Verdict::Skipped => "SKIPPED",
         }
@@ -77,52 +84,58 @@ pub struct Numbers {
     pub p: f64,
 }
 
-/// Why there is no value.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Lack {
-    /// Too few batches for this quantile.
-    TooFew(String),
-    /// No row has one.
-    Nowhere,
-    /// Something is wrong with the rows.
-    Wrong(String),
+/// What a side's rounds have of a metric.
+#[derive(Debug, Default)]
+pub struct Samples {
+    /// The rounds whose rows all have it, in their order.
+    pub values: Vec<Sample>,
+    /// All rounds.
+    pub rounds: usize,
+    /// Of the rows without it, the one that was shortest of batches.
+    pub too_few: Option<TooFew>,
 }
 
-/// The replicates' values, in the order of the rounds.
-pub fn samples(metric: &Metric, point: &Point) -> Result<Vec<Sample>, Lack> {
-    let (mut samples, mut absent, mut present) = (Vec::new(), None, 0);
+impl Samples {
+    /// Every round has it.
+    pub fn is_complete(&self) -> bool {
+        self.values.len() == self.rounds
+    }
+
+    /// The rounds that have it can stand for all.
+    pub fn is_enough(&self) -> bool {
+        let (have, (part, whole)) = (self.values.len(), MOST);
+        self.is_complete() || (have >= FEWEST && whole * have >= part * self.rounds)
+    }
+}
+
+/// The replicates' values.
+///
+/// # Errors
+/// A value that is none, in words.
+pub fn samples(metric: &Metric, point: &Point) -> Result<Samples, String> {
+    let mut found = Samples { rounds: point.rounds.len(), ..Samples::default() };
     for (round, rows) in &point.rounds {
         let mut values = Vec::with_capacity(rows.len());
         for row in rows {
             match metric.of(row) {
                 Some(value) if value.is_finite() && value > 0.0 => values.push(value),
-                Some(value) => {
-                    return Err(Lack::Wrong(format!("{} is {value} in run {}", metric.name, round.run_id)));
-                }
+                Some(value) => return Err(format!("{} is {value} in run {}", metric.name, round.run_id)),
                 None => {
-                    let (needed, had) =
-                        (metric.quantile.map(batches_needed), row.window.batches.unwrap_or(0));
-                    match needed {
-                        Some(needed) if had < needed => {
-                            return Err(Lack::TooFew(format!("needs {needed} batches, had {had}")));
-                        }
-                        _ => absent = Some(round),
-                    }
+                    let both = found.too_few.into_iter().chain(metric.too_few(row));
+                    found.too_few = both.min_by_key(|few| few.had);
                 }
             }
         }
-        present += values.len();
+        if values.len() < rows.len() {
+            continue;
+        }
         // The order of rows must not matter, and sums of floats are not commutative.
         values.sort_unstable_by(f64::total_cmp);
         if let Some(value) = order::geometric_mean(&values) {
-            samples.push(Sample { round: round.clone(), rows: values.len(), value });
+            found.values.push(Sample { round: round.clone(), rows: values.len(), value });
         }
     }
-    match absent {
-        None => Ok(samples),
-        Some(_) if present == 0 => Err(Lack::Nowhere),
-        Some(round) => Err(Lack::Wrong(format!("{} is missing in run {}", metric.name, round.run_id))),
-    }
+    Ok(found)
 }
 
 /// How large a shift must be, as a logarithm.
@@ -173,6 +186,8 @@ pub fn judge(numbers: &Numbers) -> Verdict {
         Verdict::Improvement
     } else if interval.0 >= -margin - ROUNDING && interval.1 <= margin + ROUNDING {
         Verdict::Same
+    } else if !beyond(interval.1) {
+        Verdict::NotWorse
     } else {
         Verdict::Inconclusive
     }
@@ -190,16 +205,16 @@ pub fn judge_unreplicated(numbers: &Numbers) -> Verdict {
 
 /// About how many rounds a side would settle it, if the spread and the shift stay as they are: the
 /// half width of the interval, z s sqrt(2/n) sqrt(π/3) for normal noise (the last factor is the
-/// estimate's efficiency), must fit between the shift and the margin. None where it never would, or
-/// the spread is unknown.
+/// estimate's efficiency), must fit between the shift and the margin, on whichever side of it the shift
+/// lies. None where it never would, or the spread is unknown.
 pub fn rounds_needed(numbers: &Numbers, base: &[Sample], new: &[Sample]) -> Option<u64> {
     let logs = |samples: &[Sample]| samples.iter().map(|s| s.value.ln()).collect::<Vec<_>>();
     let (a, b) = (logs(base), logs(new));
     let weighted = |values: &[f64]| Some(order::sample_variance(values)? * (values.len() - 1) as f64);
     let free = (a.len() + b.len()).checked_sub(2).filter(|&free| free > 0)?;
     let variance = (weighted(&a).unwrap_or(0.0) + weighted(&b).unwrap_or(0.0)) / free as f64;
-    let beyond = numbers.shift.abs() > numbers.margin;
-    let gap = (numbers.shift.abs() - numbers.margin).abs();
+    let beyond = numbers.shift > numbers.margin;
+    let gap = (numbers.shift - numbers.margin).abs();
     let z = if beyond { 1.645 } else { 1.96 };
     let rounds = 2.0 * std::f64::consts::FRAC_PI_3 * z * z * variance / (gap * gap);
     let have = a.len().min(b.len()) as u64;
@@ -233,6 +248,11 @@ mod tests {
             ((-0.06, -0.03), (-0.07, -0.02), 0.03, Improvement),
             ((-0.01, 0.01), (-0.03, 0.03), 0.03, Same),
             ((-0.01, 0.02), (-0.02, 0.031), 0.03, Inconclusive),
+            // A regression of the margin is excluded, and nothing more is known.
+            ((-0.40, -0.02), (-0.50, -0.01), 0.03, NotWorse),
+            ((-0.40, 0.02), (-0.50, 0.0299), 0.03, NotWorse),
+            ((-0.40, 0.02), (-0.50, 0.03), 0.03, Inconclusive),
+            ((-0.40, 0.0), (-0.50, 0.0), 0.0, NotWorse),
             ((f64::NEG_INFINITY, f64::INFINITY), (f64::NEG_INFINITY, f64::INFINITY), 0.03, Inconclusive),
             ((0.0, 0.0), (0.0, 0.0), 0.0, Same),
             ((0.001, 0.01), (0.0005, 0.02), 0.0, Regression),
@@ -252,6 +272,19 @@ mod tests {
         is("latency_p50=3%", Some(0.005), 0.1, 1.05);
         is("latency_p50=3%", Some(0.005), 10.0, 1.03);
         is("throughput=3%", Some(0.005), 0.1, 1.03);
+    }
+
+    /// Rounds that exclude a regression settle it, also where NEW is better by the margin itself.
+    #[test]
+    fn a_better_side_needs_few_rounds() {
+        let round = Round { host: "h".into(), run_id: "r".into(), repetition: 1 };
+        let of = |value: f64| Sample { round: round.clone(), rows: 1, value };
+        let side: Vec<Sample> = [0.98, 1.0, 1.0, 1.02].map(of).to_vec();
+        let needed = |shift: f64| {
+            let unbounded = (f64::NEG_INFINITY, f64::INFINITY);
+            rounds_needed(&Numbers { shift, ..numbers_of(unbounded, unbounded, 0.03) }, &side, &side)
+        };
+        assert_eq!([-0.03, -0.01, 0.01, 0.03, 0.05].map(needed), [Some(5), Some(5), Some(6), None, Some(5)]);
     }
 
     #[test]

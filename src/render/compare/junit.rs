@@ -1,6 +1,6 @@
 //! JUnit XML, as CI systems show it: a suite for each gate, a case for each point.
 //!
-//! REGRESSION is a failure, a problem an error, INCONCLUSIVE and SKIPPED are skipped.
+//! REGRESSION is a failure, a problem an error, INCONCLUSIVE and SKIPPED are skipped; the rest has passed.
 
 use super::{bound_text, change, hint, percent, problem, value, verdict};
 use crate::analysis::compare::{Comparison, Decision, Verdict};
@@ -71,7 +71,7 @@ fn suite(out: &mut dyn Write, gate: &str, found: &Comparison) -> io::Result<()> 
             Verdict::Inconclusive | Verdict::Skipped => {
                 write!(out, r#"<skipped message="{}"/>"#, escape(&text))?;
             }
-            Verdict::Same | Verdict::Improvement => {
+            Verdict::Same | Verdict::NotWorse | Verdict::Improvement => {
                 write!(out, "<system-out>{}</system-out>", escape(&text))?;
             }
         }

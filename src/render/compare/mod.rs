@@ -129,8 +129,14 @@ fn hint(decision: &Decision) -> Option<String> {
 /// The last line.
 fn summary(found: &Comparison) -> String {
     let mut parts = Vec::new();
-    let verdicts =
-        [Verdict::Regression, Verdict::Inconclusive, Verdict::Same, Verdict::Improvement, Verdict::Skipped];
+    let verdicts = [
+        Verdict::Regression,
+        Verdict::Inconclusive,
+        Verdict::Same,
+        Verdict::NotWorse,
+        Verdict::Improvement,
+        Verdict::Skipped,
+    ];
     for verdict in verdicts {
         let count = found.count(verdict);
         if count > 0 {
