@@ -2,10 +2,12 @@
 
 mod common;
 
-use common::Bench;
+use common::{Bench, error, signal, wait_for, workers_of};
 use migbench::measure::load::{Arrivals, lindley};
 use migbench::results::row::Status;
+use rustix::process::Signal;
 use std::fs;
+use std::time::Duration;
 
 /// Response = queueing + service, by Lindley's recursion over the schedule of the row's own seed.
 #[test]
@@ -121,7 +123,71 @@ fn a_trace_is_played_to_its_end() {
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let row = &bench.rows("a.csv")[0];
     assert_eq!((row.window.batches, row.response.max), (Some(3), Some(1.5)));
-    assert_eq!(row.window.elapsed_s, Some(0.021));
+    assert_eq!((row.window.elapsed_s, row.outcome.warnings.codes()), (Some(0.021), String::new()));
+}
+
+#[test]
+fn a_trace_that_ends_too_early_is_said() {
+    let bench = Bench::new();
+    fs::write(bench.path("trace"), "0\n0.5\n1\n").unwrap();
+    let base = ["--workload", "scripted()", "--trace", "trace", "-q", "--force", "-o", "a.csv"];
+    for (more, elapsed, warnings) in [
+        (&["--batch", "1", "--duration", "3s"][..], 1.001, "trace-ended"),
+        (&["--batch", "1", "--duration", "800ms"], 0.8, ""),
+        (&["--batch", "1", "--load", "server", "--batches", "4"], 1.001, "trace-ended"),
+        (&["--batch", "2", "--load", "server", "--max-delay", "600ms"], 1.601, ""),
+    ] {
+        let ran = bench.run(&[&base[..], more].concat());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let row = &bench.rows("a.csv")[0];
+        assert_eq!((row.window.elapsed_s, row.outcome.warnings.codes().as_str()), (Some(elapsed), warnings));
+        assert_eq!(bench.run(&["check", "a.csv"]).code, Some(0));
+    }
+}
+
+/// A window ends when it is to end, be there an arrival or not; one without a batch is no measurement.
+#[test]
+fn a_window_does_not_wait_for_an_arrival() {
+    let bench = Bench::new();
+    let base = ["--workload", "scripted()", "--batch", "1", "-q", "--force", "-o", "a.csv"];
+    for (load, seconds) in [
+        (&["--rate", "0.02", "--duration", "1s", "--max-duration", "2s"][..], "1.000"),
+        (&["--rate", "0.02", "--batches", "5", "--max-duration", "2s"], "2.000"),
+        (&["--load", "server", "--rate", "0.02", "--duration", "3s"], "3.000"),
+    ] {
+        let ran = bench.run(&[&base[..], load].concat());
+        assert_eq!(ran.code, Some(5), "{}{}", ran.stdout, ran.stderr);
+        let row = &bench.rows("a.csv")[0];
+        assert_eq!((row.outcome.status, row.window.batches), (Status::Failed, None));
+        let expected = format!("no batch was due in its window of {seconds} s, with 0.02 arrivals/s: ");
+        assert!(error(row).starts_with(&expected), "{}", error(row));
+        assert!(ran.stdout.contains(&expected), "{}", ran.stdout);
+        let checked = bench.run(&["check", "a.csv"]);
+        assert_eq!(checked.code, Some(0), "{}", checked.stdout);
+    }
+    let load = ["--rate", "2", "--arrivals", "constant", "--duration", "2.2s"];
+    assert_eq!(bench.run(&[&base[..], &load].concat()).code, Some(0));
+    let row = &bench.rows("a.csv")[0];
+    assert_eq!((row.window.batches, row.window.elapsed_s), (Some(5), Some(2.2)));
+    assert_eq!(bench.run(&["check", "a.csv"]).code, Some(0));
+}
+
+/// Whenever the interruption comes: no batch was measured, and no cell says that 0 were.
+#[test]
+fn an_interrupted_window_without_a_batch_holds_together() {
+    let bench = Bench::new();
+    let arguments = ["--workload", "scripted(clock=real)", "--batch", "1", "--rate", "0.000001", "-q"];
+    let child = bench.start(&[&arguments[..], &["--batches", "1", "-o", "a.csv"]].concat());
+    wait_for("a worker", || workers_of(child.id()).first().copied());
+    // The warm-up takes a second.
+    std::thread::sleep(Duration::from_millis(2000));
+    signal(child.id(), Signal::INT);
+    assert_eq!(common::ran(child.wait_with_output().unwrap()).code, Some(130));
+    let row = &bench.rows("a.csv")[0];
+    assert_eq!((row.outcome.status, row.window.batches), (Status::Interrupted, None));
+    assert!(error(row).starts_with("interrupted before "), "{}", error(row));
+    let checked = bench.run(&["check", "a.csv"]);
+    assert_eq!(checked.code, Some(0), "{}", checked.stdout);
 }
 
 /// The real clock and the CPU device: nothing exact, but whole.
@@ -210,6 +276,23 @@ fn a_capacity_is_found_again() {
     assert_eq!(ran.stdout.matches("with p99<=8ms").count(), 3, "{}", ran.stdout);
     let checked = bench.run(&["check", "a.csv"]);
     assert_eq!(checked.code, Some(0), "{}", checked.stdout);
+}
+
+/// Not even the longest window has as many responses as p99 needs: nothing is known of this rate, or a lower.
+#[test]
+fn a_search_that_could_not_tell_says_so() {
+    let bench = Bench::new();
+    let base =
+        ["--workload", "scripted(times=20ms)", "--batch", "1", "--slo", "p99=200ms", "--duration", "1s"];
+    let ran = bench.run(&[&base[..], &["-q", "-o", "a.csv"]].concat());
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    let rows = bench.rows("a.csv");
+    let probes: Vec<_> = rows.iter().map(|row| (row.rates.offered, row.slo.met)).collect();
+    assert_eq!(probes, [(None, None), (Some(35.0), None), (Some(35.0), None), (Some(35.0), None)]);
+    let expected = "undecided whether there is a rate with p99<=200ms: 3 of 3 probes could not tell; \
+                    open(rate=35,arrivals=poisson): too few responses";
+    assert!(ran.stdout.contains(expected), "{}", ran.stdout);
+    assert_eq!(bench.run(&["check", "a.csv"]).code, Some(0));
 }
 
 /// The intervals of a log, the rows' histograms and what `export --merge` makes of them are the same.

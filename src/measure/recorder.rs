@@ -30,9 +30,9 @@ pub struct Recorder {
 /// What a window recorded, exactly as measured; the wire form between worker and parent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Recording {
-    /// Start of the first batch, CLOCK_MONOTONIC ns.
+    /// When the window opened, CLOCK_MONOTONIC ns.
     pub start_ns: u64,
-    /// End of the last batch, CLOCK_MONOTONIC ns.
+    /// End of the last batch, or of the wait for the next, CLOCK_MONOTONIC ns.
     pub end_ns: u64,
     /// Number of batches.
     pub batches: u64,
@@ -103,7 +103,12 @@ impl Recorder {
         self.count
     }
 
-    /// End of the last batch, or the start.
+    /// The window ends now, after the last batch.
+    pub fn close(&mut self, end: u64) {
+        self.end = end;
+    }
+
+    /// End of the last batch, or the start; once it is closed, of the window.
     pub fn end(&self) -> u64 {
         self.end
     }

@@ -158,6 +158,14 @@ impl Records {
         }
     }
 
+    /// The window ends, not with a batch: in wait of one, or because it was cut.
+    pub fn close(&mut self, end: u64) {
+        self.latency.close(end);
+        if let Some(arrivals) = &mut self.arrivals {
+            arrivals.response.close(end);
+        }
+    }
+
     /// Number of batches so far.
     #[inline]
     pub fn count(&self) -> u64 {

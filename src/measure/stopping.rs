@@ -3,14 +3,15 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A window ends at the first batch after which both minimums are met, or the cap is.
+/// A window ends at the first batch after which both minimums are met, or the cap is; where nothing is in
+/// flight at that moment, in wait of an arrival, it ends there and then.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rule {
     /// At least this long, in ns.
     pub min_ns: u64,
     /// At least this many batches.
     pub min_batches: u64,
-    /// At most this long, in ns, once one batch is done.
+    /// At most this long, in ns; a batch that is in flight by then is the last.
     pub max_ns: u64,
     /// Mean and p99 are to be known to this share, and steady: beyond both minimums.
     #[serde(default)]
@@ -44,8 +45,14 @@ impl Rule {
     /// Is a window of this length over, whose precision is, or is not, reached?
     #[inline]
     pub fn ends(&self, elapsed_ns: u64, batches: u64, settled: bool) -> bool {
-        self.is_over(elapsed_ns, batches)
-            && (self.precision.is_none() || settled || elapsed_ns >= self.max_ns)
+        elapsed_ns >= self.limit_ns(batches, settled)
+    }
+
+    /// How long a window lasts, in ns, in which no more than these batches are done.
+    #[inline]
+    pub fn limit_ns(&self, batches: u64, settled: bool) -> u64 {
+        let known = self.precision.is_none() || settled;
+        if known && batches >= self.min_batches { self.min_ns.min(self.max_ns) } else { self.max_ns }
     }
 
     /// Is a window of this length over, whatever is known?
@@ -99,6 +106,16 @@ mod tests {
         assert!(!rule.ends(3_000_000_000, 10_000, false) && rule.ends(3_000_000_000, 10_000, true));
         assert!(!rule.ends(1_000_000_000, 10_000, true) && rule.ends(5_000_000_000, 10_000, false));
         assert!(Rule::DEFAULT.ends(10_000_000_000, 700, false), "nobody asked");
+    }
+
+    #[test]
+    fn a_window_in_wait_of_an_arrival_has_a_limit() {
+        let s = 1_000_000_000;
+        assert_eq!(Rule::given(Some(3 * s), None).limit_ns(0, false), 3 * s);
+        assert_eq!([0, 699, 700].map(|n| Rule::DEFAULT.limit_ns(n, false) / s), [60, 60, 10]);
+        assert_eq!(Rule::given(None, Some(5)).limit_ns(4, false), u64::MAX);
+        let rule = Rule::until_known(0.01, Some(5 * s));
+        assert_eq!([false, true].map(|settled| rule.limit_ns(700, settled) / s), [5, 2]);
     }
 
     #[test]

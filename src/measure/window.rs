@@ -8,6 +8,7 @@ use super::resident;
 use super::stopping::Rule;
 use crate::workload::{Stages, Workload};
 use anyhow::Result;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -31,7 +32,7 @@ pub struct Control {
 /// How a window ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// By its rule, or with the last arrival of a trace.
+    /// By its rule, with a batch or in wait of one, or with the last arrival of a trace.
     Rule,
     /// Because it was cut.
     Cut,
@@ -194,7 +195,7 @@ impl<'a, C: Clock> Window<'a, C> {
             let seed = !self.task.seed ^ pass;
             let control = self.control;
             let start = self.clock.now();
-            self.serve(start, seed, &mut wanted, |_| {
+            self.serve(start, seed, &Cell::new(u64::MAX), &mut wanted, |_| {
                 control.unmeasured.fetch_add(1, Relaxed);
                 None
             })?;
@@ -208,9 +209,9 @@ impl<'a, C: Clock> Window<'a, C> {
         self.workload.sm_clock_mhz()
     }
 
-    /// Measures: from the first batch issued now to the one that ends the window. The latency of a
-    /// batch runs from before its issue to its output on the host, its response from its intended
-    /// start.
+    /// Measures: from now to the batch that ends the window, or to the window's limit where that is met
+    /// in wait of an arrival. The latency of a batch runs from before its issue to its output on the
+    /// host, its response from its intended start.
     pub fn measure(&mut self, rule: Rule, records: &mut Records) -> Result<Ended> {
         let start = self.clock.now();
         self.next_clock = self.task.clock_samples.then_some(start + CLOCK_NS);
@@ -220,15 +221,16 @@ impl<'a, C: Clock> Window<'a, C> {
         }
         let control = self.control;
         let wanted = |_: &C, control: &Control| !control.cut.load(Relaxed);
-        let ended = self.serve(start, self.task.seed, wanted, |batch| {
+        let limit = Cell::new(start.saturating_add(rule.limit_ns(0, false)));
+        let (ended, waited) = self.serve(start, self.task.seed, &limit, wanted, |batch| {
             let hopeless = records.add(&batch);
             control.batches.store(records.count(), Relaxed);
-            if rule.ends(batch.done - start, records.count(), records.is_settled()) {
-                Some(Ended::Rule)
-            } else {
-                hopeless.then_some(Ended::Saturated)
-            }
+            limit.set(start.saturating_add(rule.limit_ns(records.count(), records.is_settled())));
+            if batch.done >= limit.get() { Some(Ended::Rule) } else { hopeless.then_some(Ended::Saturated) }
         })?;
+        if let Some(end) = waited {
+            records.close(end);
+        }
         Ok(ended)
     }
 
@@ -271,19 +273,21 @@ impl<'a, C: Clock> Window<'a, C> {
     }
 
     /// Issues batches on free lanes as they arrive, and hands each that is done to `on_done`, until
-    /// that says how it ends, nothing more arrives, or it is no longer wanted. No batch is in flight
-    /// before or after.
+    /// that says how it ends, nothing more arrives, `limit` passes while none is in flight, or it is no
+    /// longer wanted. No batch is in flight before or after. Returns how it ended, and when if that was
+    /// not with a batch.
     fn serve(
         &mut self,
         start: u64,
         seed: u64,
+        limit: &Cell<u64>,
         mut wanted: impl FnMut(&C, &Control) -> bool,
         mut on_done: impl FnMut(Batch) -> Option<Ended>,
-    ) -> Result<Ended> {
+    ) -> Result<(Ended, Option<u64>)> {
         let task = self.task;
         let mut queue = Queue::new(&task.load, task.batch, seed);
         self.lanes.iter_mut().for_each(|lane| lane.flight.done = start);
-        let mut ended = None;
+        let (mut ended, mut waited) = (None, None);
         while ended.is_none() {
             let mut next = None;
             if let Some(lane) = self.free_lane() {
@@ -306,15 +310,19 @@ impl<'a, C: Clock> Window<'a, C> {
                 continue;
             }
             if !wanted(self.clock, self.control) {
-                ended = Some(Ended::Cut);
+                (ended, waited) = (Some(Ended::Cut), Some(self.clock.now()));
             } else if self.busy.is_empty() {
                 let now = self.clock.now();
+                if now >= limit.get() {
+                    (ended, waited) = (Some(Ended::Rule), Some(now));
+                    continue;
+                }
                 if self.next_clock.is_some_and(|at| now >= at) && next.is_none_or(|next| next > now + ROOM_NS)
                 {
                     self.sample_clock(now)?;
                     continue;
                 }
-                let slice = self.clock.now() + SLICE_NS;
+                let slice = limit.get().min(self.clock.now() + SLICE_NS);
                 self.clock.wait_until(next.map_or(slice, |next| next.min(slice)));
             } else if let Some(lane) = self.finished(next)? {
                 self.finish(lane);
@@ -325,7 +333,7 @@ impl<'a, C: Clock> Window<'a, C> {
             self.finish(lane);
             self.count(&mut |_| None);
         }
-        Ok(ended.unwrap_or(Ended::Rule))
+        Ok((ended.unwrap_or(Ended::Rule), waited))
     }
 
     /// The lane that has been free for longest.

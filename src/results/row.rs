@@ -287,7 +287,7 @@ pub struct SloResult {
     pub target: Option<String>,
     /// The upper bound of that percentile, in ms.
     pub bound: Option<f64>,
-    /// It was met.
+    /// It was met; none where the probe could not tell.
     pub met: Option<bool>,
 }
 
@@ -399,6 +399,8 @@ pub enum Warning {
     UncheckedOutput,
     /// Some operations, or rows of their results, were not compared: it would have taken too long.
     PartlyChecked,
+    /// The trace's last arrival came before the window was to end.
+    TraceEnded,
 }
 
 /// How it ended.

@@ -235,10 +235,14 @@ fn at_rank(recording: &Recording, slots: &Slots, rank: u64) -> Option<f64> {
     slots.at_rank(rank).and_then(|ns| ms(ns.clamp(recording.min_ns, recording.max_ns)))
 }
 
-/// The window's columns.
+/// The window's columns; of one without a batch nothing was measured.
 pub fn window(recording: &Recording, warmup_batches: u64) -> Window {
+    let warmup_batches = Some(warmup_batches);
+    if recording.batches == 0 {
+        return Window { warmup_batches, ..Window::default() };
+    }
     Window {
-        warmup_batches: Some(warmup_batches),
+        warmup_batches,
         batches: Some(recording.batches),
         batches_common: None,
         elapsed_s: Some((recording.end_ns - recording.start_ns) as f64 / 1e9),

@@ -35,7 +35,8 @@ pub fn planned(context: &Context, run: &Run, member: &Member) -> Row {
 /// One row a member, in their order. Every outcome becomes one.
 pub fn rows<'a>(context: &Context, run: &Run, outcomes: &'a [Outcome]) -> Vec<Row> {
     let part = |(member, outcome): (&Member, &'a Outcome)| corun::Part {
-        recording: outcome.recording.as_ref(),
+        // A window without a batch bounds nobody's.
+        recording: outcome.recording.as_ref().filter(|recording| recording.batches > 0),
         // Only a program of the user's may load in silence.
         load: outcome.load.as_ref().filter(|load| member.job.own.is_some() || !load.is_unknown()),
         scheduled: outcome.extras.arrived.is_some(),
@@ -97,6 +98,9 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
         {
             row.outcome.warnings.0.insert(Warning::CapReached);
         }
+        if ended_with_its_trace(&member.job, recording) && !outcome.cut {
+            row.outcome.warnings.0.insert(Warning::TraceEnded);
+        }
     }
     if without_a_word(outcome) {
         row.outcome.warnings.0.insert(Warning::Unproven);
@@ -156,6 +160,15 @@ fn numbers(row: &mut Row, job: &Job, recording: &Recording, outcome: &Outcome) -
         row.outcome.warnings.0.insert(Warning::Saturated);
     }
     Ok(())
+}
+
+/// The window was to be longer than its trace, and ended with the last arrival.
+fn ended_with_its_trace(job: &Job, recording: &Recording) -> bool {
+    let Some(Arrivals::Trace(times)) = job.load.arrivals() else { return false };
+    // As `run` asks for it: to its end, and no longer. A server's batches are fewer than its arrivals.
+    let whole = (times.last().copied().unwrap_or(0), times.len() as u64);
+    (job.rule.min_ns, job.rule.min_batches) != whole
+        && !job.rule.is_over(recording.end_ns - recording.start_ns, recording.batches)
 }
 
 /// How many lanes the load would keep busy, of those there are: from 1 on the queue grows for as long as the
@@ -357,9 +370,24 @@ fn warn(row: &mut Row) {
     row.outcome.warnings.0.extend(found.into_iter().filter(|(_, is)| *is).map(|(warning, _)| warning));
 }
 
+/// Why a window holds no batch, if it holds none.
+fn without_batch(row: &Row, outcome: &Outcome) -> Option<String> {
+    let window = outcome.recording.as_ref().filter(|recording| recording.batches == 0)?;
+    if outcome.cut {
+        return Some("interrupted before the first batch of its window was done".into());
+    }
+    let seconds = (window.end_ns - window.start_ns) as f64 / 1e9;
+    let rate = row.rates.offered.map(|rate| format!(", with {rate} arrivals/s")).unwrap_or_default();
+    Some(format!(
+        "no batch was due in its window of {seconds:.3} s{rate}: give it a longer window (--duration, \
+         --max-duration) or more arrivals"
+    ))
+}
+
 /// The status: how the conversation ended, and whether the output was right.
 fn conclude(mut row: Row, outcome: &Outcome) -> Row {
-    match (&outcome.failure, &outcome.output_failure) {
+    let failure = outcome.failure.clone().or_else(|| without_batch(&row, outcome));
+    match (&failure, &outcome.output_failure) {
         (Some(reason), _) if outcome.cut => {
             row = row.failed(reason);
             row.outcome.status = Status::Interrupted;
@@ -388,6 +416,7 @@ mod tests {
     use super::*;
     use crate::measure::load::Load;
     use crate::measure::recorder::Recorder;
+    use crate::measure::records::Arrived;
     use crate::measure::stopping::Rule;
     use crate::workload::{DeviceIdentity, Precision, Settings, Stages};
 
@@ -468,6 +497,60 @@ mod tests {
                 && error.starts_with("the worker's recording is impossible")
                 && !measured
         );
+    }
+
+    #[test]
+    fn a_window_without_a_batch_is_no_measurement() {
+        let (context, mut run, mut outcome) = parts();
+        run.members[0].job.load = Load::Open { arrivals: Arrivals::Constant(0.02) };
+        let mut recorder = Recorder::new();
+        recorder.open(5);
+        recorder.close(2_000_000_005);
+        outcome.recording = Some(recorder.finish());
+        outcome.extras.arrived = Some(Arrived { response: recorder.finish(), ..Arrived::default() });
+        run.mode = Mode::Concurrent;
+        for (cut, status, error) in [
+            (
+                false,
+                Status::Failed,
+                "no batch was due in its window of 2.000 s, with 0.02 arrivals/s: give it a longer window \
+                 (--duration, --max-duration) or more arrivals",
+            ),
+            (true, Status::Interrupted, "interrupted before the first batch of its window was done"),
+        ] {
+            outcome.cut = cut;
+            let row = rows(&context, &run, std::slice::from_ref(&outcome)).remove(0);
+            assert_eq!((row.outcome.status, row.outcome.error.as_deref()), (status, Some(error)));
+            let window = Window {
+                rule: row.window.rule.clone(),
+                warmup_batches: row.window.warmup_batches,
+                ..Window::default()
+            };
+            assert_eq!(row.window, window);
+            assert_eq!((row.latency, row.response), Default::default());
+            assert_eq!((row.rates.throughput_wall, row.health.overlap), (None, None));
+        }
+    }
+
+    #[test]
+    fn a_trace_that_ends_before_its_window_is_said() {
+        let (context, mut run, mut outcome) = parts();
+        let mut warns = |load: &Load, rule: Rule, cut: bool| {
+            outcome.cut = cut;
+            (run.members[0].job.load, run.members[0].job.rule) = (load.clone(), rule);
+            row(&context, &run, &run.members[0], &outcome).outcome.warnings.0.contains(&Warning::TraceEnded)
+        };
+        // The window lasted for 14 s, and had 700 batches.
+        let arrivals = Arrivals::Trace((0..1400).map(|i| i * 10_000_000).collect());
+        let whole = Rule { min_ns: 13_990_000_000, min_batches: 1400, ..Rule::given(Some(0), None) };
+        let server = Load::Server { arrivals: arrivals.clone(), max_delay_ns: 0 };
+        assert!(warns(&server, Rule::given(Some(15_000_000_000), None), false));
+        assert!(warns(&server, Rule::given(None, Some(701)), false));
+        assert!(!warns(&server, Rule::given(Some(15_000_000_000), None), true));
+        assert!(!warns(&server, Rule::given(Some(14_000_000_000), None), false));
+        assert!(!warns(&server, whole, false));
+        let endless = Load::Open { arrivals: Arrivals::Constant(50.0) };
+        assert!(!warns(&endless, Rule::given(Some(15_000_000_000), None), false));
     }
 
     #[test]

@@ -7,7 +7,9 @@
 //! differ by what serves them and not by their luck (MLPerf LoadGen fixes its schedule's seed, too). Instances
 //! that measure at once are searched at once, each for a rate of its own; one that has found it stays there.
 //! One stall of the machine makes a probe miss: the lowest rate that did is asked a second time before the
-//! search ends, and if it meets the target then, the search goes on above it.
+//! search ends, and if it meets the target then, the search goes on above it. Where even the longest window
+//! says nothing of a rate, responses that depend on each other send the search below it, where they depend
+//! less; for any other reason it ends there, undecided: a host that is late at one rate is late at the next.
 
 use super::plan::Run;
 use crate::measure::load::Load;
@@ -68,8 +70,17 @@ impl FromStr for Slo {
 enum Answer {
     Met,
     Missed,
-    /// Too few responses that do not depend on each other, or an invalid row.
+    /// Enough responses, but too few that do not depend on each other.
+    Dependent,
+    /// Too few responses, or a row that is not to be used.
     Undecided,
+}
+
+impl Answer {
+    /// May a longer window say more?
+    fn is_open(self) -> bool {
+        matches!(self, Answer::Dependent | Answer::Undecided)
+    }
 }
 
 /// One instance's search.
@@ -109,11 +120,12 @@ impl Search {
         }
     }
 
-    fn answer(&mut self, met: bool) {
+    fn answer(&mut self, answer: Answer) {
+        self.over |= answer == Answer::Undecided;
         if self.over {
             return;
         }
-        let (rate, again) = (self.rate(), self.is_closed_in());
+        let (rate, again, met) = (self.rate(), self.is_closed_in(), answer == Answer::Met);
         if met {
             self.met = rate;
             self.missed.retain(|&missed| missed > rate);
@@ -187,13 +199,7 @@ impl Hunt {
             *before += 1;
         }
         if !self.begun {
-            self.begun = true;
-            for ((row, search), member) in rows.iter().zip(&mut self.searches).zip(&self.planned.members) {
-                // A server's samples arrive one by one; whole batches else.
-                let per = if member.job.load.is_server() { 1 } else { row.point.batch.max(1) };
-                let wall = row.rates.throughput_wall.filter(|_| row.outcome.status == Status::Ok);
-                search.begin(wall.map(|wall| wall / per as f64));
-            }
+            self.begin(rows);
             return;
         }
         let mut answers = Vec::new();
@@ -201,20 +207,40 @@ impl Hunt {
             let searched = !self.is_closed(&member.job.load);
             answers.push(if searched { judge(row, self.slo) } else { Answer::Missed });
         }
-        let open = |(answer, search): (&Answer, &Search)| *answer == Answer::Undecided && !search.over;
+        // Nothing more is asked.
+        if rows.iter().any(|row| row.outcome.status == Status::Interrupted) {
+            return;
+        }
+        let open = |(answer, search): (&Answer, &Search)| answer.is_open() && !search.over;
         if self.undecided < LONGER && answers.iter().zip(&self.searches).any(open) {
             self.undecided += 1;
             return;
         }
         self.undecided = 0;
         for (answer, search) in answers.iter().zip(&mut self.searches) {
-            search.answer(*answer == Answer::Met);
+            search.answer(*answer);
         }
     }
 
-    /// The rates that were found, one a member; none where even the lowest missed the target.
-    pub fn found(&self) -> Vec<Option<f64>> {
-        self.searches.iter().map(|search| Some(round(search.met)).filter(|&met| met > 0.0)).collect()
+    /// Learns from the closed load; a search for which it says nothing is over, and its row says of what.
+    fn begin(&mut self, rows: &mut [Row]) {
+        self.begun = true;
+        for ((row, search), member) in rows.iter_mut().zip(&mut self.searches).zip(&self.planned.members) {
+            // A server's samples arrive one by one; whole batches else.
+            let per = if member.job.load.is_server() { 1 } else { row.point.batch.max(1) };
+            let wall = row.rates.throughput_wall.filter(|_| row.outcome.status == Status::Ok);
+            search.begin(wall.map(|wall| wall / per as f64));
+            if search.over && member.job.load != Load::Closed {
+                row.slo.target = Some(self.slo.to_string());
+            }
+            search.over &= row.outcome.status != Status::Interrupted;
+        }
+    }
+
+    /// Of the rows of the last probe, those whose search is not over.
+    pub fn unfinished<'a>(&self, rows: &'a [Row]) -> Vec<&'a Row> {
+        let of = rows.iter().zip(&self.searches);
+        of.filter(|(_, search)| !search.over).map(|(row, _)| row).collect()
     }
 }
 
@@ -230,29 +256,37 @@ fn round(rate: f64) -> f64 {
 /// Does the row meet the target? Writes the bound that says so into it.
 fn judge(row: &mut Row, slo: Slo) -> Answer {
     row.slo.target = Some(slo.to_string());
-    let (invalid, failed) = (row.outcome.status == Status::Invalid, row.outcome.status != Status::Ok);
+    let status = row.outcome.status;
     let saturated = row.outcome.warnings.0.contains(&crate::results::row::Warning::Saturated);
     let (value, bound) = summary::response_quantile(row, slo.quantile);
     row.slo.bound = bound;
     let answer = match (value, bound) {
+        // A failure says nothing of the rate, nor does half a window.
+        _ if matches!(status, Status::Failed | Status::Interrupted) => Answer::Undecided,
         _ if saturated => Answer::Missed,
-        // A neighbour's stall or the harness's own lateness says nothing of the rate.
-        _ if invalid => Answer::Undecided,
-        _ if failed => Answer::Missed,
+        // Nor does a neighbour's stall or the harness's own lateness.
+        _ if status == Status::Invalid => Answer::Undecided,
         (_, Some(bound)) if bound <= slo.limit_ms => Answer::Met,
         (_, Some(_)) => Answer::Missed,
         // Not even the percentile itself does.
         (Some(value), None) if value > slo.limit_ms => Answer::Missed,
-        _ => Answer::Undecided,
+        (Some(_), None) => Answer::Dependent,
+        (None, None) => Answer::Undecided,
     };
-    row.slo.met = Some(answer == Answer::Met);
+    row.slo.met = (!answer.is_open()).then_some(answer == Answer::Met);
     answer
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::plan::Member;
     use super::*;
+    use crate::machine::Instance;
+    use crate::measure::load::Arrivals;
+    use crate::measure::protocol::{Device, Job};
+    use crate::measure::stopping::Rule;
     use crate::results::row::Mode;
+    use crate::workload::Settings;
 
     #[test]
     fn a_target_is_read_and_spelt() {
@@ -271,7 +305,7 @@ mod tests {
         let (mut search, mut probes) = (Search::default(), 0);
         search.begin(Some(capacity));
         while !search.over {
-            search.answer(answer(probes, search.rate()));
+            search.answer(if answer(probes, search.rate()) { Answer::Met } else { Answer::Missed });
             probes += 1;
         }
         (search, probes)
@@ -311,11 +345,117 @@ mod tests {
         let slo: Slo = "p99=10ms".parse().unwrap();
         let mut row = Row::default();
         row.invalid("a neighbour stalled");
-        assert_eq!(judge(&mut row, slo), Answer::Undecided);
-        assert_eq!(row.slo.met, Some(false));
+        assert_eq!((judge(&mut row, slo), row.slo.met), (Answer::Undecided, None));
         row.outcome.warnings.0.insert(crate::results::row::Warning::Saturated);
-        assert_eq!(judge(&mut row, slo), Answer::Missed);
-        assert_eq!(judge(&mut Row::default().failed("gone"), slo), Answer::Missed);
+        assert_eq!((judge(&mut row, slo), row.slo.met), (Answer::Missed, Some(false)));
+        let mut row = row.failed("gone");
+        assert_eq!((judge(&mut row, slo), row.slo.met), (Answer::Undecided, None));
+        row.outcome.status = Status::Interrupted;
+        assert_eq!((judge(&mut row, slo), row.slo.met), (Answer::Undecided, None));
+    }
+
+    /// 1000 responses within the target, of which only each `lag`-th counts.
+    fn within(lag: u64) -> Row {
+        let mut recorder = crate::measure::recorder::Recorder::new();
+        recorder.open(0);
+        (0..1000).for_each(|i| recorder.record(i * 10_000_000, i * 10_000_000 + 1_000_000));
+        let mut row = Row::default();
+        row.histograms.response = Some(recorder.finish().histogram);
+        row.response.lag = Some(lag);
+        row
+    }
+
+    #[test]
+    fn what_is_not_known_is_no_cell() {
+        let slo: Slo = "p99=10ms".parse().unwrap();
+        let mut row = within(1);
+        assert_eq!((judge(&mut row, slo), row.slo.met), (Answer::Met, Some(true)));
+        row.invalid("9 of 1000 batches were issued late");
+        assert_eq!((judge(&mut row, slo), row.slo.met), (Answer::Undecided, None));
+        assert!(row.slo.bound.unwrap() <= slo.limit_ms);
+        let mut row = within(2);
+        assert_eq!((judge(&mut row, slo), row.slo.met, row.slo.bound), (Answer::Dependent, None, None));
+    }
+
+    /// A host that is late is late at every rate: three windows tell, and no rate below is tried.
+    #[test]
+    fn a_probe_that_says_nothing_ends_the_search() {
+        let (mut hunt, mut probes) = (searching(), 0);
+        while hunt.next().is_some() {
+            let mut row = if probes == 0 { measured() } else { within(1) };
+            if probes > 0 {
+                row.invalid("9 of 1000 batches were issued late");
+            }
+            hunt.learn(std::slice::from_mut(&mut row));
+            probes += 1;
+        }
+        assert_eq!((probes, hunt.searches[0].met), (4, 0.0));
+        assert!(hunt.unfinished(&[Row::default()]).is_empty());
+    }
+
+    #[test]
+    fn dependent_responses_send_the_search_below() {
+        let mut search = Search::default();
+        search.begin(Some(1000.0));
+        search.answer(Answer::Dependent);
+        assert_eq!((search.over, round(search.rate())), (false, 490.0));
+        search.answer(Answer::Undecided);
+        assert!(search.over && search.met == 0.0);
+    }
+
+    #[test]
+    fn an_interrupted_search_is_not_over() {
+        let mut hunt = searching();
+        hunt.learn(&mut [measured()]);
+        for _ in 0..5 {
+            let mut row = within(1);
+            row.outcome.status = Status::Interrupted;
+            hunt.learn(std::slice::from_mut(&mut row));
+            assert_eq!((row.slo.met, hunt.unfinished(&[row]).len()), (None, 1));
+        }
+        let (mut hunt, mut row) = (searching(), Row::default().failed("interrupted before its window"));
+        row.outcome.status = Status::Interrupted;
+        hunt.learn(std::slice::from_mut(&mut row));
+        assert_eq!(
+            (row.slo.target.as_deref(), hunt.unfinished(&[row.clone()]).len()),
+            (Some("p99<=10ms"), 1)
+        );
+    }
+
+    #[test]
+    fn a_search_without_a_capacity_says_what_it_was_for() {
+        let (mut hunt, mut row) = (searching(), Row::default().failed("gone"));
+        hunt.learn(std::slice::from_mut(&mut row));
+        assert_eq!((row.slo.target.as_deref(), row.slo.met), (Some("p99<=10ms"), None));
+        assert!(hunt.next().is_none() && hunt.unfinished(&[row]).is_empty());
+    }
+
+    /// The closed load's row.
+    fn measured() -> Row {
+        let mut row = Row::default();
+        row.rates.throughput_wall = Some(1000.0);
+        row
+    }
+
+    /// One member under an open load.
+    fn searching() -> Hunt {
+        let job = Job {
+            device: Device::Cpu,
+            workload: "scripted()".into(),
+            batch: 1,
+            settings: Settings::default(),
+            cpus: Vec::new(),
+            rule: Rule::DEFAULT,
+            load: Load::Open { arrivals: Arrivals::Poisson(1.0) },
+            inflight: 1,
+            arrival_seed: 1,
+            intervals: false,
+            clock_samples: false,
+            own: None,
+        };
+        let members = vec![Member { instance: Instance::default(), job }];
+        let run = Run { repetition: 1, attempt: 1, mode: Mode::Isolated, members };
+        Hunt::new(&run, "p99=10ms".parse().unwrap())
     }
 
     /// Also of a member that measures on at its rate beside others that still search.

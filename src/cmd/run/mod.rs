@@ -10,6 +10,7 @@ use crate::machine::Topology;
 use crate::machine::nvml::Library;
 use crate::measure::protocol::Device;
 use crate::render::{names::Names, progress::Progress, runs, slo, slowdown, table};
+use crate::results::Row;
 use crate::results::csv_file::Output;
 use crate::results::environment::provenance;
 use crate::results::row::Status;
@@ -41,6 +42,8 @@ struct Prepared {
     hlog: Option<Hlog>,
     /// The user chose no workload, and a GPU can run more than the one that was chosen for them.
     suggests_suite: bool,
+    /// The last rows of searches that were interrupted.
+    unfinished: Vec<Row>,
 }
 
 /// The verb. Errors go to `err`, the table or CSV to `out`.
@@ -147,7 +150,7 @@ fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
     let chosen = !args.workload.is_empty() || args.preset.is_some() || options.own.is_some();
     // On a CPU the others take long.
     let suggests_suite = !chosen && options.device == Device::Cuda;
-    Ok(Prepared { context, runs, conductor, saved, hlog, suggests_suite })
+    Ok(Prepared { context, runs, conductor, saved, hlog, suggests_suite, unfinished: Vec::new() })
 }
 
 /// What, how often, how long in one line; what the batches of a model are made of in more.
@@ -196,6 +199,9 @@ fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mu
             prepared.hlog.iter_mut().try_for_each(|hlog| hlog.add(&run, &outcomes))?;
             let mut rows = rows::rows(&prepared.context, &run, &outcomes);
             hunt.iter_mut().for_each(|hunt| hunt.learn(&mut rows));
+            if let (Some(hunt), true) = (&hunt, INTERRUPTS.load(Relaxed) > 0) {
+                prepared.unfinished.extend(hunt.unfinished(&rows).into_iter().cloned());
+            }
             prepared.saved.add(rows)?;
             next = hunt.as_ref().filter(|_| INTERRUPTS.load(Relaxed) == 0).and_then(Hunt::next);
         }
@@ -223,7 +229,7 @@ fn show(prepared: &Prepared, args: &RunArgs, out: &mut dyn Write) -> Result<()> 
     let mut write = || {
         table::write(out, &rounds::fold(&shown), &names)?;
         slowdown::write(out, &analysis::slowdowns(&all), &analysis::packed(&all), &names)?;
-        slo::write(out, saved.shown())?;
+        slo::write(out, saved.shown(), &prepared.unfinished)?;
         if prepared.suggests_suite && !args.quiet {
             table::suggest_suite(out, &shown)?;
         }

@@ -180,6 +180,36 @@ fn a_trace_is_replayed_once() {
     assert_eq!(records.log(), expected.map(|(a, b, c)| (start + a, start + b, start + c)));
 }
 
+/// The next arrival may be far away: the window does not wait for it.
+#[test]
+fn a_window_ends_in_wait_of_an_arrival() {
+    const S: u64 = 1_000_000_000;
+    let rule = |min_ns, max_ns| Rule { min_ns, min_batches: 2, max_ns, precision: None };
+    for lanes in [1, 2] {
+        for (times, rule, batches, seconds) in [
+            (vec![S, 60 * S], Rule::given(Some(2 * S), None), 1, 2),
+            (vec![60 * S], Rule::given(Some(2 * S), None), 0, 2),
+            (vec![S, 60 * S], rule(S, 9 * S), 1, 9),
+            (vec![S, 3 * S, 60 * S], rule(7 * S, 9 * S), 2, 7),
+        ] {
+            let load = Load::Server { arrivals: Arrivals::Trace(times), max_delay_ns: 1000 };
+            let (records, ended, _) = run_task("times=1ms", rule, &Task { load, lanes, ..Task::closed(4) });
+            let (latency, response) = (records.latency(), records.arrived().unwrap().response);
+            assert_eq!((ended, latency.batches), (Ended::Rule, batches), "{rule}");
+            assert_eq!(latency.end_ns - latency.start_ns, seconds * S, "{rule}");
+            assert_eq!(response.end_ns, latency.end_ns);
+        }
+    }
+}
+
+#[test]
+fn a_batch_in_flight_at_the_limit_is_the_last() {
+    let trace = Arrivals::Trace(vec![0, 1_999_999_999, 2_000_000_001]);
+    let (records, ..) = run_task("times=1ms", Rule::given(Some(2_000_000_000), None), &open(trace));
+    let recording = records.latency();
+    assert_eq!((recording.batches, recording.end_ns - recording.start_ns), (2, 2_000_999_999));
+}
+
 #[test]
 fn a_load_beyond_the_lane_ends_early() {
     let (records, ended, _) = run_task("times=1ms", Rule::DEFAULT, &open(Arrivals::Constant(2000.0)));
