@@ -84,6 +84,7 @@ fn the_default_output_is_below_the_current_folder_or_in_the_temporary_one() {
             .unwrap(),
     );
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("results/ can't be used ("), "{}", ran.stderr);
     let saved = ran.stdout.lines().last().unwrap().strip_prefix("saved: ").unwrap();
     assert!(saved.starts_with(bench.folder.path().to_str().unwrap()), "{saved}");
 }
@@ -152,7 +153,7 @@ fn an_existing_file_is_kept_unless_told_otherwise() {
 /// Each is refused with exit 2 before anything is measured or written.
 #[test]
 fn bad_input_is_refused_by_name() {
-    let cases: [(&[&str], &str); 23] = [
+    let cases: [(&[&str], &str); 22] = [
         (&["--uuid", "MIG-1"], "migbench: cannot measure on a GPU: no NVIDIA driver library ("),
         (&["--device", "cuda"], "migbench: cannot measure on a GPU: no NVIDIA driver library ("),
         (
@@ -199,7 +200,6 @@ fn bad_input_is_refused_by_name() {
             "error: invalid value 'soon' for '--duration <TIME>': 'soon' is not a duration",
         ),
         (&["-o", "missing/a.csv"], "migbench: cannot write missing/a.csv: No such file or directory"),
-        (&["-o", "/dev/full", "--force"], "migbench: cannot write /dev/full"),
     ];
     for (arguments, message) in cases {
         let bench = Bench::new();
@@ -208,6 +208,20 @@ fn bad_input_is_refused_by_name() {
         assert!(ran.stderr.starts_with(message), "{arguments:?}: {}", ran.stderr);
         assert_eq!(ran.stdout, "", "{arguments:?}");
         assert_eq!(fs::read_dir(bench.folder.path()).unwrap().count(), 0, "{arguments:?} wrote something");
+    }
+}
+
+#[test]
+fn a_full_disk_is_no_question_of_usage() {
+    let bench = Bench::new();
+    let ran = bench.run(&["-o", "/dev/full", "--force", "-q"]);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("migbench: cannot write /dev/full: No space left"), "{}", ran.stderr);
+    for arguments in [["-o", "-"], ["--list-runs", "-q"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let arguments = [&["--workload", "scripted()", "--batch", "1"][..], &arguments].concat();
+        let ran = common::ran(bench.command(&arguments).stdout(full).output().unwrap());
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     }
 }
 

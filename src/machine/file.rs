@@ -1,6 +1,7 @@
 //! A topology from a file: migbench's own JSON, or the text of `nvidia-smi -L`.
 
-use super::topology::{Source, Topology};
+use super::profile::ProfileName;
+use super::topology::{Gpu, Source, Topology};
 use super::{profile, smi};
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -31,8 +32,25 @@ pub fn parse(text: &str) -> Result<Topology> {
     }
     for gpu in &mut topology.gpus {
         gpu.profiles = profile::known(gpu).map(|card| card.profiles.clone()).unwrap_or_default();
+        fill_sizes(gpu);
     }
     Ok(topology)
+}
+
+/// What the profiles say of the MIG devices. A compute instance has its GPU instance's memory, and
+/// multiprocessors that only the driver knows unless it has all of them.
+fn fill_sizes(gpu: &mut Gpu) {
+    let mut devices = std::mem::take(&mut gpu.mig_devices);
+    for device in &mut devices {
+        let name = device.profile.as_deref();
+        let Some((name, offered)) = name.and_then(|name| Some((name, gpu.profile_named(name)?))) else {
+            continue;
+        };
+        let whole = name.parse::<ProfileName>().is_ok_and(|name| name.clone().of_gpu_instance() == name);
+        device.memory_mib = offered.memory_mib;
+        device.sm_count = offered.sm_count.filter(|_| whole);
+    }
+    gpu.mig_devices = devices;
 }
 
 /// The text of a file, `-` for standard input.
@@ -63,6 +81,11 @@ mod tests {
         let topology = parse(text).unwrap();
         let offered = topology.gpus[0].profile_named("1g.5gb").unwrap();
         assert_eq!((offered.id, offered.sm_count), (19, Some(14)));
+        let device = &topology.gpus[0].mig_devices[0];
+        assert_eq!((device.sm_count, device.memory_mib), (Some(14), offered.memory_mib));
+        let part = parse(&text.replace("1g.5gb ", "1c.3g.20gb ")).unwrap();
+        let device = &part.gpus[0].mig_devices[0];
+        assert_eq!((device.sm_count, device.memory_mib.is_some()), (None, true));
         assert!(offered.source.as_deref().unwrap().starts_with("nvidia-smi mig -lgip"));
     }
 

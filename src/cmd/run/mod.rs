@@ -5,6 +5,7 @@ mod choose;
 mod hlog;
 mod saved;
 
+use super::fail;
 use crate::analysis::{rounds, slowdown as analysis};
 use crate::machine::Topology;
 use crate::machine::nvml::Library;
@@ -53,11 +54,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     }
     let prepared = match prepare(args, err) {
         Ok(prepared) => prepared,
-        Err(error) if is_broken_pipe(&error) => return Exit::Ok,
-        Err(error) => {
-            let _ = writeln!(err, "migbench: {error:#}");
-            return Exit::Usage;
-        }
+        Err(error) => return fail(&error, Exit::Usage, err),
     };
     match measure(prepared, args, out, err) {
         Ok(exit) => exit,
@@ -83,14 +80,7 @@ fn list_runs(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
         }
         Ok(())
     });
-    match written {
-        Ok(()) => Exit::Ok,
-        Err(error) if is_broken_pipe(&error) => Exit::Ok,
-        Err(error) => {
-            let _ = writeln!(err, "migbench: {error:#}");
-            Exit::Usage
-        }
-    }
+    written.map_or_else(|error| fail(&error, Exit::Usage, err), |()| Exit::Ok)
 }
 
 /// The eye on the GPUs, where there are any.
@@ -123,7 +113,7 @@ fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
     let Planned { topology, library, selection, options, runs } = plan_runs(args)?;
     refuse_in_vain(args, library.is_some())?;
     listen_to_signals()?;
-    let saved = Saved::open(args)?;
+    let saved = Saved::open(args, err)?;
     let mut context = Context { provenance: provenance(&saved.run_id, args.seed), topology };
     context.provenance.session_id.clone_from(&saved.session_id);
     let there = saved.resumed().len();

@@ -9,6 +9,7 @@ use crate::sweep::plan::Run;
 use crate::sweep::resume;
 use crate::sweep::rows::{self, Context};
 use anyhow::{Context as _, Result, bail};
+use std::io::Write;
 use std::path::Path;
 
 /// The open output and the rows of its file.
@@ -27,11 +28,11 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// Opens what the user named, or a new file in results/.
+    /// Opens what the user named, or a new file in results/, or else in the folder for temporary files, and says so.
     ///
     /// # Errors
     /// The file can't be written, or holds something else than is expected of it.
-    pub fn open(args: &RunArgs) -> Result<Saved> {
+    pub fn open(args: &RunArgs, err: &mut dyn Write) -> Result<Saved> {
         let session_id = new_run_id();
         if let Some(path) = &args.resume {
             let (output, there) = Output::resume(path)?;
@@ -49,7 +50,7 @@ impl Saved {
             };
             return Ok(Saved { output, rows: there.rows, first: 0, run_id, session_id, resuming: true });
         }
-        let output = open_output(args, &session_id)?;
+        let output = open_output(args, &session_id, err)?;
         let before = output.path().filter(|_| args.append);
         let rows =
             before.map_or_else(|| Ok(Vec::new()), |path| csv_file::read(path).map(|read| read.rows))?;
@@ -92,7 +93,7 @@ impl Saved {
     }
 }
 
-fn open_output(args: &RunArgs, run_id: &str) -> Result<Output> {
+fn open_output(args: &RunArgs, run_id: &str, err: &mut dyn Write) -> Result<Output> {
     let if_exists = match (args.force, args.append) {
         (true, _) => IfExists::Overwrite,
         (_, true) => IfExists::Append,
@@ -106,5 +107,13 @@ fn open_output(args: &RunArgs, run_id: &str) -> Result<Output> {
     let opened = std::fs::create_dir_all(here)
         .map_err(Into::into)
         .and_then(|()| Output::open(&here.join(&name), IfExists::Refuse));
-    opened.or_else(|_| Output::open(&std::env::temp_dir().join(&name), IfExists::Refuse))
+    opened.or_else(|why: anyhow::Error| {
+        let instead = std::env::temp_dir().join(&name);
+        writeln!(
+            err,
+            "results/ can't be used ({why:#}): saving to {}; -o names another file",
+            instead.display()
+        )?;
+        Output::open(&instead, IfExists::Refuse)
+    })
 }
