@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::ptr::from_ref;
 
 /// The verb.
 pub fn run(args: &ExportArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
@@ -30,7 +31,7 @@ fn export(args: &ExportArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result
     };
     let mut all = Vec::new();
     for file in &args.files {
-        all.extend(read(file, args.merge, metrics, err).with_context(|| file.display().to_string())?);
+        all.extend(read(file, args.merge, metrics, err)?);
     }
     if all.is_empty() {
         bail!("no row there has such a histogram");
@@ -58,12 +59,17 @@ fn read(file: &Path, merge: bool, metrics: &[Metric], err: &mut dyn Write) -> Re
     if torn {
         writeln!(err, "{name}: the last line has no newline and is left out")?;
     }
-    let mut counted = rounds::latest(&rows);
-    counted.retain(|row| row.outcome.status == Status::Ok);
+    let counted: HashSet<*const Row> = match merge {
+        true => rounds::latest(&rows)
+            .into_iter()
+            .filter(|row| row.outcome.status == Status::Ok)
+            .map(from_ref)
+            .collect(),
+        false => rows.iter().map(from_ref).collect(),
+    };
     let (left_out, all) = (rows.len() - counted.len(), rows.len());
-    if merge && left_out > 0 {
+    if left_out > 0 {
         writeln!(err, "{name}: {left_out} of {all} rows not merged: not ok, or measured again since")?;
     }
-    let counted: HashSet<*const Row> = counted.into_iter().map(std::ptr::from_ref).collect();
-    entries(&rows, |row| !merge || counted.contains(&std::ptr::from_ref(row)), metrics)
+    entries(&rows, |row| counted.contains(&from_ref(row)), metrics).with_context(|| name.to_string())
 }

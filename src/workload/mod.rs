@@ -349,20 +349,20 @@ impl Need {
 
     /// Refuses what cannot fit, before anything is allocated.
     pub(crate) fn refuse_unless_it_fits(&self, name: &str, free: Option<u64>, place: &str) -> Result<()> {
-        self.refuse_beyond(name, free, &format!("{place} has"), " free")
+        self.refuse_beyond(name, free, place, " free")
     }
 
     /// Refuses what cannot fit even an idle instance.
     pub(crate) fn refuse_unless_it_could_fit(&self, name: &str, all: u64, place: &str) -> Result<()> {
-        self.refuse_beyond(name, Some(all), &format!("{place} has"), "")
+        self.refuse_beyond(name, Some(all), place, "")
     }
 
-    fn refuse_beyond(&self, name: &str, room: Option<u64>, has: &str, free: &str) -> Result<()> {
+    fn refuse_beyond(&self, name: &str, room: Option<u64>, place: &str, free: &str) -> Result<()> {
         let Some(room) = room.filter(|&room| self.total() > room) else { return Ok(()) };
         let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
         if self.weights > room {
             anyhow::bail!(
-                "{name} needs {} for its weights alone, {has} {}{free}: choose a smaller network or a larger \
+                "{name} needs {} for its weights alone, {place} has {}{free}: choose a smaller network or a larger \
                  instance",
                 gb(self.weights),
                 gb(room)
@@ -377,7 +377,7 @@ impl Need {
         let in_flight =
             if self.lanes > 1 { format!(" with {} in flight", self.lanes) } else { String::new() };
         anyhow::bail!(
-            "{name} at batch {}{in_flight} needs {}, {has} {}{free}: choose {advice}",
+            "{name} at batch {}{in_flight} needs {}, {place} has {}{free}: choose {advice}",
             self.batch,
             gb(self.total()),
             gb(room)

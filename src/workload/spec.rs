@@ -157,7 +157,8 @@ impl Spec {
     /// Longer than the network allows, or it was given one already.
     pub fn set_seq_len(&mut self, seq_len: usize) -> Result<()> {
         if self.has_seq_len() {
-            self.refuse_another("--seq-len", &seq_len, &self.seq_len, &Spec::SEQ_LEN)?;
+            let text = self.to_string();
+            replace_default(&mut self.seq_len, seq_len, &Spec::SEQ_LEN, "--seq-len", &text)?;
         }
         self.parse_seq_len(&seq_len.to_string())
     }
@@ -171,20 +172,6 @@ impl Spec {
         match text.parse() {
             Ok(n) if (1..=most).contains(&n) => self.seq_len = n,
             _ => bail!("{name}: sequence length '{text}' is not a whole number from 1 to {most}"),
-        }
-        Ok(())
-    }
-
-    /// An option is for the workloads that leave it open.
-    fn refuse_another<T: PartialEq + fmt::Display>(
-        &self,
-        option: &str,
-        wanted: &T,
-        has: &T,
-        default: &T,
-    ) -> Result<()> {
-        if has != default && has != wanted {
-            bail!("{option} {wanted}, but the workload {self} says {has} itself: leave one of the two out");
         }
         Ok(())
     }
@@ -204,13 +191,13 @@ impl Spec {
     /// # Errors
     /// It was given one already.
     pub fn set_llama_size(&mut self, wanted: LlamaSize) -> Result<()> {
-        if let Kind::LlamaDecode { size, .. } | Kind::LlamaPrefill(size) = self.kind {
-            self.refuse_another("--llama-size", &wanted, &size, &LlamaSize::One)?;
+        let text = self.to_string();
+        match &mut self.kind {
+            Kind::LlamaDecode { size, .. } | Kind::LlamaPrefill(size) => {
+                replace_default(size, wanted, &LlamaSize::One, "--llama-size", &text)
+            }
+            _ => Ok(()),
         }
-        if let Kind::LlamaDecode { size, .. } | Kind::LlamaPrefill(size) = &mut self.kind {
-            *size = wanted;
-        }
-        Ok(())
     }
 
     /// Gives it another context, where it has one.
@@ -218,13 +205,13 @@ impl Spec {
     /// # Errors
     /// It was given one already.
     pub fn set_context(&mut self, wanted: usize) -> Result<()> {
-        if let Kind::LlamaDecode { context, .. } = self.kind {
-            self.refuse_another("--context", &wanted, &context, &Spec::CONTEXT)?;
+        let text = self.to_string();
+        match &mut self.kind {
+            Kind::LlamaDecode { context, .. } => {
+                replace_default(context, wanted, &Spec::CONTEXT, "--context", &text)
+            }
+            _ => Ok(()),
         }
-        if let Kind::LlamaDecode { context, .. } = &mut self.kind {
-            *context = wanted;
-        }
-        Ok(())
     }
 
     /// Why a GPU can't run it in this precision; none if it can.
@@ -325,6 +312,21 @@ impl Spec {
         }
         Ok(true)
     }
+}
+
+/// What an option says, for a workload that left it open.
+fn replace_default<T: PartialEq + fmt::Display>(
+    has: &mut T,
+    wanted: T,
+    default: &T,
+    option: &str,
+    workload: &str,
+) -> Result<()> {
+    if has != default && *has != wanted {
+        bail!("{option} {wanted}, but the workload {workload} says {has} itself: leave one of the two out");
+    }
+    *has = wanted;
+    Ok(())
 }
 
 /// A whole number within bounds.

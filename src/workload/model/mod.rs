@@ -221,10 +221,10 @@ impl Network {
     /// cache holds, and the input and output. Working memory is left out, since a fused kernel may
     /// never store it. All layers share one table of rotary angles.
     pub fn compulsory_bytes(&self, batch: usize, precision: Precision) -> f64 {
-        let is_rotation = |op: &&Op| matches!(op, Op::Rotate { .. });
-        let further = self.ops.iter().filter(is_rotation).skip(1).map(|op| op.weight_elements(self));
-        let weights = self.ops.iter().map(|op| op.weight_elements(self));
-        let weights = weights.fold(0.0, |sum, n| sum + n) - further.sum::<f64>();
+        let (rotations, others): (Vec<&Op>, Vec<&Op>) =
+            self.ops.iter().partition(|op| matches!(op, Op::Rotate { .. }));
+        let weights = others.into_iter().chain(rotations.first().copied());
+        let weights = weights.fold(0.0, |sum, op| sum + op.weight_elements(self));
         let caches = self.ops.iter().filter_map(|op| match *op {
             Op::CachedAttention { cache, .. } => Some(cache),
             _ => None,
