@@ -153,7 +153,7 @@ fn an_existing_file_is_kept_unless_told_otherwise() {
 /// Each is refused with exit 2 before anything is measured or written.
 #[test]
 fn bad_input_is_refused_by_name() {
-    let cases: [(&[&str], &str); 22] = [
+    let cases: [(&[&str], &str); 26] = [
         (&["--uuid", "MIG-1"], "migbench: cannot measure on a GPU: no NVIDIA driver library ("),
         (&["--device", "cuda"], "migbench: cannot measure on a GPU: no NVIDIA driver library ("),
         (
@@ -200,6 +200,10 @@ fn bad_input_is_refused_by_name() {
             "error: invalid value 'soon' for '--duration <TIME>': 'soon' is not a duration",
         ),
         (&["-o", "missing/a.csv"], "migbench: cannot write missing/a.csv: No such file or directory"),
+        (&["-o", ".", "--append"], "migbench: cannot write .: Is a directory"),
+        (&["--model", "."], "migbench: cannot read .: Is a directory"),
+        (&["--load", "open", "--trace", "."], "migbench: cannot read .: Is a directory"),
+        (&["--list-runs", "--topology", "."], "migbench: cannot read .: Is a directory"),
     ];
     for (arguments, message) in cases {
         let bench = Bench::new();

@@ -39,19 +39,61 @@ pub fn dispatch(cli: Cli, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
 }
 
 /// Says what went wrong and how the program ends for it. A reader that has had enough, as `head`, is
-/// no error.
+/// no error; a name that leads nowhere, or not for this user, is a question of usage; what the machine
+/// can't do with a good one, as writing to a full disk, is not.
 fn fail(error: &anyhow::Error, exit: Exit, err: &mut dyn Write) -> Exit {
-    let kind = error.chain().find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind()));
-    match kind {
-        Some(ErrorKind::BrokenPipe) => Exit::Ok,
-        // What is not there was named wrongly; what can't be read is no question of usage.
-        Some(ErrorKind::NotFound | ErrorKind::AlreadyExists) => say(error, Exit::Usage, err),
-        Some(_) => say(error, Exit::Internal, err),
-        None => say(error, exit, err),
-    }
-}
-
-fn say(error: &anyhow::Error, exit: Exit, err: &mut dyn Write) -> Exit {
+    let exit = match error.chain().find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind())) {
+        Some(ErrorKind::BrokenPipe) => return Exit::Ok,
+        Some(kind) if is_of_a_name(kind) => Exit::Usage,
+        Some(_) => Exit::Internal,
+        None => exit,
+    };
     let _ = writeln!(err, "migbench: {error:#}");
     exit
+}
+
+/// Another file, or other rights to it, would have served. `InvalidData` is a text that is not UTF-8.
+fn is_of_a_name(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::NotFound
+            | ErrorKind::AlreadyExists
+            | ErrorKind::IsADirectory
+            | ErrorKind::NotADirectory
+            | ErrorKind::InvalidFilename
+            | ErrorKind::InvalidInput
+            | ErrorKind::InvalidData
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn a_bad_name_is_usage_and_a_bad_disk_is_not() {
+        let ended = |kind: ErrorKind, otherwise| {
+            let error = Err::<(), _>(io::Error::from(kind)).context("cannot write a.csv").unwrap_err();
+            let mut err = Vec::new();
+            (fail(&error, otherwise, &mut err), err.len())
+        };
+        for otherwise in [Exit::Usage, Exit::Internal] {
+            let said = "migbench: cannot write a.csv: ".len();
+            for kind in [ErrorKind::IsADirectory, ErrorKind::PermissionDenied, ErrorKind::NotADirectory] {
+                let (exit, length) = ended(kind, otherwise);
+                assert!(exit == Exit::Usage && length > said, "{kind}");
+            }
+            for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::Other] {
+                let (exit, length) = ended(kind, otherwise);
+                assert!(exit == Exit::Internal && length > said, "{kind}");
+            }
+            assert_eq!(ended(ErrorKind::BrokenPipe, otherwise), (Exit::Ok, 0));
+            let mut err = Vec::new();
+            assert_eq!(fail(&anyhow::anyhow!("no rows"), otherwise, &mut err), otherwise);
+            assert_eq!(err, b"migbench: no rows\n");
+        }
+    }
 }
