@@ -231,7 +231,8 @@ pub struct RunArgs {
     pub device: Option<Device>,
     /// What to run: bert-tiny, -mini, -base or -large, resnet50, llama-decode, llama-prefill, mlp; a probe:
     /// gemm, stream, transfer, launch; null; or suite (bert-base, resnet50, llama-decode). With parameters
-    /// as 'gemm(m=64,n=4096,k=4096)'. Several, repeated [default: bert-base on a GPU, bert-tiny on the CPU]
+    /// as 'gemm(m=64,n=4096,k=4096)'. Several, repeated or comma-separated [default: bert-base on a GPU,
+    /// bert-tiny on the CPU]
     #[arg(long, value_name = "NAME", value_parser = |text: &str| Spec::parse_some(text).map(Workloads))]
     pub workload: Vec<Workloads>,
     /// Tokens per sample of bert-* and llama-prefill [default: 128]

@@ -12,7 +12,7 @@ use migbench::results::row::{Identity, Sharing, Status, Warning};
 
 const SHORT: [&str; 5] = ["--batches", "30", "-q", "-o", "a.csv"];
 
-/// A short run with more options; its exit code and rows.
+/// A short run with more options; its exit code and rows, which hold together whatever they say.
 fn run(machine: &Machine, more: &[&str]) -> (i32, Vec<Row>) {
     let unless_given = |option: &'static str, value: &'static str| {
         if more.contains(&option) { Vec::new() } else { vec![option, value] }
@@ -20,6 +20,8 @@ fn run(machine: &Machine, more: &[&str]) -> (i32, Vec<Row>) {
     let given = [unless_given("--batch", "4"), unless_given("--workload", "mlp")].concat();
     let ran = machine.run(&[&SHORT[..], &["--force"], &given, more].concat());
     assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
+    let checked = machine.bench.run(&["check", "a.csv"]);
+    assert_eq!(checked.code, Some(0), "{more:?}: {}{}", checked.stdout, checked.stderr);
     (ran.code.unwrap_or_else(|| panic!("killed: {}", ran.stderr)), machine.bench.rows("a.csv"))
 }
 
@@ -120,10 +122,29 @@ fn the_default_table_suggests_the_suite() {
 /// Every form of a batch that the device knows.
 #[test]
 fn with_and_without_graph_and_transfers() {
-    for more in [&["--no-graph"][..], &["--no-transfers"], &["--sync", "blocking"], &["--precision", "bf16"]]
+    for more in
+        [&["--no-graph"][..], &["--sync", "blocking"], &["--precision", "bf16"], &["--workload", "launch"]]
     {
         let (code, row) = one("", more);
         assert_eq!((code, row.outcome.status), (0, Status::Ok), "{more:?}: {}", error(&row));
+    }
+}
+
+/// The stand-in copies faster than a bus could, so that the rows are invalid; the stages are what they are.
+#[test]
+fn a_stage_in_which_nothing_is_done_has_no_length() {
+    for (workload, more, there) in [
+        ("mlp", &[][..], [true, true, true]),
+        ("mlp", &["--no-transfers"], [false, true, false]),
+        ("stream(mib=1)", &[], [false, true, false]),
+        ("transfer(mib=1)", &[], [true, false, true]),
+        ("transfer(direction=h2d,mib=1)", &[], [true, false, false]),
+    ] {
+        let (_, row) = one("", &[&["--workload", workload], more].concat());
+        let stages = &row.stages;
+        let lengths = [stages.h2d_mean, stages.compute_mean, stages.d2h_mean];
+        assert_eq!(lengths.map(|length| length.is_some()), there, "{workload} {more:?}: {}", error(&row));
+        assert_eq!(stages.compute_p50.is_some(), there[1], "{workload}");
     }
 }
 

@@ -273,18 +273,20 @@ pub fn rates(latency: &Latency, window: &Window, point: &Point, flops: f64, byte
     }
 }
 
-/// Means and medians of the stage split; empty without one.
+/// Means and medians of the stage split; empty without one. A stage that no batch had, as the copies
+/// under `--no-transfers`, has none.
 pub fn stages(stages: &[Stages]) -> StageSummary {
     if stages.is_empty() {
         return StageSummary::default();
     }
     let mean = |part: fn(&Stages) -> u64| {
-        Some(stages.iter().map(|s| part(s) as f64).sum::<f64>() / stages.len() as f64 / 1e6)
+        let sum: f64 = stages.iter().map(|s| part(s) as f64).sum();
+        Some(sum / stages.len() as f64 / 1e6).filter(|_| sum > 0.0)
     };
     let median = |part: fn(&Stages) -> u64| {
         let mut values: Vec<u64> = stages.iter().map(part).collect();
         values.sort_unstable();
-        Some(values[values.len().div_ceil(2) - 1] as f64 / 1e6)
+        Some(values[values.len().div_ceil(2) - 1] as f64 / 1e6).filter(|&ms| ms > 0.0)
     };
     StageSummary {
         h2d_mean: mean(|s| s.h2d_ns),
@@ -397,6 +399,10 @@ mod tests {
             (summary.h2d_mean, summary.compute_p50, summary.batches),
             (Some(3.0), Some(20.0), Some(3))
         );
+        let uncopied = stages(&[Stages { h2d_ns: 0, d2h_ns: 0, ..split(5_000_000) }]);
+        assert_eq!((uncopied.h2d_mean, uncopied.compute_mean, uncopied.d2h_mean), (None, Some(50.0), None));
+        let copies = stages(&[Stages { compute_ns: 0, ..split(5_000_000) }]);
+        assert_eq!((copies.h2d_mean, copies.compute_mean, copies.compute_p50), (Some(5.0), None, None));
         assert_eq!(stages(&[]), StageSummary::default());
     }
 }

@@ -5,6 +5,10 @@
 use crate::machine::nvml::Reading;
 use crate::results::row::Neighbours;
 
+/// Power is not told of a shorter time. An H200's counter of energy rises every 100 ms, so that of 1 s up to
+/// 10 % may be another time's.
+const SHORTEST_FOR_POWER_NS: u64 = 1_000_000_000;
+
 /// A reading and when it was taken, on CLOCK_MONOTONIC.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Moment {
@@ -43,11 +47,11 @@ pub struct Edges {
 }
 
 impl Edges {
-    /// Mean power in W.
+    /// Mean power in W; none where too little time has passed to tell.
     pub fn power_w(&self) -> Option<f64> {
-        let energy_mj = self.rise(|reading| reading.energy_mj)? as f64;
-        let ns = self.after.at_ns.checked_sub(self.before.at_ns).filter(|&ns| ns > 0)? as f64;
-        Some(energy_mj / 1e3 / (ns / 1e9))
+        let energy_mj = self.rise(|reading| reading.energy_mj).filter(|&mj| mj > 0)?;
+        let ns = self.after.at_ns.checked_sub(self.before.at_ns)?;
+        (ns >= SHORTEST_FOR_POWER_NS).then(|| energy_mj as f64 / 1e3 / (ns as f64 / 1e9))
     }
 
     /// SM clock in MHz: the mean of the samples between `from` and `to`, else that of the later edge.
@@ -118,6 +122,13 @@ mod tests {
         let mut reset = edges();
         reset.after.reading.energy_mj = Some(4);
         assert_eq!(reset.power_w(), None, "a counter that went back says nothing");
+        let mut short = edges();
+        short.after.at_ns = 1_999_999_999;
+        assert_eq!(short.power_w(), None, "the counter's steps are too long for so short a time");
+        short.after.at_ns = 2_000_000_000;
+        assert_eq!(short.power_w(), Some(1000.0));
+        short.after.reading.energy_mj = short.before.reading.energy_mj;
+        assert_eq!(short.power_w(), None, "a counter that stands still");
     }
 
     #[test]

@@ -135,15 +135,20 @@ impl Spec {
         BERTS.iter().map(|(name, _)| *name).chain(OTHERS)
     }
 
-    /// One workload, or those of `suite`.
+    /// Workloads, comma-separated, and those of `suite`.
     ///
     /// # Errors
     /// As [`from_str`](FromStr::from_str).
     pub fn parse_some(text: &str) -> Result<Vec<Spec>> {
-        match text {
-            "suite" => Self::SUITE.iter().map(|name| name.parse()).collect(),
-            one => Ok(vec![one.parse()?]),
-        }
+        let mut open = 0;
+        // A comma in parentheses is between parameters.
+        let between = |c: char| {
+            open += i32::from(c == '(') - i32::from(c == ')');
+            c == ',' && open == 0
+        };
+        let names = text.split(between).map(str::trim);
+        let names = names.flat_map(|name| if name == "suite" { Self::SUITE.to_vec() } else { vec![name] });
+        names.map(str::parse).collect()
     }
 
     /// Does the sequence length mean something to it?
@@ -419,6 +424,25 @@ mod tests {
             let spec: Spec = typed.parse().unwrap();
             assert_eq!(spec.to_string(), canonical);
             assert_eq!(canonical.parse::<Spec>().unwrap(), spec);
+        }
+    }
+
+    #[test]
+    fn several_at_once() {
+        let some =
+            |text| Spec::parse_some(text).map(|specs| specs.iter().map(Spec::to_string).collect::<Vec<_>>());
+        assert_eq!(
+            some("mlp, gemm(m=1,n=64,k=64),suite").unwrap(),
+            [
+                "mlp",
+                "gemm(m=1,n=64,k=64)",
+                "bert-base(seq_len=128)",
+                "resnet50",
+                "llama-decode(size=1b,context=1024)"
+            ]
+        );
+        for wrong in ["mlp,", ",", "mlp,gemm(m=1,", "mlp)(,", "mlp,bertha"] {
+            assert!(some(wrong).is_err(), "{wrong}");
         }
     }
 

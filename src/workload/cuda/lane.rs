@@ -280,11 +280,13 @@ impl Lane {
         copied_out.record(&self.stream)?;
         self.stream.synchronize()?;
 
-        let copied = |ns: u64| if self.transfers { ns } else { 0 };
+        // Two events with nothing between them are apart, too.
+        let length = |there: bool, ns: u64| if there { ns } else { 0 };
+        let copied = |end: &Option<End>| self.transfers && end.as_ref().is_some_and(|end| end.host.is_some());
         Ok(Stages {
-            h2d_ns: copied(copied_in.ns_since(start)?),
-            compute_ns: computed.ns_since(copied_in)?,
-            d2h_ns: copied(copied_out.ns_since(computed)?),
+            h2d_ns: length(copied(&self.input), copied_in.ns_since(start)?),
+            compute_ns: length(!batch.steps.is_empty(), computed.ns_since(copied_in)?),
+            d2h_ns: length(copied(&self.output), copied_out.ns_since(computed)?),
             enqueue_ns,
         })
     }
