@@ -1,5 +1,6 @@
 //! `migbench doctor`: gather, examine, show; and save what was gathered.
 
+use super::fail;
 use super::run::is_broken_pipe;
 use crate::cli::{DoctorArgs, Exit, Format};
 use crate::machine::doctor::evidence::Case;
@@ -16,10 +17,7 @@ pub fn run(args: &DoctorArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit 
     let opened = open_capture(args).and_then(|file| Ok((file, case(args)?)));
     let (file, case) = match opened {
         Ok(both) => both,
-        Err(error) => {
-            let _ = writeln!(err, "migbench: {error:#}");
-            return Exit::Usage;
-        }
+        Err(error) => return fail(&error, Exit::Usage, err),
     };
     let report = doctor::examine(&case);
     let shown = match args.format {

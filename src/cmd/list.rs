@@ -1,6 +1,6 @@
 //! `migbench list`: what is here, and what this process may use of it.
 
-use super::run::is_broken_pipe;
+use super::fail;
 use crate::cli::{Exit, Format, ListArgs};
 use crate::machine::doctor::child::Question;
 use crate::machine::doctor::evidence::{Evidence, Silent};
@@ -21,24 +21,15 @@ const SMI_PATIENCE: Duration = Duration::from_secs(5);
 pub fn run(args: &ListArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     let listing = match look(args) {
         Ok(listing) => listing,
-        Err(error) => {
-            let _ = writeln!(err, "migbench: {error:#}");
-            return Exit::Usage;
-        }
+        Err(error) => return fail(&error, Exit::Usage, err),
     };
     let written = match args.format {
         Format::Table => list::table(out, &listing),
         Format::Json => list::json(out, &listing),
         Format::Csv => list::csv(out, &listing).and_then(|()| list::notes(err, &listing)),
     };
-    match written.context("cannot write the list") {
-        Ok(()) => Exit::Ok,
-        Err(error) if is_broken_pipe(&error) => Exit::Ok,
-        Err(error) => {
-            let _ = writeln!(err, "migbench: {error:#}");
-            Exit::Internal
-        }
-    }
+    let written = written.context("cannot write the list");
+    written.map_or_else(|error| fail(&error, Exit::Internal, err), |()| Exit::Ok)
 }
 
 fn look(args: &ListArgs) -> Result<Listing> {
