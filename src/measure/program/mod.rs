@@ -210,7 +210,7 @@ impl Session<'_> {
             extras: Box::default(),
             load: self.reported.log(),
             cut: self.control.cut.load(Relaxed),
-            cpu_throttled_us: throttled.map(|(after, before)| after - before),
+            cpu_throttled_us: throttled.and_then(|(after, before)| after.checked_sub(before)),
         })
     }
 
