@@ -7,9 +7,9 @@
 //!
 //! With elevated privileges the environment belongs to somebody with fewer: it names nothing at all.
 
+use anyhow::{Result, bail, ensure};
 use rustix::fs::{Access, access};
 use std::ffi::{OsStr, OsString, c_ulong};
-use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -42,37 +42,22 @@ pub fn elevated() -> bool {
 ///
 /// # Errors
 /// The path is not absolute.
-pub fn named(variable: &str) -> Result<Option<PathBuf>, Relative> {
+pub fn named(variable: &str) -> Result<Option<PathBuf>> {
     if elevated() {
         return Ok(None);
     }
     absolute(variable, std::env::var_os(variable))
 }
 
-fn absolute(variable: &str, value: Option<OsString>) -> Result<Option<PathBuf>, Relative> {
-    match value.map(PathBuf::from) {
-        Some(path) if path.as_os_str().is_empty() => Ok(None),
-        Some(path) if path.is_absolute() => Ok(Some(path)),
-        Some(path) => Err(Relative { variable: variable.to_owned(), path }),
-        None => Ok(None),
-    }
+fn absolute(variable: &str, value: Option<OsString>) -> Result<Option<PathBuf>> {
+    let Some(path) = value.filter(|value| !value.is_empty()).map(PathBuf::from) else { return Ok(None) };
+    ensure!(
+        path.is_absolute(),
+        "{variable} is '{}': give it an absolute path, nothing is opened in the current directory",
+        path.display()
+    );
+    Ok(Some(path))
 }
-
-/// A variable that names a path relative to the current directory.
-#[derive(Debug, PartialEq)]
-pub struct Relative {
-    variable: String,
-    path: PathBuf,
-}
-
-impl std::fmt::Display for Relative {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        let (variable, path) = (&self.variable, self.path.display());
-        write!(f, "{variable} is '{path}': give it an absolute path, nothing is opened in the current directory")
-    }
-}
-
-impl std::error::Error for Relative {}
 
 /// The absolute folders in a list such as PATH; none with elevated privileges.
 pub fn folders(variable: &str) -> Vec<PathBuf> {
@@ -94,23 +79,12 @@ fn list(folders: &[PathBuf]) -> Option<OsString> {
     (!parts.is_empty()).then(|| OsString::from_vec(parts.join(&b':')))
 }
 
-/// What a program's name stands for.
-#[derive(Debug, PartialEq)]
-pub enum Found {
-    /// A file that may be executed.
-    Program(PathBuf),
-    /// A file that may not.
-    NotExecutable(PathBuf),
-    /// A folder.
-    Folder,
-    /// It would be found in an empty or relative part of PATH only.
-    Relative(PathBuf),
-    /// Nothing.
-    Nothing,
-}
-
-/// Looks for a program as a shell does, but in no relative folder of PATH. A name with a slash is a path.
-pub fn find(name: &OsStr) -> Found {
+/// The program that a shell would start, unless PATH has it in a relative folder only. A name with a slash
+/// is a path.
+///
+/// # Errors
+/// There is none, or it can't be started; with what to do.
+pub fn find(name: &str) -> Result<PathBuf> {
     let path = match std::env::var_os("PATH") {
         _ if elevated() => SYSTEM.into(),
         Some(path) => path,
@@ -119,37 +93,36 @@ pub fn find(name: &OsStr) -> Found {
     find_in(name, &path)
 }
 
-fn find_in(name: &OsStr, path: &OsStr) -> Found {
-    let places: Vec<PathBuf> = if name.as_bytes().contains(&b'/') {
-        vec![name.into()]
-    } else {
-        // PATH itself knows no semicolons.
-        std::env::split_paths(path).filter(|folder| folder.is_absolute()).map(|f| f.join(name)).collect()
+fn find_in(name: &str, path: &OsStr) -> Result<PathBuf> {
+    let (absolute, relative): (Vec<PathBuf>, Vec<PathBuf>) =
+        std::env::split_paths(path).partition(|folder| folder.is_absolute());
+    let places: Vec<PathBuf> = match name.contains('/') {
+        true => vec![name.into()],
+        false => absolute.iter().map(|folder| folder.join(name)).collect(),
     };
-    let executable = |path: &&PathBuf| path.is_file() && access(path.as_path(), Access::EXEC_OK).is_ok();
-    if let Some(path) = places.iter().find(executable) {
-        return Found::Program(path.clone());
+    let executable = |path: &PathBuf| path.is_file() && access(path.as_path(), Access::EXEC_OK).is_ok();
+    if let Some(path) = places.iter().find(|path| executable(path)) {
+        return Ok(path.clone());
     }
     if let Some(path) = places.iter().find(|path| path.is_file()) {
-        return Found::NotExecutable(path.clone());
+        bail!("{} is not executable: chmod +x it, or name its interpreter", path.display());
     }
     if places.iter().any(|path| path.is_dir()) {
-        return Found::Folder;
+        bail!("'{name}' is a folder: name the program in it");
     }
-    let relative = std::env::split_paths(path).filter(|folder| !folder.is_absolute());
-    let here = Path::new(".");
-    match relative.map(|folder| here.join(folder).join(name)).find(|path| executable(&path)) {
-        Some(path) if !name.as_bytes().contains(&b'/') => Found::Relative(path),
-        _ => Found::Nothing,
+    let relative = relative.iter().map(|folder| Path::new(".").join(folder).join(name));
+    match relative.filter(|_| !name.contains('/')).find(executable) {
+        Some(path) => bail!(
+            "'{name}' is only in a relative folder of PATH, from which nothing is started: name it as {}",
+            path.display()
+        ),
+        None => bail!("there is no program '{name}': give its path, or a name in PATH"),
     }
 }
 
 /// A program of the system or of the user's installation.
 pub fn program(name: &str) -> Option<PathBuf> {
-    match find(OsStr::new(name)) {
-        Found::Program(path) => Some(path),
-        _ => None,
-    }
+    find(name).ok()
 }
 
 /// Starts this program anew without the empty and relative parts of LD_LIBRARY_PATH, if there are any. The
@@ -158,7 +131,7 @@ pub fn program(name: &str) -> Option<PathBuf> {
 ///
 /// # Errors
 /// The program can't be started anew.
-pub fn leave_relative_folders() -> io::Result<()> {
+pub fn leave_relative_folders() -> Result<()> {
     // With elevated privileges the loader has removed the variable.
     let Some(original) = std::env::var_os(LIBRARY_PATH).filter(|_| !elevated()) else { return Ok(()) };
     let folders = absolute_parts(&original);
@@ -174,12 +147,11 @@ pub fn leave_relative_folders() -> io::Result<()> {
         None => command.env_remove(LIBRARY_PATH),
     };
     let error = command.env(ORIGINAL, &original).exec();
-    let shown = original.to_string_lossy();
-    let reason = format!(
-        "{LIBRARY_PATH} is '{shown}', whose empty or relative parts mean the current directory, and this program \
-         can't be started anew without them ({error}): set it to absolute folders"
-    );
-    Err(io::Error::new(error.kind(), reason))
+    bail!(
+        "{LIBRARY_PATH} is '{}', whose empty or relative parts mean the current directory, and this program can't \
+         be started anew without them ({error}): set it to absolute folders",
+        original.to_string_lossy()
+    )
 }
 
 /// Gives the user's own program the LD_LIBRARY_PATH that it would have without migbench.
@@ -225,9 +197,9 @@ mod tests {
     #[test]
     fn a_variable_names_an_absolute_path() {
         let named = |value: &str| absolute("MIGBENCH_X", Some(value.into()));
-        assert_eq!(absolute("MIGBENCH_X", None), Ok(None));
-        assert_eq!(named(""), Ok(None));
-        assert_eq!(named("/x.so"), Ok(Some("/x.so".into())));
+        assert_eq!(absolute("MIGBENCH_X", None).unwrap(), None);
+        assert_eq!(named("").unwrap(), None);
+        assert_eq!(named("/x.so").unwrap(), Some("/x.so".into()));
         for relative in ["x.so", "./x.so", "a/x.so"] {
             let text = named(relative).unwrap_err().to_string();
             assert!(text.starts_with(&format!("MIGBENCH_X is '{relative}': give it an absolute")), "{text}");
@@ -241,26 +213,29 @@ mod tests {
         let program = folder.path().join("serve");
         fs::write(&program, "").unwrap();
         let absolute = folder.path().as_os_str();
-        let find = |name: &str, path: &OsStr| find_in(OsStr::new(name), path);
-        assert_eq!(find("serve", absolute), Found::NotExecutable(program.clone()));
+        let find = |name: &str, path: &OsStr| find_in(name, path).map_err(|error| error.to_string());
+        assert!(find("serve", absolute).unwrap_err().ends_with("serve is not executable: chmod +x it, or name its interpreter"));
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(find("serve", absolute), Found::Program(program.clone()));
-        assert_eq!(find(program.to_str().unwrap(), OsStr::new("")), Found::Program(program.clone()));
-        assert_eq!(find("other", absolute), Found::Nothing);
-        assert_eq!(find("/", absolute), Found::Folder);
+        assert_eq!(find("serve", absolute), Ok(program.clone()));
+        assert_eq!(find(program.to_str().unwrap(), OsStr::new("")), Ok(program.clone()));
+        let nothing = "there is no program 'other': give its path, or a name in PATH";
+        assert_eq!(find("other", absolute), Err(nothing.to_owned()));
+        assert_eq!(find("/", absolute), Err("'/' is a folder: name the program in it".to_owned()));
         // From the folder in which tests run to the same program.
         let depth = std::env::current_dir().unwrap().components().count() - 1;
         let relative = format!("{}{}", vec![".."; depth].join("/"), folder.path().display());
         for path in [relative.clone(), format!(":{relative}"), format!("/nonexistent:{relative}")] {
-            assert!(matches!(find("serve", OsStr::new(&path)), Found::Relative(_)), "{path}");
+            let refusal = find("serve", OsStr::new(&path)).unwrap_err();
+            assert!(refusal.starts_with("'serve' is only in a relative folder of PATH, from which"), "{refusal}");
+            assert!(refusal.contains("name it as ./../"), "{refusal}");
         }
-        assert!(matches!(find("Cargo.toml", OsStr::new(".")), Found::Nothing), "it is no program");
+        assert!(find("Cargo.toml", OsStr::new(".")).unwrap_err().starts_with("there is no program"));
     }
 
     #[test]
     fn tests_have_no_elevated_privileges() {
         assert!(!elevated());
-        assert_eq!(named("MIGBENCH_NO_SUCH_VARIABLE"), Ok(None));
+        assert_eq!(named("MIGBENCH_NO_SUCH_VARIABLE").unwrap(), None);
         assert!(self::program("sh").is_some_and(|path| path.is_absolute()));
     }
 }

@@ -60,7 +60,7 @@ pub fn run(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
         Ok(exit) => exit,
         Err(error) if is_broken_pipe(&error) => Exit::Ok,
         Err(error) => {
-            let _ = writeln!(err, "migbench: {error:#}");
+            let _ = writeln!(err, "migbench: {}", super::said(&error));
             Exit::Internal
         }
     }

@@ -162,7 +162,7 @@ fn container(root: &Path, cgroup_of_init: &str) -> Vec<String> {
         .collect();
     let words = ["docker", "kubepods", "containerd", "libpod", "lxc"];
     // Its value is an address of the cluster, which is nobody's business.
-    if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+    if root == Path::new("/") && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
         signs.push("KUBERNETES_SERVICE_HOST is set".to_owned());
     }
     if let Some(word) = words.iter().find(|word| cgroup_of_init.contains(*word)) {
