@@ -89,7 +89,8 @@ fn model(args: &RunArgs, path: &Path, device: Device) -> Result<onnx::Template> 
     let template = onnx::Template { base, signature, request };
     for &batch in args.batch.as_deref().unwrap_or(&[1]) {
         let model = template.on(batch)?;
-        // A file that does not fit is found now, not by a worker.
+        // What does not fit is found now, not by a worker.
+        model.inputs.iter().try_for_each(onnx::refuse_unless_it_fits)?;
         for input in model.inputs.iter().filter(|input| matches!(input.fill, onnx::Fill::File(_))) {
             input.fill.bytes(input, args.seed)?;
         }

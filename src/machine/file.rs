@@ -3,7 +3,7 @@
 
 use super::profile::ProfileName;
 use super::topology::{Gpu, Source, Topology};
-use super::{profile, smi, text};
+use super::{profile, smi};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Mode, OFlags};
 use std::fs::{File, Metadata};
@@ -72,9 +72,9 @@ pub fn load(path: &Path) -> Result<Topology> {
 pub fn parse(text: &str) -> Result<Topology> {
     let topology = match text.trim_start().starts_with(['{', '[']) {
         true => Topology::from_json(text)?,
-        false => smi::parse(&text::lines(text))?,
+        false => smi::parse(&super::text::lines(text))?,
     };
-    let mut topology = text::names(&topology)?;
+    let mut topology = super::text::names(&topology)?;
     if topology.source != Source::NvidiaSmi {
         return Ok(topology);
     }
@@ -104,13 +104,24 @@ fn fill_sizes(gpu: &mut Gpu) {
 /// The text of a file of at most [`MOST_BYTES`], `-` for standard input.
 ///
 /// # Errors
-/// As [`open`], it is too long, or not in UTF-8.
+/// As [`text`].
 pub fn read(path: &Path) -> Result<String> {
+    match path.as_os_str() == "-" {
+        true => utf8(limited(std::io::stdin(), MOST_BYTES).context("cannot read standard input")?, path),
+        false => text(path),
+    }
+}
+
+/// The text of a file of at most [`MOST_BYTES`].
+///
+/// # Errors
+/// As [`open`], it is too long, or not in UTF-8.
+pub fn text(path: &Path) -> Result<String> {
+    utf8(bytes(path, MOST_BYTES)?, path)
+}
+
+fn utf8(bytes: Vec<u8>, path: &Path) -> Result<String> {
     let cannot = || format!("cannot read {}", path.display());
-    let bytes = match path.as_os_str() == "-" {
-        true => limited(std::io::stdin(), MOST_BYTES).with_context(cannot)?,
-        false => bytes(path, MOST_BYTES)?,
-    };
     // The kind of error by which it is a matter of the file that was named.
     let text = String::from_utf8(bytes);
     text.map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error)).with_context(cannot)
@@ -157,7 +168,10 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "12345").unwrap();
         assert_eq!(bytes(&file, 5).unwrap(), b"12345");
-        assert!(format!("{:#}", bytes(&file, 4).unwrap_err()).ends_with("it has more than 4 bytes: this is no such file"));
+        assert!(
+            format!("{:#}", bytes(&file, 4).unwrap_err())
+                .ends_with("it has more than 4 bytes: this is no such file")
+        );
     }
 
     #[test]
@@ -166,7 +180,8 @@ mod tests {
         mixed.gpus[0].name = "=\u{1b}]0;x\u{7}NVIDIA\r\n::error::H200".into();
         let topology = parse(&serde_json::to_string(&mixed).unwrap()).unwrap();
         assert_eq!(topology.gpus[0].name, "NVIDIA | ::error::H200");
-        let text = "\u{1b}[32mGPU 0: @H200\u{202e} (UUID: GPU-5a5a0001-0000-4000-8000-00000000000a)\u{1b}[m\r\n";
+        let text =
+            "\u{1b}[32mGPU 0: @H200\u{202e} (UUID: GPU-5a5a0001-0000-4000-8000-00000000000a)\u{1b}[m\r\n";
         assert_eq!(parse(text).unwrap().gpus[0].name, "H200");
     }
 }

@@ -214,7 +214,11 @@ mod tests {
         fs::write(&program, "").unwrap();
         let absolute = folder.path().as_os_str();
         let find = |name: &str, path: &OsStr| find_in(name, path).map_err(|error| error.to_string());
-        assert!(find("serve", absolute).unwrap_err().ends_with("serve is not executable: chmod +x it, or name its interpreter"));
+        assert!(
+            find("serve", absolute)
+                .unwrap_err()
+                .ends_with("serve is not executable: chmod +x it, or name its interpreter")
+        );
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(find("serve", absolute), Ok(program.clone()));
         assert_eq!(find(program.to_str().unwrap(), OsStr::new("")), Ok(program.clone()));
@@ -226,7 +230,10 @@ mod tests {
         let relative = format!("{}{}", vec![".."; depth].join("/"), folder.path().display());
         for path in [relative.clone(), format!(":{relative}"), format!("/nonexistent:{relative}")] {
             let refusal = find("serve", OsStr::new(&path)).unwrap_err();
-            assert!(refusal.starts_with("'serve' is only in a relative folder of PATH, from which"), "{refusal}");
+            assert!(
+                refusal.starts_with("'serve' is only in a relative folder of PATH, from which"),
+                "{refusal}"
+            );
             assert!(refusal.contains("name it as ./../"), "{refusal}");
         }
         assert!(find("Cargo.toml", OsStr::new(".")).unwrap_err().starts_with("there is no program"));

@@ -7,6 +7,7 @@ use super::load::Load;
 use super::recorder::Recording;
 use super::records::Extras;
 use super::stopping::Rule;
+use crate::machine::text;
 use crate::workload::{DeviceIdentity, Own, Settings, Stages};
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
@@ -85,6 +86,7 @@ pub enum FromWorker {
     /// The device is open; nothing has run on it.
     Hello {
         /// What it says of itself.
+        #[serde(deserialize_with = "text::deserialize_names")]
         identity: DeviceIdentity,
     },
     /// Warmed up, and loading the device until the window opens.
@@ -127,6 +129,7 @@ pub enum FromWorker {
         /// Relative L2 error of the output; none for a workload without output, or when stopped early.
         output_error: Option<f64>,
         /// Why the output is wrong, if it is.
+        #[serde(default, deserialize_with = "text::deserialize_reason")]
         output_failure: Option<String>,
         /// Not all of it was checked.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -140,6 +143,7 @@ pub enum FromWorker {
         /// In which phase.
         phase: String,
         /// Why.
+        #[serde(deserialize_with = "text::deserialize_reason")]
         error: String,
     },
 }
@@ -212,7 +216,8 @@ mod tests {
         fn messages_survive_the_line(batches in any::<u64>(), error in "\\PC{0,80}", value in any::<f64>()) {
             for message in [
                 FromWorker::Progress { unmeasured: 1, batches },
-                FromWorker::Failed { phase: "window".into(), error: format!("{error}\n{error}") },
+                // One line, and what it is about.
+                FromWorker::Failed { phase: "window".into(), error: text::cell(&format!("{error}\n{error}")).into() },
                 FromWorker::Done {
                     output_error: Some(value).filter(|v| v.is_finite()),
                     output_failure: None,

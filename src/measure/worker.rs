@@ -259,7 +259,9 @@ impl Session<'_> {
             }),
             load: window.log(),
             cut: ended == Ended::Cut,
-            cpu_throttled_us: throttled_after.zip(throttled_before).and_then(|(after, before)| after.checked_sub(before)),
+            cpu_throttled_us: throttled_after
+                .zip(throttled_before)
+                .and_then(|(after, before)| after.checked_sub(before)),
         })?;
 
         window.load_while(|_, c| !c.stages.load(Relaxed) && !c.stop.load(Relaxed))?;

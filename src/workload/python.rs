@@ -21,7 +21,8 @@ pub(super) fn package(name: &str) -> Vec<PathBuf> {
         "import sys\nsys.path[:] = [folder for folder in sys.path if folder[:1] == '/']\nimport importlib.util as u\n\
          print('\\n'.join(u.find_spec('{name}').submodule_search_locations))"
     );
-    let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(|name| lookup::named(name).ok()?);
+    let environments =
+        ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(|name| lookup::named(name).ok()?);
     let mut pythons = environments
         .map(|folder| folder.join("bin/python3"))
         .chain(["python3", "python"].into_iter().filter_map(lookup::program));

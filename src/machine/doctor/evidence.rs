@@ -148,8 +148,11 @@ impl Evidence {
     /// With the texts of other programs cleaned: names of users and of programs, words of the driver. The
     /// values of variables keep their meaning, which may be that they name nothing.
     pub fn cleaned(self) -> Evidence {
-        let environment: BTreeMap<String, String> =
-            self.environment.iter().map(|(name, value)| (name.clone(), text::visible(value).into())).collect();
+        let environment: BTreeMap<String, String> = self
+            .environment
+            .iter()
+            .map(|(name, value)| (name.clone(), text::visible(value).into()))
+            .collect();
         let cleaned = text::names(&self).unwrap_or(self);
         Evidence { environment, ..cleaned }
     }

@@ -1,6 +1,7 @@
 //! From a model's signature and the command line to the shapes of a batch. Pure.
 
 use super::{Element, Fill, Provider};
+use crate::machine::text;
 use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -59,15 +60,27 @@ impl fmt::Display for Input {
             Fill::Random => String::new(),
             fill => format!(" = {fill}"),
         };
-        write!(f, "{}: {} [{}]{fill}", self.name, self.element, shape.join(", "))
+        write!(f, "{}: {} [{}]{fill}", text::cell(&self.name), self.element, shape.join(", "))
     }
 }
 
 impl Input {
-    /// Elements of one batch.
+    /// Elements of one batch; [`Signature::batch`] refuses more than can be counted.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
+}
+
+/// Bytes beyond an address space can't be counted, and a 0 among the sizes does not hide it.
+fn refuse_overflow(input: &Input) -> Result<()> {
+    let sizes = input.shape.iter().filter(|&&size| size > 0);
+    let bytes = sizes.clone().try_fold(input.element.bytes(), |bytes, &size| bytes.checked_mul(size));
+    ensure!(
+        bytes.is_some_and(|bytes| isize::try_from(bytes).is_ok()),
+        "{input} has {:.3e} elements, more than memory can be addressed for: choose smaller sizes",
+        sizes.map(|&size| size as f64).product::<f64>()
+    );
+    Ok(())
 }
 
 /// What the command line says of the inputs.
@@ -110,6 +123,7 @@ impl Signature {
                 );
             }
             let input = Input { name: port.name.clone(), element, shape, fill };
+            refuse_overflow(&input)?;
             ensure!(
                 input.elements() > 0,
                 "input '{}' has no elements: give its dimensions other sizes than 0",
@@ -277,5 +291,26 @@ mod tests {
             "--input x=int:0..9: the input's elements are f32, not integers"
         );
         assert!(error(&bert(), 0, &dims(&[("seq", 5)])).contains("has no elements"));
+    }
+
+    #[test]
+    fn sizes_whose_product_overflows_are_shown() {
+        let sizes = |axes: &[usize]| {
+            let dims: Vec<Dim> = axes.iter().map(|&size| Dim::Fixed(size)).collect();
+            let signature =
+                Signature { inputs: vec![port("x", Some(Element::F32), &dims)], ..Signature::default() };
+            signature.batch(8, &Request::default()).map_err(|error| error.to_string())
+        };
+        let expected =
+            "x: f32 [8, 4294967296, 4294967296] has 1.476e20 elements, more than memory can be addressed";
+        // The product of the second is 0 modulo 2^64, of the last a small number.
+        for axes in
+            [&[8, 1 << 32, 1 << 32][..], &[0, 8, 1 << 32, 1 << 32], &[1 << 62], &[3, usize::MAX / 3 + 1]]
+        {
+            let error = sizes(axes).unwrap_err();
+            assert!(error.contains("elements, more than memory can be addressed for"), "{axes:?}: {error}");
+            assert!(axes[0] != 8 || error.starts_with(expected), "{error}");
+        }
+        assert_eq!(sizes(&[8, 3]).unwrap()[0].elements(), 24);
     }
 }
