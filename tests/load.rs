@@ -332,7 +332,8 @@ fn histograms_travel() {
         let mut both = cell(0);
         both.add(cell(1)).unwrap();
         assert_eq!(sum("a.hlog", name), both, "{name}");
-        let ran = bench.run(&["export", "a.csv", "--merge", "--format", "hlog", "-o", "merged.hlog"]);
+        let ran =
+            bench.run(&["export", "a.csv", "--merge", "--format", "hlog", "-o", "merged.hlog", "--force"]);
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
         assert_eq!(sum("merged.hlog", name), both, "{name}");
     }
