@@ -85,9 +85,9 @@ fn model(args: &RunArgs, path: &Path, device: Device) -> Result<onnx::Template> 
         dims: Vec::new(),
         inputs: Vec::new(),
     };
-    let request = Request { dims: own.dims.clone(), fills: own.inputs.clone() };
+    let request = Request { dims: own.dims.clone(), fills: own.inputs.clone(), samples: own.samples };
     let template = onnx::Template { base, signature, request };
-    for &batch in args.batch.as_deref().unwrap_or(&[1]) {
+    for batch in batches(args) {
         let model = template.on(batch)?;
         // What does not fit is found now, not by a worker.
         model.inputs.iter().try_for_each(onnx::refuse_unless_it_fits)?;
@@ -96,6 +96,11 @@ fn model(args: &RunArgs, path: &Path, device: Device) -> Result<onnx::Template> 
         }
     }
     Ok(template)
+}
+
+/// The batch sizes of a model.
+fn batches(args: &RunArgs) -> Vec<u64> {
+    args.batch.clone().unwrap_or(vec![args.own.samples.unwrap_or(1)])
 }
 
 fn sha256(path: &Path) -> Result<String> {

@@ -134,6 +134,9 @@ pub enum FromWorker {
         /// Not all of it was checked.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         output_partial: bool,
+        /// Elements of it are NaN or infinite, and the reference agrees.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        output_non_finite: bool,
         /// The user's program did not end when it was told to, and was ended.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         forced: bool,
@@ -222,6 +225,7 @@ mod tests {
                     output_error: Some(value).filter(|v| v.is_finite()),
                     output_failure: None,
                     output_partial: batches % 3 == 0,
+                    output_non_finite: batches % 5 == 0,
                     forced: batches % 2 == 0,
                 },
             ] {

@@ -401,6 +401,8 @@ pub enum Warning {
     PartlyChecked,
     /// The trace's last arrival came before the window was to end.
     TraceEnded,
+    /// Elements of the output are NaN or infinite, in the reference as well.
+    NonFiniteOutput,
 }
 
 /// How it ended.

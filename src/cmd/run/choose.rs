@@ -113,7 +113,8 @@ fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result
     };
     // A program runs as it is, unless it is to be called with several sizes; a probe has its own size.
     let once = own.is_some() || workloads.iter().all(Spec::is_probe);
-    let mut batches = args.batch.clone().unwrap_or(if once { vec![1] } else { vec![1, 32] });
+    let mut batches =
+        args.batch.clone().unwrap_or(if once { vec![args.own.samples.unwrap_or(1)] } else { vec![1, 32] });
     batches.sort_unstable();
     batches.dedup();
     let paces = load::paces(&args.load)?;

@@ -322,5 +322,11 @@ fn identity(uuid: Option<String>) -> DeviceIdentity {
 
 /// The last message: a program's output is its own affair.
 fn done(forced: bool) -> FromWorker {
-    FromWorker::Done { output_error: None, output_failure: None, output_partial: false, forced }
+    FromWorker::Done {
+        output_error: None,
+        output_failure: None,
+        output_partial: false,
+        output_non_finite: false,
+        forced,
+    }
 }

@@ -89,6 +89,7 @@ mod tests {
             request: Request {
                 dims: vec![("seq".into(), 128)],
                 fills: vec![("ids".into(), Fill::Int { low: 0, high: 30522 })],
+                samples: None,
             },
         };
         assert_eq!(
