@@ -43,7 +43,7 @@ fn case(args: &DoctorArgs) -> Result<Case> {
             user: args.user.clone(),
         }));
     };
-    let text = file::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = file::read(path)?;
     capture::parse(&text).with_context(|| format!("{} holds no topology", path.display()))
 }
 

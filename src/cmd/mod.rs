@@ -15,6 +15,7 @@ mod streams;
 
 use self::streams::{BestEffort, UntilClosed};
 use crate::cli::{Cli, Command, Exit};
+use crate::machine::text;
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -45,6 +46,11 @@ pub fn dispatch(cli: Cli, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     }
 }
 
+/// What keeps the program from starting at all.
+pub fn refuse_start(error: &anyhow::Error, err: &mut dyn Write) -> Exit {
+    fail(error, Exit::Usage, err)
+}
+
 /// Says what went wrong and how the program ends for it. A name that leads nowhere, or not for this
 /// user, is a question of usage; what the machine cannot do with a good one, for example writing to a
 /// full disk, is not.
@@ -54,8 +60,13 @@ fn fail(error: &anyhow::Error, exit: Exit, err: &mut dyn Write) -> Exit {
         Some(_) => Exit::Internal,
         None => exit,
     };
-    let _ = writeln!(err, "migbench: {error:#}");
+    let _ = writeln!(err, "migbench: {}", said(error));
     exit
+}
+
+/// An error in words, which may be those of another program or the name of a file.
+fn said(error: &anyhow::Error) -> String {
+    text::lines(&format!("{error:#}"))
 }
 
 /// Another file, or other rights to it, would have served. `InvalidData` is a text that is not UTF-8.

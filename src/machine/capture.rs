@@ -61,7 +61,7 @@ pub fn parse(text: &str) -> Result<Case> {
     }
     let topology = super::file::parse(text)?;
     let around: Option<Around> = serde_json::from_str(text).ok();
-    let evidence = around.and_then(|around| around.evidence);
+    let evidence = around.and_then(|around| around.evidence).map(Evidence::cleaned);
     let silent = evidence.as_ref().and_then(|evidence| evidence.silent.clone());
     Ok(Case { topology: silent.map_or(Ok(topology), Err), evidence })
 }

@@ -1,6 +1,7 @@
 //! What `list` found: a tree for people, JSON for programs, CSV for spreadsheets.
 
 use super::columns::{Side, lines};
+use crate::machine::text::spreadsheet;
 use crate::machine::topology::{MigDevice, Profile, Source};
 use crate::machine::{Gpu, Instance, InstanceKind, Topology};
 use serde::Serialize;
@@ -270,7 +271,8 @@ pub fn json(out: &mut dyn Write, listing: &Listing) -> io::Result<()> {
     writeln!(out)
 }
 
-/// For spreadsheets: one line an instance. An empty cell is not known.
+/// For spreadsheets: one line an instance. An empty cell is not known; a text that would be taken for a
+/// formula has an apostrophe in front.
 ///
 /// # Errors
 /// The stream does not take it.
@@ -307,7 +309,7 @@ pub fn csv(out: &mut dyn Write, listing: &Listing) -> io::Result<()> {
             }
             _ => Vec::new(),
         };
-        writer.write_record([
+        let line = [
             instance.kind.to_string(),
             text(instance.gpu_index.as_ref().map(|v| v as _)),
             instance.gpu_name.clone(),
@@ -324,7 +326,8 @@ pub fn csv(out: &mut dyn Write, listing: &Listing) -> io::Result<()> {
             text(usable.as_ref().map(|v| v as _)),
             text(reason.map(|v| v as _)),
             pids.join(" "),
-        ])?;
+        ];
+        writer.write_record(line.iter().map(|cell| spreadsheet(cell).into_owned()))?;
     }
     writer.flush()
 }

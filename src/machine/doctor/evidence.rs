@@ -2,6 +2,7 @@
 
 use crate::machine::capabilities::{Capabilities, Node};
 use crate::machine::nvml::Absent;
+use crate::machine::text;
 use crate::machine::topology::Topology;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -104,6 +105,9 @@ pub struct Cpus {
     pub cores: usize,
     /// The cgroup's limit, in processors.
     pub quota: Option<f64>,
+    /// The kernel does not say whether there is such a limit.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub quota_unknown: bool,
 }
 
 /// Everything but NVML's answers.
@@ -141,6 +145,18 @@ pub struct Evidence {
 }
 
 impl Evidence {
+    /// With the texts of other programs cleaned: names of users and of programs, words of the driver. The
+    /// values of variables keep their meaning, which may be that they name nothing.
+    pub fn cleaned(self) -> Evidence {
+        let environment: BTreeMap<String, String> = self
+            .environment
+            .iter()
+            .map(|(name, value)| (name.clone(), text::visible(value).into()))
+            .collect();
+        let cleaned = text::names(&self).unwrap_or(self);
+        Evidence { environment, ..cleaned }
+    }
+
     /// An inherited variable.
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.environment.get(name).map(String::as_str)

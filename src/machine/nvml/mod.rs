@@ -10,6 +10,7 @@ mod reading;
 
 pub use reading::Reading;
 
+use super::text;
 use super::topology::{Gpu, Topology, Unread};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
@@ -80,7 +81,7 @@ impl Library {
             let readers: Vec<_> = (0..count).map(|index| scope.spawn(move || self.gpu(index))).collect();
             readers.into_iter().filter_map(|reader| reader.join().ok()).collect()
         });
-        Ok(topology)
+        text::names(&topology).map_err(|error| Absent::Broken(error.to_string()))
     }
 
     fn gpu(&self, index: u32) -> Gpu {
