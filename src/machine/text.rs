@@ -46,7 +46,7 @@ pub fn shorten(text: &str, most: usize) -> String {
 
 /// A line of another program.
 pub fn line(text: &str) -> String {
-    shorten(text.trim(), LONGEST_LINE)
+    shorten(cell(text).trim(), LONGEST_LINE)
 }
 
 /// A text of several lines, each of them clean.
@@ -56,7 +56,10 @@ pub fn lines(text: &str) -> String {
 
 /// A name: a line that a spreadsheet does not take for a formula.
 pub fn name(text: &str) -> String {
-    line(text).trim_start_matches(|c: char| FORMULA.contains(&c) || c.is_whitespace()).to_owned()
+    let clean = line(text);
+    let plain = clean.trim_start_matches(|c: char| FORMULA.contains(&c) || c.is_whitespace());
+    // Behind a formula's sign there may be a command.
+    line(plain)
 }
 
 /// What begins a formula in a spreadsheet: ASCII and full width.
@@ -358,6 +361,7 @@ mod tests {
     fn no_name_and_no_cell_is_a_formula() {
         assert_eq!(name("=cmd|\"/C calc\"!A0"), "cmd|\"/C calc\"!A0");
         assert_eq!(name(" \t-@+＝x"), "x");
+        assert_eq!(name("=::error"), ": :error");
         assert_eq!(name("NVIDIA H200"), "NVIDIA H200");
         for (text, expected) in [
             ("=1+1", "'=1+1"),
