@@ -62,6 +62,12 @@ pub fn name(text: &str) -> String {
     line(plain)
 }
 
+/// Why something failed, for a cell of a row: of a bounded length, and not taken for a formula.
+pub fn reason(text: &str) -> String {
+    let text = shorten(text.trim(), LONGEST_REASON);
+    if text.starts_with(FORMULA) { format!("error: {text}") } else { text }
+}
+
 /// What begins a formula in a spreadsheet: ASCII and full width.
 const FORMULA: [char; 8] = ['=', '+', '-', '@', '＝', '＋', '－', '＠'];
 
@@ -82,11 +88,15 @@ pub fn spreadsheet(cell: &str) -> Cow<'_, str> {
 /// A text that must keep its meaning, as the value of a variable: what [`cell`] would remove is shown as
 /// an escape.
 pub fn visible(text: &str) -> Cow<'_, str> {
-    if text.chars().all(is_visible) {
+    if text.chars().all(is_visible) && command_mark(text).is_none() {
         return Cow::Borrowed(text);
     }
     let shown = |c: char| if is_visible(c) { c.to_string() } else { c.escape_default().to_string() };
-    Cow::Owned(text.chars().map(shown).collect())
+    let mut text: String = text.chars().map(shown).collect();
+    while let Some(at) = command_mark(&text) {
+        text.replace_range(at..=at, "\\u{23}");
+    }
+    Cow::Owned(text)
 }
 
 /// The character shows itself, and nothing else.
@@ -124,7 +134,7 @@ pub fn deserialize_names<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D
 /// # Errors
 /// As the type itself.
 pub fn deserialize_reason<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<T, D::Error> {
-    deserialize(from, &|text| shorten(text, LONGEST_REASON))
+    deserialize(from, &reason)
 }
 
 fn deserialize<'de, D: Deserializer<'de>, T: DeserializeOwned>(
@@ -320,7 +330,7 @@ mod tests {
         for kept in ["", " H200 ", "µ→é 中文 👩\u{200d}🔬", "a: b::c", "#1 ## x", "-1"] {
             assert!(matches!(cell(kept), Cow::Borrowed(same) if same == kept), "{kept}");
         }
-        assert_eq!(visible("a\u{202e}\n"), "a\\u{202e}\\n");
+        assert_eq!(visible("a\u{202e}\n##[x]"), "a\\u{202e}\\n\\u{23}#[x]");
     }
 
     #[test]
@@ -362,6 +372,8 @@ mod tests {
         assert_eq!(name("=cmd|\"/C calc\"!A0"), "cmd|\"/C calc\"!A0");
         assert_eq!(name(" \t-@+＝x"), "x");
         assert_eq!(name("=::error"), ": :error");
+        assert_eq!(reason("--gemm\nx"), "error: --gemm | x");
+        assert_eq!(reason(&reason("=x")), "error: =x");
         assert_eq!(name("NVIDIA H200"), "NVIDIA H200");
         for (text, expected) in [
             ("=1+1", "'=1+1"),
