@@ -248,6 +248,13 @@ fn a_library_that_is_too_old_is_named_with_its_version() {
         );
         assert!(ran.stderr.contains(&reason), "{}", ran.stderr);
     }
+    let nameless = run("null");
+    assert_eq!(nameless.code, Some(2), "{}", nameless.stderr);
+    assert!(
+        nameless.stderr.contains("libstandin_onnxruntime.so does not say its version"),
+        "{}",
+        nameless.stderr
+    );
     // A name without a folder is a file here, as everywhere else on the command line.
     std::fs::copy(&library, bench.path("libonnxruntime.so")).unwrap();
     let mut command = bench.command(&["--device", "cpu", "--model", "m.onnx", "-o", "a.csv"]);

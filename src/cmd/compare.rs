@@ -5,6 +5,7 @@ use crate::analysis::compare::noise::noise;
 use crate::analysis::compare::{CAUSES, Comparison, Gate, KEY, Metric, Options, Outcome, compare};
 use crate::cli::Exit;
 use crate::cli::compare::{CompareArgs, FailOn};
+use crate::machine::text;
 use crate::render::compare::{csv, github, json, junit, markdown, table};
 use crate::results::output::claims::Claims;
 use crate::results::output::{IfExists, OutputFile};
@@ -120,7 +121,8 @@ fn rows(files: &[PathBuf], err: &mut dyn Write) -> Result<Vec<Row>> {
             rows.push(row);
         })?;
         if let Some(line) = torn {
-            let shown = file.display();
+            let shown = file.display().to_string();
+            let shown = text::cell(&shown);
             writeln!(err, "warning: {shown}, line {line} has no end (a write was cut off) and is left out")?;
         }
     }

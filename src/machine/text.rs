@@ -46,7 +46,7 @@ pub fn shorten(text: &str, most: usize) -> String {
 
 /// A line of another program.
 pub fn line(text: &str) -> String {
-    shorten(text.trim(), LONGEST_LINE)
+    shorten(cell(text).trim(), LONGEST_LINE)
 }
 
 /// A text of several lines, each of them clean.
@@ -56,7 +56,16 @@ pub fn lines(text: &str) -> String {
 
 /// A name: a line that a spreadsheet does not take for a formula.
 pub fn name(text: &str) -> String {
-    line(text).trim_start_matches(|c: char| FORMULA.contains(&c) || c.is_whitespace()).to_owned()
+    let clean = line(text);
+    let plain = clean.trim_start_matches(|c: char| FORMULA.contains(&c) || c.is_whitespace());
+    // Behind a formula's sign there may be a command.
+    line(plain)
+}
+
+/// Why something failed, for a cell of a row: of a bounded length, and not taken for a formula.
+pub fn reason(text: &str) -> String {
+    let text = shorten(text.trim(), LONGEST_REASON);
+    if text.starts_with(FORMULA) { format!("error: {text}") } else { text }
 }
 
 /// What begins a formula in a spreadsheet: ASCII and full width.
@@ -79,11 +88,15 @@ pub fn spreadsheet(cell: &str) -> Cow<'_, str> {
 /// A text that must keep its meaning, as the value of a variable: what [`cell`] would remove is shown as
 /// an escape.
 pub fn visible(text: &str) -> Cow<'_, str> {
-    if text.chars().all(is_visible) {
+    if text.chars().all(is_visible) && command_mark(text).is_none() {
         return Cow::Borrowed(text);
     }
     let shown = |c: char| if is_visible(c) { c.to_string() } else { c.escape_default().to_string() };
-    Cow::Owned(text.chars().map(shown).collect())
+    let mut text: String = text.chars().map(shown).collect();
+    while let Some(at) = command_mark(&text) {
+        text.replace_range(at..=at, "\\u{23}");
+    }
+    Cow::Owned(text)
 }
 
 /// The character shows itself, and nothing else.
@@ -121,7 +134,7 @@ pub fn deserialize_names<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D
 /// # Errors
 /// As the type itself.
 pub fn deserialize_reason<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<T, D::Error> {
-    deserialize(from, &|text| shorten(text, LONGEST_REASON))
+    deserialize(from, &reason)
 }
 
 fn deserialize<'de, D: Deserializer<'de>, T: DeserializeOwned>(
@@ -317,7 +330,7 @@ mod tests {
         for kept in ["", " H200 ", "µ→é 中文 👩\u{200d}🔬", "a: b::c", "#1 ## x", "-1"] {
             assert!(matches!(cell(kept), Cow::Borrowed(same) if same == kept), "{kept}");
         }
-        assert_eq!(visible("a\u{202e}\n"), "a\\u{202e}\\n");
+        assert_eq!(visible("a\u{202e}\n##[x]"), "a\\u{202e}\\n\\u{23}#[x]");
     }
 
     #[test]
@@ -358,6 +371,9 @@ mod tests {
     fn no_name_and_no_cell_is_a_formula() {
         assert_eq!(name("=cmd|\"/C calc\"!A0"), "cmd|\"/C calc\"!A0");
         assert_eq!(name(" \t-@+＝x"), "x");
+        assert_eq!(name("=::error"), ": :error");
+        assert_eq!(reason("--gemm\nx"), "error: --gemm | x");
+        assert_eq!(reason(&reason("=x")), "error: =x");
         assert_eq!(name("NVIDIA H200"), "NVIDIA H200");
         for (text, expected) in [
             ("=1+1", "'=1+1"),

@@ -450,7 +450,7 @@ impl Row {
 
 /// A cell holds no line break: a line without its end is torn.
 fn one_line(text: &str) -> String {
-    text::shorten(text, text::LONGEST_REASON)
+    text::reason(text)
 }
 
 /// What gives a number its meaning, hashed: 16 hexadecimal digits of SHA-256. Rows of one point may

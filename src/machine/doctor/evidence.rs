@@ -167,3 +167,26 @@ impl Evidence {
         self.nodes.iter().find(|node| node.path.as_os_str() == path)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_have_named_is_clean_and_variables_keep_their_meaning() {
+        let mut evidence = Evidence {
+            kernel_module: Some("580.65\u{1b}[31m.06\n".into()),
+            user: User { name: "=alice".into(), uid: 1000, groups: vec![44] },
+            holders: vec![Program { pid: 9, name: "\u{1b}]0;x\u{7}python3\u{202e}".into(), gpus: vec![0] }],
+            environment: [("CUDA_VISIBLE_DEVICES".to_owned(), "MIG-1\u{200b}".to_owned())].into(),
+            cpus: Cpus { quota: Some(1.5), ..Cpus::default() },
+            ..Evidence::default()
+        };
+        evidence.capabilities.gpus.insert(3, Default::default());
+        let clean = evidence.clone().cleaned();
+        assert_eq!(clean.kernel_module.as_deref(), Some("580.65.06"));
+        assert_eq!((clean.user.name.as_str(), clean.holders[0].name.as_str()), ("alice", "python3"));
+        assert_eq!(clean.variable("CUDA_VISIBLE_DEVICES"), Some("MIG-1\\u{200b}"), "it names no device");
+        assert_eq!((clean.capabilities, clean.cpus), (evidence.capabilities, evidence.cpus));
+    }
+}

@@ -5,7 +5,7 @@ use super::child::Question;
 use super::evidence::{Case, Cpus, Cuda, Evidence, Program, Silent, User};
 use crate::machine::nvml::Absent;
 use crate::machine::topology::Topology;
-use crate::machine::{capabilities, cgroup, host};
+use crate::machine::{capabilities, cgroup, host, text};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fs;
@@ -69,6 +69,7 @@ pub fn gather(place: &Place) -> Case {
         attach(topology, &place.root);
     }
     evidence.nodes = nodes(place, topology.as_ref().ok(), &evidence);
+    let topology = topology.map_err(|silent| text::names(&silent).unwrap_or(silent));
     evidence.silent = topology.as_ref().err().cloned();
     evidence.cuda = Some(cuda.and_then(answer::<Cuda>));
     Case { topology, evidence: Some(evidence.cleaned()) }
