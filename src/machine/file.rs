@@ -2,7 +2,7 @@
 
 use super::profile::ProfileName;
 use super::topology::{Gpu, Source, Topology};
-use super::{profile, smi};
+use super::{cards, smi};
 use anyhow::{Context, Result};
 use std::path::Path;
 
@@ -31,26 +31,27 @@ pub fn parse(text: &str) -> Result<Topology> {
         return Ok(topology);
     }
     for gpu in &mut topology.gpus {
-        gpu.profiles = profile::known(gpu).map(|card| card.profiles.clone()).unwrap_or_default();
+        gpu.profiles = cards::known(gpu).map(|card| card.profiles.clone()).unwrap_or_default();
         fill_sizes(gpu);
     }
     Ok(topology)
 }
 
 /// What the profiles say of the MIG devices. A compute instance has its GPU instance's memory, and
-/// multiprocessors that only the driver knows unless it has all of them.
+/// multiprocessors that only the driver knows unless it has all of them. Where that driver names a
+/// profile otherwise than the table does, it also gave it other memory.
 fn fill_sizes(gpu: &mut Gpu) {
-    let mut devices = std::mem::take(&mut gpu.mig_devices);
-    for device in &mut devices {
+    for device in &mut gpu.mig_devices {
         let name = device.profile.as_deref();
-        let Some((name, offered)) = name.and_then(|name| Some((name, gpu.profile_named(name)?))) else {
+        let Some((name, meant)) = name.and_then(|name| Some((name, cards::profile(&gpu.profiles, name)?)))
+        else {
             continue;
         };
         let whole = name.parse::<ProfileName>().is_ok_and(|name| name.clone().of_gpu_instance() == name);
-        device.memory_mib = offered.memory_mib;
-        device.sm_count = offered.sm_count.filter(|_| whole);
+        device.gi_profile_id = Some(meant.profile.id);
+        device.memory_mib = meant.profile.memory_mib.filter(|_| meant.same_name);
+        device.sm_count = meant.profile.sm_count.filter(|_| whole);
     }
-    gpu.mig_devices = devices;
 }
 
 /// The text of a file, `-` for standard input.

@@ -5,6 +5,7 @@
 
 pub mod capabilities;
 pub mod capture;
+pub mod cards;
 pub mod child;
 pub mod doctor;
 pub mod file;

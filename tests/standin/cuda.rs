@@ -22,7 +22,7 @@ mod contexts;
 
 use common::{case, lie, setting, stand_in, topology, write_text};
 use migbench::machine::doctor::evidence::CudaDevice;
-use migbench::machine::{Instance, InstanceKind, profile, visible};
+use migbench::machine::{Instance, InstanceKind, cards, visible};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
@@ -213,7 +213,7 @@ fn device(instance: &Instance) -> Device {
         .and_then(|evidence| evidence.cuda.as_ref()?.as_ref().ok())
         .and_then(|cuda| cuda.devices.iter().find(|device| device.uuid.as_deref() == Some(uuid)));
     let gpu = topology().gpus.iter().find(|gpu| Some(&gpu.uuid) == instance.gpu_uuid.as_ref());
-    let card = gpu.and_then(profile::known);
+    let card = gpu.and_then(cards::known);
     let name = match (instance.kind, &instance.profile) {
         (InstanceKind::Mig, Some(profile)) => format!("{} MIG {profile}", instance.gpu_name),
         _ => instance.gpu_name.clone(),
