@@ -70,9 +70,8 @@ fn among<'a>(cards: &'a [Card], gpu_name: &str, memory_mib: Option<u64>) -> Opti
     let matched = |card: &Card| card.names.iter().filter_map(|name| card.matched(name, &words)).max();
     let found: Vec<(usize, &Card)> = cards.iter().filter_map(|card| Some((matched(card)?, card))).collect();
     let longest = found.iter().map(|(length, _)| *length).max()?;
-    let fits = |card: &Card| {
-        memory_mib.is_none_or(|mib| (card.memory_mib.0..=card.memory_mib.1).contains(&mib))
-    };
+    let fits =
+        |card: &Card| memory_mib.is_none_or(|mib| (card.memory_mib.0..=card.memory_mib.1).contains(&mib));
     let mut meant = found.into_iter().filter(|(length, card)| *length == longest && fits(card));
     match (meant.next(), meant.next()) {
         (Some((_, card)), None) => Some(card),
@@ -84,7 +83,8 @@ impl Card {
     /// Is a driver of this version older than the first that offers MIG on this card? False where that is not
     /// known.
     pub fn is_before_mig(&self, driver_version: &str) -> bool {
-        let numbers = |text: &str| text.split('.').map(|part| part.parse().ok()).collect::<Option<Vec<u32>>>();
+        let numbers =
+            |text: &str| text.split('.').map(|part| part.parse().ok()).collect::<Option<Vec<u32>>>();
         let first = self.since_driver.as_deref().and_then(numbers);
         numbers(driver_version).zip(first).is_some_and(|(driver, first)| driver < first)
     }
@@ -375,7 +375,10 @@ mod tests {
         let two = "card X9 ; HBM3 90-99 ; 10 ; ? ; here\ncard X9 ; HBM3 190-199 ; 20 ; ? ; there\n";
         let cards = parse(two).unwrap();
         let sms = |memory| among(&cards, "NVIDIA X9", memory).and_then(|card| card.sm_count);
-        assert_eq!((sms(Some(95)), sms(Some(195)), sms(Some(150)), sms(None)), (Some(10), Some(20), None, None));
+        assert_eq!(
+            (sms(Some(95)), sms(Some(195)), sms(Some(150)), sms(None)),
+            (Some(10), Some(20), None, None)
+        );
     }
 
     #[test]
@@ -383,7 +386,9 @@ mod tests {
         let before = |card: &str, driver: &str| named(card, None).unwrap().is_before_mig(driver);
         assert!(before("NVIDIA B200", "570.124.06") && before("NVIDIA B200", "565.57.01"));
         assert!(!before("NVIDIA B200", "570.133.20") && !before("NVIDIA B200", "580.65.06"));
-        assert!(!before("NVIDIA A100-SXM4-40GB", "450.80.02") && before("NVIDIA A100-SXM4-40GB", "450.51.06"));
+        assert!(
+            !before("NVIDIA A100-SXM4-40GB", "450.80.02") && before("NVIDIA A100-SXM4-40GB", "450.51.06")
+        );
         assert!(!before("NVIDIA GH200 480GB", "1.0") && !before("NVIDIA B200", "unknown"));
     }
 

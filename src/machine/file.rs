@@ -2,8 +2,8 @@
 
 use super::profile::ProfileName;
 use super::topology::{Gpu, Source, Topology};
-use super::{cards, smi};
-use anyhow::{Context, Result};
+use super::{cards, decode, smi};
+use anyhow::{Context, Result, bail};
 use std::path::Path;
 
 /// More than any machine's topology; a device file given by mistake must end.
@@ -23,10 +23,14 @@ pub fn load(path: &Path) -> Result<Topology> {
 /// # Errors
 /// Neither of the two forms.
 pub fn parse(text: &str) -> Result<Topology> {
+    let text = decode::without_mark(text);
     let mut topology = match text.trim_start().starts_with(['{', '[']) {
         true => Topology::from_json(text)?,
         false => smi::parse(text)?,
     };
+    if let Some(twice) = topology.listed_twice() {
+        bail!("{twice}: it is not the topology of one machine");
+    }
     if topology.source != Source::NvidiaSmi {
         return Ok(topology);
     }
@@ -57,16 +61,19 @@ fn fill_sizes(gpu: &mut Gpu) {
 /// The text of a file, `-` for standard input.
 ///
 /// # Errors
-/// It can't be read.
+/// It can't be read, is longer than any such file, or is no text in UTF-8.
 pub fn read(path: &Path) -> Result<String> {
     use std::io::Read;
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     if path == Path::new("-") {
-        std::io::stdin().take(MOST_BYTES).read_to_string(&mut text)?;
+        std::io::stdin().take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
     } else {
-        std::fs::File::open(path)?.take(MOST_BYTES).read_to_string(&mut text)?;
+        std::fs::File::open(path)?.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
     }
-    Ok(text)
+    if bytes.len() as u64 > MOST_BYTES {
+        bail!("it is longer than {} MiB: this is no such file", MOST_BYTES >> 20);
+    }
+    decode::text(bytes)
 }
 
 #[cfg(test)]

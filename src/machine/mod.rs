@@ -7,6 +7,7 @@ pub mod capabilities;
 pub mod capture;
 pub mod cards;
 pub mod child;
+pub mod decode;
 pub mod doctor;
 pub mod file;
 pub mod host;

@@ -302,6 +302,39 @@ impl Topology {
         Ok(serde_json::from_str(text)?)
     }
 
+    /// What is there twice and can be there only once, in words: the index of a GPU or of a MIG device on it, or a
+    /// UUID.
+    pub fn listed_twice(&self) -> Option<String> {
+        let mut seen: BTreeMap<String, String> = BTreeMap::new();
+        let mut again = |key: String, what: &str, place: &str| {
+            let before = seen.insert(key, place.to_owned())?;
+            Some(format!("{what} is listed twice, as {before} and as {place}"))
+        };
+        for (at, gpu) in self.gpus.iter().enumerate() {
+            let place = format!("gpus[{at}]");
+            let index = again(format!("index {}", gpu.index), &format!("GPU {}", gpu.index), &place);
+            let mut uuid = |uuid: &str, place: &str| {
+                (!uuid.is_empty()).then(|| again(uuid.to_ascii_lowercase(), uuid, place)).flatten()
+            };
+            let mut twice = index.or_else(|| uuid(&gpu.uuid, &place));
+            for (at, mig) in gpu.mig_devices.iter().enumerate() {
+                twice = twice.or_else(|| uuid(&mig.uuid, &format!("{place}.mig_devices[{at}]")));
+                let same = |other: &MigDevice| other.index == mig.index;
+                let before = gpu.mig_devices[..at].iter().position(same);
+                twice = twice.or_else(|| {
+                    let (device, before) = (format!("Device {} of GPU {}", mig.index, gpu.index), before?);
+                    Some(format!(
+                        "{device} is listed twice, as mig_devices[{before}] and as mig_devices[{at}]"
+                    ))
+                });
+            }
+            if twice.is_some() {
+                return twice;
+            }
+        }
+        None
+    }
+
     /// The first number of the driver's version.
     pub fn driver_major(&self) -> Option<u32> {
         self.driver_version.as_deref()?.split('.').next()?.parse().ok()
@@ -393,7 +426,8 @@ pub(crate) mod tests {
 
     /// GPU 0 with MIG off, GPU 1 cut into 3g and 1g, GPU 2 with MIG on and empty.
     pub(crate) fn mixed() -> Topology {
-        let mig = |uuid: &str, gi, profile: &str, sm| MigDevice {
+        let mig = |index, uuid: &str, gi, profile: &str, sm| MigDevice {
+            index,
             uuid: uuid.into(),
             gi_id: Some(gi),
             ci_id: Some(0),
@@ -421,8 +455,8 @@ pub(crate) mod tests {
                     "GPU-aaaabbbb-0000-4000-8000-000000000001",
                     true,
                     vec![
-                        mig("MIG-11111111-0000-5000-8000-000000000001", 1, "3g.40gb", 60),
-                        mig("MIG-11112222-0000-5000-8000-000000000002", 9, "1g.10gb", 16),
+                        mig(0, "MIG-11111111-0000-5000-8000-000000000001", 1, "3g.40gb", 60),
+                        mig(1, "MIG-11112222-0000-5000-8000-000000000002", 9, "1g.10gb", 16),
                     ],
                 ),
                 gpu(2, "GPU-cccccccc-0000-4000-8000-000000000002", true, vec![]),
@@ -445,6 +479,38 @@ pub(crate) mod tests {
         let error = Topology::from_json("{\"schema\":\"migbench-topology/2\"}").unwrap_err().to_string();
         assert_eq!(error, "its schema is 'migbench-topology/2', this migbench reads 'migbench-topology/1'");
         assert!(Topology::from_json("[]").is_err() && Topology::from_json("").is_err());
+    }
+
+    #[test]
+    fn what_is_there_twice_is_named_with_both_places() {
+        let twice = |change: fn(&mut Topology)| {
+            let mut topology = mixed();
+            change(&mut topology);
+            topology.listed_twice()
+        };
+        assert_eq!(twice(|_| {}), None);
+        assert_eq!(
+            twice(|t| t.gpus[2].index = 0).unwrap(),
+            "GPU 0 is listed twice, as gpus[0] and as gpus[2]"
+        );
+        assert_eq!(
+            twice(|t| t.gpus[2].uuid = t.gpus[0].uuid.to_uppercase()).unwrap(),
+            "GPU-AAAAAAAA-0000-4000-8000-000000000000 is listed twice, as gpus[0] and as gpus[2]"
+        );
+        assert_eq!(
+            twice(|t| t.gpus[1].mig_devices[1].uuid = t.gpus[1].mig_devices[0].uuid.clone()).unwrap(),
+            "MIG-11111111-0000-5000-8000-000000000001 is listed twice, as gpus[1].mig_devices[0] and as \
+             gpus[1].mig_devices[1]"
+        );
+        assert_eq!(
+            twice(|t| t.gpus[1].mig_devices[1].index = 0).unwrap(),
+            "Device 0 of GPU 1 is listed twice, as mig_devices[0] and as mig_devices[1]"
+        );
+        assert_eq!(
+            twice(|t| (t.gpus[1].uuid, t.gpus[2].uuid) = Default::default()),
+            None,
+            "two that are lost"
+        );
     }
 
     #[test]
