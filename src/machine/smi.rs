@@ -77,7 +77,7 @@ impl Listing {
             self.says_none |= says.starts_with(NO_DEVICES);
             if ["Failed to initialize NVML", "NVIDIA-SMI has failed"].iter().any(|start| says.contains(start))
             {
-                let failed = || format!("no listing: nvidia-smi itself failed there: {says}");
+                let failed = || format!("nvidia-smi itself failed there: {says}");
                 self.failure.get_or_insert_with(failed);
             }
         }
@@ -529,7 +529,7 @@ mod tests {
             "Failed to initialize NVML: Driver/library version mismatch",
             "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
         ] {
-            let expected = format!("no listing: nvidia-smi itself failed there: {said}");
+            let expected = format!("nvidia-smi itself failed there: {said}");
             assert_eq!(message(&format!("{said}\nNVML library version: 570.124\n")), expected);
         }
     }

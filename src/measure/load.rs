@@ -8,7 +8,7 @@
 //!   Triton's dynamic batcher works.
 
 use crate::machine::decode;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::VecDeque;
@@ -149,12 +149,12 @@ impl Arrivals {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let seconds: f64 = line.parse().with_context(|| {
-                format!(
+            let Ok(seconds) = line.parse::<f64>() else {
+                bail!(
                     "line {number}: '{line}' is no number of seconds (a trace holds one a line, from its start; \
                      # begins a comment)"
-                )
-            })?;
+                );
+            };
             if !(0.0..1e9).contains(&seconds) {
                 bail!("line {number}: {line} s is not from 0 on, in seconds from the start of the trace");
             }

@@ -4,10 +4,10 @@ use crate::cli::{Preset, RunArgs};
 use crate::cmd::{load, own};
 use crate::machine::nvml::{Absent, Library};
 use crate::machine::topology::Gpu;
-use crate::machine::{Topology, host};
+use crate::machine::{Topology, host, visible};
 use crate::measure::protocol::Device;
 use crate::sweep::plan::{self, Modes, Options, Run};
-use crate::sweep::select::{Selection, Wishes, select};
+use crate::sweep::select::{Inherited, Selection, Wishes, select};
 use crate::workload::{OwnTemplate, Precision, Settings, Spec, Sync};
 use anyhow::{Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,9 +79,11 @@ fn choose(args: &RunArgs) -> Result<(Topology, Option<Library>, Selection)> {
         }
     };
     // What this process may see says nothing of another machine.
-    let scope = std::env::var("CUDA_VISIBLE_DEVICES").ok().filter(|_| args.topology.is_none());
+    let variable = |name: &str| std::env::var(name).ok().filter(|_| args.topology.is_none());
+    let inherited =
+        Inherited { visible: variable("CUDA_VISIBLE_DEVICES"), granted_by: visible::granted_by(variable) };
     let known = topology.as_ref().cloned().unwrap_or_default();
-    Ok((known, library, select(&wishes, topology, scope.as_deref())?))
+    Ok((known, library, select(&wishes, topology, &inherited)?))
 }
 
 fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result<Options> {
