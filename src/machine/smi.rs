@@ -108,12 +108,12 @@ impl Listing {
         Ok(())
     }
 
-    /// `srun -l`, pdsh and kubectl put the task, host or pod in front of each line. One that stands in
-    /// front of the first line only is a heading.
+    /// `srun -l`, pdsh and kubectl put the task, host or pod in front of each line; a heading may stand
+    /// in front of the first line only.
     fn refuse_two_hosts(&self) -> Result<()> {
-        let heading = self.lines.iter().skip(1).all(|(_, label, _)| label.is_empty());
-        let Some(first) = self.lines.first().filter(|_| !heading) else { return Ok(()) };
-        match self.lines.iter().find(|(_, label, _)| *label != first.1) {
+        let mut labelled = self.lines.iter().filter(|(_, label, _)| !label.is_empty());
+        let Some(first) = labelled.next() else { return Ok(()) };
+        match labelled.find(|(_, label, _)| *label != first.1) {
             None => Ok(()),
             Some(other) => bail!(
                 "the listings of two hosts or tasks ('{}' and '{}'):\n{}\nKeep the lines of one of them.",
@@ -450,6 +450,8 @@ mod tests {
                 "2026-11-27T14:22:15.37Z {first}\n2026-11-27T14:22:15.38Z {mig}\n2026-11-27 14:22:16 {second}\n"
             ),
             format!("GPUs: {first}\n{mig}\n{second}\n"),
+            format!("found {first}\n{mig}\nfound {second}\n"),
+            format!("[1,3]<stdout>:{first}\n[1,3]<stdout>:{mig}\n[1,3]<stdout>:{second}\n"),
             format!("\"{first}\",\n\"{mig}\",\n\"{second}\"\n"),
             format!("{first}\n{}\n{second}\n", mig.replace(' ', "\u{a0}")),
             format!("WARNING: infoROM is corrupted at gpu 0000:3B:00.0\n{first}\n{mig}\n{second}\n"),
