@@ -59,6 +59,7 @@ pub fn parse(text: &str) -> Result<Case> {
     struct Around {
         evidence: Option<Evidence>,
     }
+    let text = super::decode::without_mark(text);
     let topology = super::file::parse(text)?;
     let around: Option<Around> = serde_json::from_str(text).ok();
     let evidence = around.and_then(|around| around.evidence).map(Evidence::cleaned);

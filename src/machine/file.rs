@@ -3,7 +3,7 @@
 
 use super::profile::ProfileName;
 use super::topology::{Gpu, Source, Topology};
-use super::{profile, smi};
+use super::{cards, decode, smi};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Mode, OFlags};
 use std::fs::{File, Metadata};
@@ -70,35 +70,40 @@ pub fn load(path: &Path) -> Result<Topology> {
 /// # Errors
 /// Neither of the two forms.
 pub fn parse(text: &str) -> Result<Topology> {
+    let text = decode::without_mark(text);
     let topology = match text.trim_start().starts_with(['{', '[']) {
         true => Topology::from_json(text)?,
-        false => smi::parse(&super::text::lines(text))?,
+        false => smi::parse(text)?,
     };
     let mut topology = super::text::names(&topology)?;
+    if let Some(twice) = topology.listed_twice() {
+        bail!("{twice}: it is not the topology of one machine");
+    }
     if topology.source != Source::NvidiaSmi {
         return Ok(topology);
     }
     for gpu in &mut topology.gpus {
-        gpu.profiles = profile::known(gpu).map(|card| card.profiles.clone()).unwrap_or_default();
+        gpu.profiles = cards::known(gpu).map(|card| card.profiles.clone()).unwrap_or_default();
         fill_sizes(gpu);
     }
     Ok(topology)
 }
 
 /// What the profiles say of the MIG devices. A compute instance has its GPU instance's memory, and
-/// multiprocessors that only the driver knows unless it has all of them.
+/// multiprocessors that only the driver knows unless it has all of them. Where that driver names a
+/// profile otherwise than the table does, it also gave it other memory.
 fn fill_sizes(gpu: &mut Gpu) {
-    let mut devices = std::mem::take(&mut gpu.mig_devices);
-    for device in &mut devices {
+    for device in &mut gpu.mig_devices {
         let name = device.profile.as_deref();
-        let Some((name, offered)) = name.and_then(|name| Some((name, gpu.profile_named(name)?))) else {
+        let Some((name, meant)) = name.and_then(|name| Some((name, cards::profile(&gpu.profiles, name)?)))
+        else {
             continue;
         };
         let whole = name.parse::<ProfileName>().is_ok_and(|name| name.clone().of_gpu_instance() == name);
-        device.memory_mib = offered.memory_mib;
-        device.sm_count = offered.sm_count.filter(|_| whole);
+        device.gi_profile_id = Some(meant.profile.id);
+        device.memory_mib = meant.profile.memory_mib.filter(|_| meant.same_name);
+        device.sm_count = meant.profile.sm_count.filter(|_| whole);
     }
-    gpu.mig_devices = devices;
 }
 
 /// The text of a file of at most [`MOST_BYTES`], `-` for standard input.
@@ -107,7 +112,7 @@ fn fill_sizes(gpu: &mut Gpu) {
 /// As [`text`].
 pub fn read(path: &Path) -> Result<String> {
     match path.as_os_str() == "-" {
-        true => utf8(limited(std::io::stdin(), MOST_BYTES).context("cannot read standard input")?, path),
+        true => decoded(limited(std::io::stdin(), MOST_BYTES).context("cannot read standard input")?, path),
         false => text(path),
     }
 }
@@ -117,14 +122,11 @@ pub fn read(path: &Path) -> Result<String> {
 /// # Errors
 /// As [`open`], it is too long, or not in UTF-8.
 pub fn text(path: &Path) -> Result<String> {
-    utf8(bytes(path, MOST_BYTES)?, path)
+    decoded(bytes(path, MOST_BYTES)?, path)
 }
 
-fn utf8(bytes: Vec<u8>, path: &Path) -> Result<String> {
-    let cannot = || format!("cannot read {}", path.display());
-    // The kind of error by which it is a matter of the file that was named.
-    let text = String::from_utf8(bytes);
-    text.map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error)).with_context(cannot)
+fn decoded(bytes: Vec<u8>, path: &Path) -> Result<String> {
+    decode::text(bytes).with_context(|| format!("cannot read {}", path.display()))
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@
 
 pub mod capabilities;
 pub mod capture;
+pub mod cards;
 pub mod cgroup;
 pub mod child;
+pub mod decode;
 pub mod doctor;
 pub mod file;
 pub mod host;

@@ -86,7 +86,12 @@ fn versions(topology: &Topology) -> String {
 fn title(gpu: &Gpu) -> String {
     if gpu.uuid.is_empty() {
         let why = gpu.unread.get("handle").or(gpu.unread.get("uuid")).map_or("", String::as_str);
-        return format!("GPU {}  does not answer: {why}", gpu.index);
+        let which = match (&gpu.pci_bus_id, gpu.unread.contains_key("index")) {
+            (Some(address), true) => format!("at {address}"),
+            (None, true) => "of unknown index".to_owned(),
+            (_, false) => gpu.index.to_string(),
+        };
+        return format!("GPU {which}  does not answer: {why}");
     }
     let memory = match (gpu.memory_mib, gpu.unread.get("memory_mib")) {
         (Some(mib), _) => format!("{mib} MiB"),

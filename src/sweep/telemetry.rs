@@ -81,15 +81,16 @@ impl Edges {
         counter(&self.after.reading)?.checked_sub(counter(&self.before.reading)?)
     }
 
-    /// Who else computes on the GPU, of which `here` workers of this run are.
-    pub fn neighbours(&self, here: usize) -> Neighbours {
+    /// Who else computes on the GPU, of which `here` workers of this run are. `all_seen`: this process sees
+    /// all of the GPU's MIG devices.
+    pub fn neighbours(&self, here: usize, all_seen: bool) -> Neighbours {
         let company = self.before.company;
         if company.foreign > 0 || self.after.company.foreign > 0 {
             return Neighbours::Foreign;
         }
         // In a container the driver names no process, or numbers that mean nothing here: who does not
         // see his own workers does not see others' either.
-        if !company.known || company.hidden > 0 || company.ours < here {
+        if !all_seen || !company.known || company.hidden > 0 || company.ours < here {
             return Neighbours::Unknown;
         }
         if here > 1 { Neighbours::Ours } else { Neighbours::NoneSeen }
@@ -154,7 +155,7 @@ mod tests {
     fn neighbours_are_claimed_only_where_the_own_worker_is_seen() {
         let of = |company, here| {
             let before = Moment { company, ..Moment::default() };
-            Edges { before, ..Edges::default() }.neighbours(here)
+            Edges { before, ..Edges::default() }.neighbours(here, true)
         };
         let seen = Company { known: true, ours: 2, ..Company::default() };
         assert_eq!(of(seen, 1), Neighbours::NoneSeen);
@@ -163,5 +164,9 @@ mod tests {
         assert_eq!(of(Company::default(), 1), Neighbours::Unknown);
         assert_eq!(of(Company { hidden: 1, ..seen }, 1), Neighbours::Unknown);
         assert_eq!(of(Company { foreign: 1, ..seen }, 1), Neighbours::Foreign);
+        let before = |company| Moment { company, ..Moment::default() };
+        let partly = |company| Edges { before: before(company), ..Edges::default() }.neighbours(1, false);
+        assert_eq!(partly(seen), Neighbours::Unknown, "others may be in MIG devices that are not shown");
+        assert_eq!(partly(Company { foreign: 1, ..seen }), Neighbours::Foreign);
     }
 }

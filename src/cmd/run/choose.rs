@@ -4,11 +4,11 @@ use crate::cli::{Preset, RunArgs};
 use crate::cmd::{load, own};
 use crate::machine::nvml::{Absent, Library};
 use crate::machine::topology::Gpu;
-use crate::machine::{Topology, host};
+use crate::machine::{Topology, host, visible};
 use crate::measure::protocol::Device;
 use crate::sweep::extent;
 use crate::sweep::plan::{self, Modes, Options, Run};
-use crate::sweep::select::{Selection, Wishes, select};
+use crate::sweep::select::{Inherited, Selection, Wishes, select};
 use crate::workload::{OwnTemplate, Precision, Settings, Spec, Sync};
 use anyhow::{Result, anyhow, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,10 +85,13 @@ fn choose(args: &RunArgs) -> Result<(Topology, Option<Library>, Selection)> {
         }
     };
     // What this process may see says nothing of another machine.
-    let decides = args.topology.is_none() && args.device != Some(Device::Cpu);
-    let scope = if decides { visible_devices(std::env::var_os(VISIBLE_DEVICES))? } else { None };
+    let here = args.topology.is_none();
+    let decides = here && args.device != Some(Device::Cpu);
+    let visible = if decides { visible_devices(std::env::var_os(VISIBLE_DEVICES))? } else { None };
+    let granted_by = visible::granted_by(|name| std::env::var(name).ok().filter(|_| here));
+    let inherited = Inherited { visible, granted_by };
     let known = topology.as_ref().cloned().unwrap_or_default();
-    Ok((known, library, select(&wishes, topology, scope.as_deref())?))
+    Ok((known, library, select(&wishes, topology, &inherited)?))
 }
 
 /// A value that can't be read hides what it hides: to the driver it is set.
