@@ -468,7 +468,11 @@ fn a_listing_is_read_whole_or_refused() {
         (utf16(&format!("\u{feff}{GPU}\r\n")), 2, "it is UTF-16 (as PowerShell's > writes it)".to_owned()),
         (utf16(GPU), 2, "it is UTF-16 without a byte order mark".to_owned()),
         (format!("{GPU}\n{}", &SECOND[..50]).into_bytes(), 2, "line 2: ends within the UUID".to_owned()),
-        (format!("{GPU}\nx{SECOND}").into_bytes(), 2, format!("line 2: x{SECOND}")),
+        (
+            format!("{GPU}\n1, NVIDIA L4, GPU-5a5a0001-0000-4000-8000-00000000000a\n").into_bytes(),
+            2,
+            "line 2: holds a UUID, but is no line of nvidia-smi -L: 1, NVIDIA L4, GPU-5a5a0001".to_owned(),
+        ),
         (format!("{GPU}\n{GPU}\n").into_bytes(), 2, format!("  line 1: {GPU}\n  line 2: {GPU}\n")),
         (format!("a: {GPU}\nb: {SECOND}\n").into_bytes(), 2, "two hosts or tasks ('a' and 'b')".to_owned()),
     ] {

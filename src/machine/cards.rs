@@ -80,8 +80,8 @@ fn among<'a>(cards: &'a [Card], gpu_name: &str, memory_mib: Option<u64>) -> Opti
 }
 
 impl Card {
-    /// Is a driver of this version older than the first that offers MIG on this card? False where that is not
-    /// known.
+    /// Is a driver of this version older than the first that offers MIG on this card? False where that
+    /// is not known.
     pub fn is_before_mig(&self, driver_version: &str) -> bool {
         let numbers =
             |text: &str| text.split('.').map(|part| part.parse().ok()).collect::<Option<Vec<u32>>>();

@@ -302,8 +302,8 @@ impl Topology {
         Ok(serde_json::from_str(text)?)
     }
 
-    /// What is there twice and can be there only once, in words: the index of a GPU or of a MIG device on it, or a
-    /// UUID.
+    /// What is there twice and can be there only once, in words: the index of a GPU, or of a MIG
+    /// device on it, or a UUID.
     pub fn listed_twice(&self) -> Option<String> {
         let mut seen: BTreeMap<String, String> = BTreeMap::new();
         let mut again = |key: String, what: &str, place: &str| {
@@ -354,11 +354,13 @@ impl Gpu {
             .filter(move |other| mig.gi_id.is_some() && other.gi_id == mig.gi_id && other.ci_id != mig.ci_id)
     }
 
-    /// Does this process see every MIG device that there can be on this GPU, and so everybody who may compute on it?
+    /// Does this process see every MIG device that there can be on this GPU, and so everybody who may
+    /// compute on it?
     ///
-    /// A container or job is shown its own MIG devices only, and without the privilege to list the GPU instances
-    /// nothing says that there are others. All are seen where the listed GPU instances each have a MIG
-    /// device here, or where those that are here take all compute slices or all of the memory.
+    /// A container or job is shown its own MIG devices only, and without the privilege to list the GPU
+    /// instances nothing says that there are others. All are seen where the listed GPU instances each
+    /// have a MIG device here, or where those that are here take all compute slices or all of the
+    /// memory.
     pub fn shows_all_mig_devices(&self) -> bool {
         let unreadable = |field: &str| field == "mig_mode" || field.starts_with("mig_devices");
         if self.mig_mode.is_none() {

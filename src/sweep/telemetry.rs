@@ -81,8 +81,8 @@ impl Edges {
         counter(&self.after.reading)?.checked_sub(counter(&self.before.reading)?)
     }
 
-    /// Who else computes on the GPU, of which `here` workers of this run are. `all_seen`: this process sees
-    /// all of the GPU's MIG devices.
+    /// Who else computes on the GPU, of which `here` workers of this run are. `all_seen`: this process
+    /// sees all of the GPU's MIG devices.
     pub fn neighbours(&self, here: usize, all_seen: bool) -> Neighbours {
         let company = self.before.company;
         if company.foreign > 0 || self.after.company.foreign > 0 {
