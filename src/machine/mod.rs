@@ -16,6 +16,7 @@ pub mod profile;
 pub mod refusal;
 pub mod smi;
 pub mod topology;
+pub mod uuid;
 pub mod visible;
 
 pub use instance::{Instance, InstanceKind};

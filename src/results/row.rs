@@ -401,6 +401,9 @@ pub enum Warning {
     PartlyChecked,
     /// The trace's last arrival came before the window was to end.
     TraceEnded,
+    /// The time stamps that were imported are coarser than 1 % of the median latency: `inflight` and the
+    /// percentiles are known to that step only.
+    CoarseTimes,
 }
 
 /// How it ended.

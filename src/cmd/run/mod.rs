@@ -205,8 +205,14 @@ fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mu
         return Ok(Exit::Interrupted);
     }
     let latest = rounds::latest(prepared.saved.shown());
-    let all_ok = latest.iter().all(|row| row.outcome.status == Status::Ok);
-    Ok(if all_ok { Exit::Ok } else { Exit::Incomplete })
+    let any = |wanted: fn(Status) -> bool| latest.iter().any(|row| wanted(row.outcome.status));
+    Ok(match () {
+        () if any(|status| status == Status::Failed) => Exit::Incomplete,
+        // An invalid probe is what leaves a search undecided.
+        () if slo::any_undecided(prepared.saved.shown()) => Exit::Inconclusive,
+        () if any(|status| status != Status::Ok) => Exit::Incomplete,
+        () => Exit::Ok,
+    })
 }
 
 /// The tables, and where the rows are.
