@@ -236,7 +236,7 @@ fn a_wrong_call_says_what_to_do() {
         (
             b"\xff\xfeb\0s\0\n\0",
             &[],
-            "migbench: a.csv: line 1 is not text in UTF-8 (UTF-16, or no text at all)",
+            "migbench: cannot read a.csv: it is text in UTF-16, not UTF-8: convert it with iconv",
         ),
         (b"\"a,b\n1,2\n", &[], "migbench: a.csv: line 1: the quotes of cell 1 do not match\n"),
     ] {

@@ -3,10 +3,11 @@
 //! A cell never holds a line break (a row is one line, so that a torn one shows), which makes every
 //! line readable by itself: after a damaged line the next one is as good as ever.
 
+use super::foreign;
 use anyhow::{Context, Result, bail};
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Seek};
 use std::path::Path;
 
 /// Longer lines are refused: the largest row, with two histograms of 33,792 different counts each,
@@ -19,7 +20,7 @@ const CHUNK: usize = 4 << 20;
 /// Opens a file to be read as CSV.
 ///
 /// # Errors
-/// It isn't there, can't be read, or is no regular file.
+/// It isn't there, can't be read, is no regular file, or begins as no CSV file does.
 pub fn open(path: &Path) -> Result<File> {
     let shown = path.display();
     let metadata = path.metadata().with_context(|| format!("cannot read {shown}"))?;
@@ -29,7 +30,13 @@ pub fn open(path: &Path) -> Result<File> {
     if !metadata.is_file() {
         bail!("{shown} is not a regular file (a pipe or a device): save it to a file first");
     }
-    File::open(path).with_context(|| format!("cannot read {shown}"))
+    let context = || format!("cannot read {shown}");
+    let mut file = File::open(path).with_context(context)?;
+    let mut start = Vec::with_capacity(foreign::ENOUGH);
+    Read::by_ref(&mut file).take(foreign::ENOUGH as u64).read_to_end(&mut start).with_context(context)?;
+    foreign::refuse(&start).with_context(context)?;
+    file.rewind().with_context(context)?;
+    Ok(file)
 }
 
 /// Whole lines of a file, in chunks.

@@ -4,7 +4,7 @@ pub mod json;
 pub mod markdown;
 pub mod table;
 
-use crate::analysis::check::{Report, Totals};
+use crate::analysis::check::{Report, Totals, Uncompared};
 
 /// The last line: how much was looked at, and what came of it.
 fn summary(reports: &[Report]) -> String {
@@ -12,6 +12,10 @@ fn summary(reports: &[Report]) -> String {
     let count = |n: u64, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
     let mut text = format!("{} in {}: ", count(totals.rows, "row"), count(totals.files as u64, "file"));
     match totals.findings {
+        0 if reports.iter().any(|report| report.nothing_compared) => text += "nothing was compared",
+        0 if reports.iter().any(|report| !report.uncompared.is_empty()) => {
+            text += "what could be compared holds together";
+        }
         0 => text += "all hold together",
         n => text += &count(n, "finding"),
     }
@@ -22,6 +26,26 @@ fn summary(reports: &[Report]) -> String {
         }
     }
     text
+}
+
+/// Is there anything to say about a file but its name?
+fn is_worth_a_block(report: &Report) -> bool {
+    report.findings.count() > 0 || !report.notes.is_empty() || !report.uncompared.is_empty()
+}
+
+/// What is said below the findings.
+fn remarks(report: &Report) -> impl Iterator<Item = String> {
+    left_out(report).chain(report.notes.iter().cloned()).chain(report.uncompared.iter().map(uncompared))
+}
+
+/// `throughput (qps) was compared with nothing: map batch, too`.
+fn uncompared(of: &Uncompared) -> String {
+    let how = match of.compared_rows {
+        0 => "was compared with nothing".to_owned(),
+        1 => "was compared in 1 row only".to_owned(),
+        n => format!("was compared in {n} rows only"),
+    };
+    format!("{} ({}) {how}: {}", of.meaning, of.column, of.why)
 }
 
 /// `12 more like it in column x (rule)`.
