@@ -236,13 +236,16 @@ fn unquote(text: &str) -> Option<(String, &str)> {
     }
 }
 
+/// The names in a header that is no valid record, as far as it has any.
+pub fn names(line: &str, separator: char) -> Option<Vec<String>> {
+    let cells = split(line, separator).ok()?;
+    Some(cells.iter().map(|cell| cell.trim().to_owned()).collect())
+}
+
 /// The names in a header by another separator, where that makes several of it.
 pub fn by_other_separator(line: &str, separator: char) -> impl Iterator<Item = (char, Vec<String>)> {
     let others = [',', ';', '\t', '|'].into_iter().filter(move |&other| other != separator);
-    others.filter_map(|other| {
-        let cells = split(line, other).ok().filter(|cells| cells.len() > 1)?;
-        Some((other, cells.iter().map(|cell| cell.trim().to_owned()).collect()))
-    })
+    others.filter_map(|other| Some((other, names(line, other).filter(|names| names.len() > 1)?)))
 }
 
 #[cfg(test)]

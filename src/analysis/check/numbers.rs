@@ -53,28 +53,20 @@ impl Compared {
     }
 }
 
-/// What is compared with what: each group takes all of its fields. For saying what a field lacks.
-pub const GROUPS: [&[Field]; 13] = {
-    use Field::{
-        Batch, Batches, Elapsed, Inferences, Inflight, Max, Mean, Min, P50, P90, P95, P99, P999, Stddev,
-        Throughput, Wall,
-    };
+/// What the formulas compare, each with all of its fields.
+pub const FORMULAS: [&[Field]; 4] = {
+    use Field::{Batch, Batches, Elapsed, Inferences, Inflight, Mean, Throughput, Wall};
     [
         &[Throughput, Mean, Batch],
         &[Throughput, Mean, Batch, Inflight],
         &[Wall, Batches, Batch, Elapsed],
         &[Wall, Inferences, Elapsed],
-        &[Min, Mean],
-        &[Mean, Max],
-        &[Min, P50],
-        &[P50, P90],
-        &[P90, P99],
-        &[P95, P99],
-        &[P99, P999],
-        &[P99, Max],
-        &[Stddev, Min, Mean, Max],
     ]
 };
+
+/// What is compared with its neighbours, in their order.
+pub const ORDER: [Field; 7] =
+    [Field::Min, Field::P50, Field::P90, Field::P95, Field::P99, Field::P999, Field::Max];
 
 /// All of them; says which fields it has compared with others.
 pub fn check(row: &Cells, findings: &mut Findings, ratios: &mut Ratios) -> Compared {
@@ -142,9 +134,9 @@ fn readable(text: &str) -> &'static str {
 
 /// Quantiles ascend, and the mean lies between the extremes.
 fn order(row: &Cells, findings: &mut Findings, compared: &mut Compared) {
-    use Field::{Max, Mean, Min, P50, P90, P95, P99, P99Upper, P999};
+    use Field::{Max, Mean, Min, P99, P99Upper};
     let chains: [&[Field]; 10] = [
-        &[Min, P50, P90, P95, P99, P999, Max],
+        &ORDER,
         &[P99, P99Upper, Max],
         &[Min, Mean, Max],
         &[
@@ -221,7 +213,9 @@ fn formulas(row: &Cells, findings: &mut Findings, ratios: &mut Ratios, compared:
         let shown = || format!("{batches} x {batch} / {} s", short(elapsed));
         equal(Wall, batches * batch / elapsed, &[Elapsed, Batches, Batch], &shown);
     }
-    if let (Some(start), Some(end)) = (row.number(Field::WindowStart), row.number(Field::WindowEnd)) {
+    // A spreadsheet's 1.2E+12 is no moment; that it is no whole number is said of it.
+    let moment = |field| row.number(field).filter(|_| !row.text(field).contains(['e', 'E']));
+    if let (Some(start), Some(end)) = (moment(Field::WindowStart), moment(Field::WindowEnd)) {
         let shown = || "(window_end_ns - window_start_ns) / 10^9".to_owned();
         equal(Elapsed, (end - start) / 1e9, &[Field::WindowStart, Field::WindowEnd], &shown);
     }
@@ -239,27 +233,27 @@ fn equal(
 ) -> bool {
     let Some(found) = row.number(field) else { return false };
     let ratio = found / expected;
-    // By how much the digits of what was printed may be off, as a share. Counts are what they are.
+    // By how much the digits of what was printed may be off. Counts are what they are.
     let printed = || {
-        let times = [Field::Mean, Field::Elapsed];
-        let from = from.iter().filter(|field| times.contains(field));
-        from.map(|&field| row.unit(field) / row.number(field).unwrap_or(f64::NAN)).sum::<f64>()
-            + row.unit(field) / expected.abs()
+        let times = from.iter().filter(|field| [Field::Mean, Field::Elapsed].contains(field));
+        times.map(|&field| row.unit(field) / row.number(field).unwrap_or(f64::NAN)).sum::<f64>()
     };
-    let tolerance = match (row.view.own, field) {
+    let (share, unit) = match (row.view.own, field) {
         // Beyond 2^53 ns (104 days of uptime) the difference of two instants is off by ns.
-        (true, Field::Elapsed) => 1e-6,
-        (true, _) => OWN,
-        (false, _) => printed().max(OTHERS),
+        (true, Field::Elapsed) => (1e-6, 0.0),
+        (true, _) => (OWN, 0.0),
+        (false, _) => (printed(), row.unit(field)),
     };
+    let slack =
+        if row.view.own { share * expected } else { (share * expected + unit).max(OTHERS * expected) };
     // Numbers that are known to less than themselves say nothing.
-    if tolerance >= 1.0 {
+    if slack >= found.max(expected) {
         return false;
     }
     if let Some(batch) = row.number(Field::Batch) {
         ratios.add(row, field, ratio, batch);
     }
-    if (ratio - 1.0).abs() > tolerance {
+    if (found - expected).abs() > slack {
         let expected = format!("{} = {}", short(expected), shown());
         let name = row.view.column(field);
         findings.push(Finding::new(row.line, name, "formula", row.text(field), expected).factor(ratio));

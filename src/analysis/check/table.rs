@@ -2,11 +2,11 @@
 
 use super::field::{Cells, Field, Mapping, View};
 use super::finding::{Finding, Findings};
-use super::numbers::{self, GROUPS};
+use super::numbers::{self, FORMULAS, ORDER};
 use super::ratio::Ratios;
 use super::{Report, repeated_header};
 use crate::results::lines::TooLong;
-use crate::results::table::{Record, Records};
+use crate::results::table::{Record, Records, names};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::borrow::Cow;
@@ -65,14 +65,21 @@ pub fn check_table(file: &str, source: impl Read, mapping: &Mapping, keep: usize
 /// The view of a file by its first record.
 fn header(record: &Record, records: &Records<impl Read>, mapping: &Mapping) -> Result<View> {
     let place = || format!("line {}", record.line);
+    let (line, separator) = (records.first_line(), records.separator());
+    let header = match &record.cells {
+        Ok(cells) => Some(cells.iter().map(|cell| cell.trim().to_owned()).collect()),
+        // Names that nobody maps may be in another encoding.
+        Err(_) => names(line, separator),
+    };
     // Quotes that do not match by one separator may by another.
-    let cells = record.cells.as_ref().map_or_else(|_| vec![records.first_line().to_owned()], Clone::clone);
-    let names = cells.iter().map(|cell| cell.trim().to_owned()).collect();
-    let view = View::mapped(names, records.first_line(), records.separator(), mapping).with_context(place)?;
-    if let Err(broken) = &record.cells {
-        bail!("{}: {} should be {}", place(), broken.found, broken.expected);
+    let view =
+        View::mapped(header.clone().unwrap_or_else(|| vec![line.to_owned()]), line, separator, mapping);
+    match (view, &record.cells) {
+        (Ok(_), Err(broken)) if header.is_none() => {
+            bail!("{}: {} should be {}", place(), broken.found, broken.expected)
+        }
+        (view, _) => view.with_context(place),
     }
-    Ok(view)
 }
 
 /// A table of other rows behind an empty line.
@@ -163,7 +170,10 @@ impl Table {
             meaning: field.short(),
             column: column.to_owned(),
             compared_rows,
-            why: lacking(field, mapping),
+            why: match compared_rows {
+                0 => lacking(field, mapping),
+                _ => "elsewhere a cell has no number that can be read".to_owned(),
+            },
         })
     }
 }
@@ -172,7 +182,7 @@ impl Other {
     fn note(&self) -> String {
         let header = self.header.iter().take(5).map(|name| name.trim()).collect::<Vec<_>>().join(", ");
         let lines = if self.lines == 1 { "1 line".to_owned() } else { format!("{} lines", self.lines) };
-        format!("line {}: another table begins ({header}); its {lines} are not read", self.line)
+        format!("line {}: another table begins ({header}), which is not read: {lines}", self.line)
     }
 }
 
@@ -189,14 +199,21 @@ fn begins_another_table(cells: &[String], view: &View) -> bool {
 /// What is missing for a field to be compared with something.
 fn lacking(field: Field, mapping: &Mapping) -> String {
     let is_mapped = |field: &Field| mapping.columns.iter().any(|(known, _)| known == field);
-    let groups = GROUPS.iter().filter(|group| group.contains(&field));
-    let missing = groups.map(|group| group.iter().filter(|field| !is_mapped(field)).collect::<Vec<_>>());
-    match missing.min_by_key(Vec::len).as_deref() {
-        None => "no rule looks at it".to_owned(),
-        Some([]) => "a cell that it is compared with has no number".to_owned(),
-        Some(fields) => {
+    if ORDER.contains(&field) && ORDER.iter().filter(|field| is_mapped(field)).count() < 2 {
+        return "map another percentile, min or max, too".to_owned();
+    }
+    if field == Field::Stddev && ![Field::Min, Field::Mean, Field::Max].iter().all(is_mapped) {
+        return "map min, mean and max, too".to_owned();
+    }
+    let formulas = FORMULAS.iter().filter(|formula| formula.contains(&field));
+    let missing =
+        formulas.map(|formula| formula.iter().filter(|field| !is_mapped(field)).collect::<Vec<_>>());
+    match missing.min_by_key(Vec::len) {
+        None if !ORDER.contains(&field) && field != Field::Stddev => "no rule looks at it".to_owned(),
+        Some(fields) if !fields.is_empty() => {
             let names: Vec<&str> = fields.iter().map(|field| field.short()).collect();
             format!("map {}, too", names.join(" and "))
         }
+        _ => "no row has numbers in all of the columns that are compared".to_owned(),
     }
 }

@@ -35,17 +35,30 @@ fn is_worth_a_block(report: &Report) -> bool {
 
 /// What is said below the findings.
 fn remarks(report: &Report) -> impl Iterator<Item = String> {
-    left_out(report).chain(report.notes.iter().cloned()).chain(report.uncompared.iter().map(uncompared))
+    left_out(report).chain(report.notes.iter().cloned()).chain(uncompared(report))
 }
 
-/// `throughput (qps) was compared with nothing: map batch, too`.
-fn uncompared(of: &Uncompared) -> String {
-    let how = match of.compared_rows {
-        0 => "was compared with nothing".to_owned(),
-        1 => "was compared in 1 row only".to_owned(),
-        n => format!("was compared in {n} rows only"),
+/// `throughput (qps) was compared with nothing: map batch, too`; columns of which the same is to be said in
+/// one line.
+fn uncompared(report: &Report) -> Vec<String> {
+    let mut lines: Vec<(&Uncompared, Vec<String>)> = Vec::new();
+    for column in &report.uncompared {
+        let name = format!("{} ({})", column.meaning, column.column);
+        let same = |of: &Uncompared| (of.compared_rows, &of.why) == (column.compared_rows, &column.why);
+        match lines.iter_mut().find(|(of, _)| same(of)) {
+            Some((_, names)) => names.push(name),
+            None => lines.push((column, vec![name])),
+        }
+    }
+    let line = |(of, names): (&Uncompared, Vec<String>)| {
+        let were = if names.len() == 1 { "was" } else { "were" };
+        let with = match of.compared_rows {
+            0 => "compared with nothing".to_owned(),
+            n => format!("compared in {n} of {} rows", report.rows),
+        };
+        format!("{} {were} {with}: {}", names.join(", "), of.why)
     };
-    format!("{} ({}) {how}: {}", of.meaning, of.column, of.why)
+    lines.into_iter().map(line).collect()
 }
 
 /// `12 more like it in column x (rule)`.

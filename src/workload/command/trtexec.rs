@@ -18,7 +18,7 @@
 //! `--warmUp` has passed, so that is the rule here, for every version.
 
 use crate::workload::Stages;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
 /// One batch, times in ns from the earliest issue after the warm-up.
@@ -97,8 +97,7 @@ pub fn warm_up_ms(arguments: &[String]) -> f64 {
 /// # Errors
 /// It is not trtexec's, holds nothing after the warm-up, or impossible times.
 pub fn parse(text: &[u8], warm_up_ms: f64) -> Result<Trace> {
-    let entries: Vec<Entry> =
-        serde_json::from_slice(text).context("not what trtexec --exportTimes writes")?;
+    let entries: Vec<Entry> = serde_json::from_slice(text).map_err(|error| no_json(text, error))?;
     ensure!(!entries.is_empty(), "it holds no batches: give trtexec a longer --duration");
     for (index, entry) in entries.iter().enumerate() {
         entry.check().with_context(|| format!("entry {index} has times that can't be"))?;
@@ -135,6 +134,21 @@ pub fn parse(text: &[u8], warm_up_ms: f64) -> Result<Trace> {
     let (inflight, stretch) = inflight(&batches, &resolution);
     let is_coarse = resolution.step_ms() > COARSE * median(entries.iter().map(|e| e.latency_ms));
     Ok(Trace { warmup_batches: (all - batches.len()) as u64, batches, inflight, stretch, is_coarse })
+}
+
+/// Why a text is no list of entries. C++ prints nan and inf, which JSON does not have.
+fn no_json(text: &[u8], error: serde_json::Error) -> anyhow::Error {
+    let line = text.split(|&byte| byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
+    let line = String::from_utf8_lossy(line);
+    let values = line.split([',', '}']).filter_map(|pair| pair.split_once(" : "));
+    let mut bad = values.filter(|(_, value)| ["nan", "-nan", "inf", "-inf"].contains(&value.trim()));
+    match bad.next() {
+        Some((key, value)) => {
+            let key = key.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+            anyhow!("line {}: {key} is {}, which is no time", error.line(), value.trim())
+        }
+        None => anyhow::Error::new(error).context("not what trtexec --exportTimes writes"),
+    }
 }
 
 /// Whole ns; rounding may have put an end just before its start.
@@ -412,6 +426,8 @@ mod tests {
         let refusal = |text: &str| format!("{:#}", parse(text.as_bytes(), 0.0).unwrap_err());
         assert!(refusal("junk").starts_with("not what trtexec --exportTimes writes: "));
         assert!(refusal("[{\"latencyMs\": 1}]").contains("missing field `startComputeMs`"));
+        let nan = file(&[(1.0, 1.0), (2.0, 1.0)], V8_6).replacen("1.00000, \"", "nan, \"", 1);
+        assert_eq!(refusal(&nan), "line 2: endD2hMs is nan, which is no time");
         assert_eq!(refusal("[]"), "it holds no batches: give trtexec a longer --duration");
         let zero = refusal(&file(&[(300_000.0, 0.001)], V8_6));
         assert!(
