@@ -70,7 +70,7 @@ Examples:
   migbench list                             what is here
   migbench doctor                           what is wrong here, and how to mend it
 
-Exit codes: 0 done · 1 internal or I/O error · 2 usage or environment · 3 regression · 4 inconclusive
+Exit codes: 0 done · 1 internal or I/O error · 2 usage or environment · 3 regression · 4 inconclusive or undecided
 5 a failed or invalid row · 130 interrupted";
 
 /// The verbs.

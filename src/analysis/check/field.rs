@@ -146,7 +146,7 @@ impl Mapping {
             let Some(field) = meant(&meaning) else {
                 bail!(
                     "--columns: there is no '{meaning}'; latency, batch, throughput, profile, {} and the \
-                     names in docs/columns.md have a meaning",
+                     names in docs/columns.md have a meaning; quote a column's name that holds a comma",
                     SHORT[2..].iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
                 )
             };
@@ -327,15 +327,17 @@ impl View {
         self.index.contains(&Some(column))
     }
 
-    /// A number as Rust writes it, of how another tool did; NaN of what is none.
+    /// The number in a cell; NaN of what is none.
     fn parse(&self, text: &str) -> f64 {
-        let plain = || text.parse().unwrap_or(f64::NAN);
-        if self.own { plain() } else { self.normal(text).parse().unwrap_or(f64::NAN) }
+        self.normal(text).parse().unwrap_or(f64::NAN)
     }
 
     /// Another tool's number with a decimal point and without the separators of its thousands.
     pub fn normal<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let text = trim(text);
+        if self.own {
+            return Cow::Borrowed(text);
+        }
         let (group, point) = if self.decimal_comma { ('.', ',') } else { (',', '.') };
         let (whole, decimals) = text.split_once(point).unwrap_or((text, ""));
         let grouped = is_grouped(whole, group) && !decimals.contains(group);

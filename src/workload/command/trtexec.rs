@@ -85,11 +85,11 @@ const COARSE: f64 = 0.01;
 /// The warm-up that a command line asks trtexec for, in ms. trtexec may be named within the argument of a
 /// shell.
 pub fn warm_up_ms(arguments: &[String]) -> f64 {
-    let given = arguments.iter().filter_map(|argument| {
+    let mut given = arguments.iter().filter_map(|argument| {
         let (_, value) = argument.split_once("--warmUp=")?;
         value.split(|c: char| !c.is_ascii_digit() && c != '.').next()?.parse().ok()
     });
-    given.last().unwrap_or(WARM_UP_MS)
+    given.next_back().unwrap_or(WARM_UP_MS)
 }
 
 /// Reads a file; what computes before `warm_up_ms` is the warm-up.
