@@ -221,7 +221,7 @@ fn another_machine_from_a_file() {
         ),
         (
             "/dev/null",
-            "migbench: /dev/null holds no topology: not the text of nvidia-smi -L: no line begins with 'GPU 0: '\n",
+            "migbench: /dev/null is not a regular file (a pipe or a device): save it to a file first\n",
         ),
     ] {
         for verb in ["list", "doctor"] {
