@@ -3,11 +3,12 @@
 //! A cell never holds a line break (a row is one line, so that a torn one shows), which makes every
 //! line readable by itself: after a damaged line the next one is as good as ever.
 
-pub use crate::machine::file::open;
-
-use anyhow::{Context, Result};
+use crate::machine::file;
+use anyhow::{Context, Result, ensure};
 use std::borrow::Cow;
+use std::fs::File;
 use std::io::{ErrorKind, Read};
+use std::path::Path;
 
 /// Longer lines are refused: the largest row, with two histograms of 33,792 different counts each,
 /// has 300 kB.
@@ -15,6 +16,16 @@ pub const LONGEST_LINE: usize = 1 << 20;
 /// Bytes that are read at once, at first and at most.
 const FIRST_CHUNK: usize = 64 << 10;
 const CHUNK: usize = 4 << 20;
+
+/// Opens a file to be read as CSV.
+///
+/// # Errors
+/// As [`file::open`].
+pub fn open(path: &Path) -> Result<File> {
+    let shown = path.display();
+    ensure!(!path.is_dir(), "{shown} is a directory: name the files in it, as '{shown}/*.csv'");
+    file::open(path)
+}
 
 /// Whole lines of a file, in chunks.
 pub struct Lines<R> {
