@@ -5,7 +5,7 @@
 
 use super::foreign;
 use crate::machine::file;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek};
@@ -23,7 +23,9 @@ const CHUNK: usize = 4 << 20;
 /// # Errors
 /// As [`file::open`], or it begins as no CSV file does.
 pub fn open(path: &Path) -> Result<File> {
-    let context = || format!("cannot read {}", path.display());
+    let shown = path.display();
+    ensure!(!path.is_dir(), "{shown} is a directory: name the files in it, as '{shown}/*.csv'");
+    let context = || format!("cannot read {shown}");
     let mut file = file::open(path)?;
     let mut start = Vec::with_capacity(foreign::ENOUGH);
     Read::by_ref(&mut file).take(foreign::ENOUGH as u64).read_to_end(&mut start).with_context(context)?;
