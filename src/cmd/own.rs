@@ -1,6 +1,7 @@
 //! The user's own workload, from the command line to the plan.
 
 use crate::cli::RunArgs;
+use crate::machine::child;
 use crate::measure::protocol::Device;
 use crate::results::row::hex;
 use crate::sweep::plan::Options;
@@ -12,7 +13,11 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
+
+/// How long ONNX Runtime may take to read a model: one of many gigabytes takes tens of seconds.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What stands after `--` or is named by `--model`, if anything does.
 ///
@@ -143,7 +148,7 @@ fn sha256(path: &Path) -> Result<String> {
 fn signature(library: &Path, model: &Path) -> Result<Signature> {
     let mut command = Command::new("/proc/self/exe");
     command.args(["probe", "onnx", "--ort-lib"]).arg(library).arg("--model").arg(model);
-    let output = command.stdin(Stdio::null()).output().context("cannot start a process to read the model")?;
+    let output = child::output(command, PATIENCE).context("cannot read the model in a process of its own")?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),

@@ -12,9 +12,11 @@ pub mod host;
 pub mod instance;
 pub mod limits;
 pub mod nvml;
+pub mod processes;
 pub mod profile;
 pub mod refusal;
 pub mod smi;
+pub mod thread;
 pub mod topology;
 pub mod visible;
 

@@ -1,7 +1,13 @@
 //! Where Python keeps a package, without importing it.
 
+use crate::machine::child;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
+
+/// How long a Python may take to answer: it starts within a second, and within several from a file system
+/// of a busy network.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The folders of a package (of a namespace there may be several), of the active environment's Python or
 /// the first in PATH that has it; none where there is no such package, or no Python.
@@ -15,8 +21,8 @@ pub(super) fn package(name: &str) -> Vec<PathBuf> {
         .chain(["python3".into(), "python".into()]);
     let folders = pythons.find_map(|python| {
         let mut command = Command::new(python);
-        let output =
-            command.args(["-c", &script]).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+        command.args(["-c", &script]);
+        let output = child::output(command, PATIENCE).ok()?;
         let text = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
         let folders: Vec<PathBuf> = text.lines().map(|line| PathBuf::from(line.trim())).collect();
         folders.iter().any(|folder| folder.is_dir()).then_some(folders)

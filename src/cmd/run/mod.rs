@@ -166,12 +166,12 @@ fn announce(options: &Options, runs: &[Run]) -> String {
 /// Signals are counted, not died of; a file-size limit is an error of the write that meets it.
 fn listen_to_signals() -> Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGXFSZ])?;
-    std::thread::spawn(move || {
+    crate::machine::thread::start("signals", move || {
         for signal in signals.forever().filter(|&signal| signal != SIGXFSZ) {
             let _ = signal;
             INTERRUPTS.fetch_add(1, Relaxed);
         }
-    });
+    })?;
     Ok(())
 }
 
