@@ -1,8 +1,8 @@
 //! From the command line and what is here to a plan.
 
 use crate::cli::{Preset, RunArgs};
-use crate::cmd::{load, own};
-use crate::machine::nvml::{Absent, Library};
+use crate::cmd::{list, load, own};
+use crate::machine::nvml::{Absent, FIRST_ANSWER, Helper, Silent};
 use crate::machine::topology::Gpu;
 use crate::machine::{Topology, host};
 use crate::measure::protocol::Device;
@@ -20,8 +20,8 @@ const CI_ROUNDS: u32 = 7;
 pub struct Planned {
     /// What is here.
     pub topology: Topology,
-    /// NVML, where it was asked.
-    pub library: Option<Library>,
+    /// What asks NVML, where there is NVML.
+    pub helper: Option<Helper>,
     /// What of it is measured.
     pub selection: Selection,
     /// How.
@@ -35,7 +35,7 @@ pub struct Planned {
 /// # Errors
 /// What is asked for is not there, or can't work.
 pub fn plan_runs(args: &RunArgs) -> Result<Planned> {
-    let (topology, library, mut selection) = choose(args)?;
+    let (topology, helper, mut selection) = choose(args)?;
     if let (Some(least), Some(most)) = (args.duration, args.load.max_duration)
         && least > most
     {
@@ -50,10 +50,10 @@ pub fn plan_runs(args: &RunArgs) -> Result<Planned> {
             .notes
             .push("there are no two instances that measure at once: each is measured alone".into());
     }
-    Ok(Planned { topology, library, selection, options, runs })
+    Ok(Planned { topology, helper, selection, options, runs })
 }
 
-fn choose(args: &RunArgs) -> Result<(Topology, Option<Library>, Selection)> {
+fn choose(args: &RunArgs) -> Result<(Topology, Option<Helper>, Selection)> {
     let wishes = Wishes {
         uuids: args.uuid.clone(),
         gpus: args.gpu.clone(),
@@ -65,23 +65,31 @@ fn choose(args: &RunArgs) -> Result<(Topology, Option<Library>, Selection)> {
         device: args.device,
         threads: args.threads.map_or_else(host::usable_cores, usize::from),
     };
-    let (library, topology) = if let Some(path) = &args.topology {
-        (None, Ok(crate::cmd::list::saved_topology(path)?))
+    let (helper, topology) = if let Some(path) = &args.topology {
+        (None, Ok(list::saved_topology(path)?))
     } else if args.device == Some(Device::Cpu) {
         (None, Err(Absent::NoLibrary("not asked for".into())))
     } else {
-        match Library::open(args.nvml.as_deref().map(Path::as_os_str)) {
-            Ok(library) => {
-                let topology = library.topology();
-                (Some(library), topology)
-            }
-            Err(absent) => (None, Err(absent)),
-        }
+        ask_nvml(args)?
     };
     // What this process may see says nothing of another machine.
     let scope = std::env::var("CUDA_VISIBLE_DEVICES").ok().filter(|_| args.topology.is_none());
     let known = topology.as_ref().cloned().unwrap_or_default();
-    Ok((known, library, select(&wishes, topology, scope.as_deref())?))
+    Ok((known, helper, select(&wishes, topology, scope.as_deref())?))
+}
+
+/// # Errors
+/// Nobody answers. A machine with such a driver has GPUs, so that its CPU is not measured in their place.
+fn ask_nvml(args: &RunArgs) -> Result<(Option<Helper>, Result<Topology, Absent>)> {
+    let asked = Helper::start(args.nvml.as_deref()).and_then(|mut helper| {
+        let topology = helper.topology(args.nvml_limit.unwrap_or(FIRST_ANSWER))?;
+        Ok((helper, topology))
+    });
+    match asked {
+        Ok((helper, topology)) => Ok((Some(helper), Ok(topology))),
+        Err(Silent::Absent(absent)) => Ok((None, Err(absent))),
+        Err(silent) => Err(list::driver_fails(&silent)),
+    }
 }
 
 fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result<Options> {

@@ -8,7 +8,7 @@ mod saved;
 use super::fail;
 use crate::analysis::{rounds, slowdown as analysis};
 use crate::machine::Topology;
-use crate::machine::nvml::Library;
+use crate::machine::nvml::{Client, Helper, LATER_ANSWER};
 use crate::measure::protocol::Device;
 use crate::render::{names::Names, progress::Progress, runs, slo, slowdown, table};
 use crate::results::Row;
@@ -83,14 +83,16 @@ fn list_runs(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     written.map_or_else(|error| fail(&error, Exit::Usage, err), |()| Exit::Ok)
 }
 
-/// The eye on the GPUs, where there are any.
+/// Opens NVML telemetry; none without a GPU.
 fn monitor(
     args: &RunArgs,
-    library: Option<Library>,
+    helper: Option<Helper>,
     topology: &Topology,
     output: &Output,
 ) -> Result<Option<Monitor>> {
-    let mut monitor = library.map(|library| Monitor::new(library, topology.gpus.clone()));
+    let limit = args.nvml_limit.unwrap_or(LATER_ANSWER);
+    let client = helper.map(|helper| Client::of(helper, args.nvml.as_deref(), limit));
+    let mut monitor = client.map(|client| Monitor::new(client, &topology.gpus, &INTERRUPTS));
     if let (Some(interval), Some(path), Some(monitor)) = (args.telemetry, output.path(), &mut monitor) {
         monitor.sample_every(Duration::from_nanos(interval), &path.with_extension("telemetry.csv"))?;
     }
@@ -110,8 +112,8 @@ fn refuse_in_vain(args: &RunArgs, gpus: bool) -> Result<()> {
 
 /// Chooses and plans, opens the output, and says what will happen.
 fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
-    let Planned { topology, library, selection, options, runs } = plan_runs(args)?;
-    refuse_in_vain(args, library.is_some())?;
+    let Planned { topology, helper, selection, options, runs } = plan_runs(args)?;
+    refuse_in_vain(args, helper.is_some())?;
     listen_to_signals()?;
     let saved = Saved::open(args, err)?;
     let mut context = Context { provenance: provenance(&saved.run_id, args.seed), topology };
@@ -128,7 +130,7 @@ fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
         writeln!(err, "{}", announce(&options, &runs))?;
     }
     let conductor = Conductor {
-        monitor: monitor(args, library, &context.topology, &saved.output)?,
+        monitor: monitor(args, helper, &context.topology, &saved.output)?,
         allow_busy: args.allow_busy,
         launcher: Launcher::new()?,
         patience: Duration::from_nanos(args.patience),
@@ -186,6 +188,9 @@ fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mu
             let mut observe = |member: usize, stage, batches| progress.show(member, stage, batches);
             let outcomes = group::play(&run, &prepared.conductor, &mut observe);
             progress.end();
+            for note in prepared.conductor.monitor.iter().flat_map(Monitor::notes) {
+                let _ = writeln!(err, "migbench: {note}");
+            }
             prepared.hlog.iter_mut().try_for_each(|hlog| hlog.add(&run, &outcomes))?;
             let mut rows = rows::rows(&prepared.context, &run, &outcomes);
             hunt.iter_mut().for_each(|hunt| hunt.learn(&mut rows));
