@@ -299,6 +299,19 @@ fn a_helper_is_there_until_its_parent_has_done() {
     assert_eq!((code, notes(&stderr)), (Some(130), 0), "{stderr}");
 }
 
+/// Stopped for longer than the limit while the driver answers, and continued.
+#[test]
+fn a_stopped_parent_does_not_blame_the_driver() {
+    let machine = Machine::named("h200-mixed").faults("nvmlDeviceGetName = slow 300");
+    let child = start(&machine, &["list"], LIMIT.1);
+    wait_for("its helper", || helper_of(child.0.id()));
+    signal(child.0.id(), Signal::STOP);
+    std::thread::sleep(Duration::from_secs(4));
+    signal(child.0.id(), Signal::CONT);
+    let (code, stderr) = end(&machine, child, "STOP and CONT");
+    assert_eq!(code, Some(0), "{stderr}");
+}
+
 #[test]
 fn a_slow_driver_is_waited_for() {
     let machine = Machine::named("h200-mixed").faults("nvmlDeviceGetClockInfo = slow 150");

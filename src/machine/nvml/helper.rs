@@ -26,6 +26,10 @@ pub const LATER_ANSWER: Duration = Duration::from_secs(5);
 /// How often the caller's wish to give up is looked at.
 const TICK: Duration = Duration::from_millis(50);
 
+/// One look at the clock counts for no more than this: a parent that was stopped and continued, or
+/// suspended with its machine, must not blame the driver for it.
+const LONGEST_TICK: Duration = Duration::from_secs(1);
+
 /// More than any answer.
 const MOST_BYTES: u64 = 64 << 20;
 
@@ -127,10 +131,12 @@ impl Helper {
     }
 
     fn line(&mut self, limit: Duration, give_up: &dyn Fn() -> bool) -> Result<Vec<u8>, Silent> {
-        let begin = Instant::now();
+        let mut waited = Duration::ZERO;
         loop {
-            let left = limit.saturating_sub(begin.elapsed());
-            match self.answers.recv_timeout(left.min(TICK)) {
+            let look = Instant::now();
+            let answer = self.answers.recv_timeout(limit.saturating_sub(waited).min(TICK));
+            waited += look.elapsed().min(LONGEST_TICK);
+            match answer {
                 Ok(Ok(line)) if line.ends_with(b"\n") => return Ok(line),
                 Ok(Ok(_)) | Err(RecvTimeoutError::Disconnected) => {
                     return Err(Silent::Died(match self.process.status() {
@@ -139,8 +145,8 @@ impl Helper {
                     }));
                 }
                 Ok(Err(error)) => return Err(Silent::Died(format!("can't be heard: {error}"))),
-                Err(RecvTimeoutError::Timeout) if left.is_zero() || give_up() => {
-                    return Err(Silent::Hung(begin.elapsed().as_secs()));
+                Err(RecvTimeoutError::Timeout) if waited >= limit || give_up() => {
+                    return Err(Silent::Hung(waited.as_secs()));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
