@@ -7,17 +7,18 @@ pub mod load;
 pub mod own;
 pub mod selftest;
 
-use crate::machine::host;
+use crate::machine::{host, lookup};
 use crate::measure::protocol::Device;
 use crate::sweep::plan::{Modes, Span};
 use crate::workload::scripted::parse_ns;
 use crate::workload::{Corruption, Gemm, LlamaSize, Precision, Spec, Sync};
-use anyhow::Context;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use anyhow::{Context, ensure};
+use clap::builder::{PossibleValuesParser, Resettable, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How the program ends; never a count.
@@ -59,8 +60,52 @@ impl Cli {
             let reason = "no program after '--': name it, as in 'migbench run -- python3 serve.py'";
             Cli::command().error(ErrorKind::TooFewValues, reason).exit();
         }
-        Cli::parse()
+        let mut command = Cli::command();
+        if lookup::elevated() {
+            command = without_environment(command);
+        }
+        let refused = |command: &mut clap::Command, reason: &str| -> ! {
+            command.error(ErrorKind::ValueValidation, reason).exit()
+        };
+        let matches = command.clone().get_matches();
+        if let Err(error) = refuse_foreign_code(&matches, lookup::elevated()) {
+            refused(&mut command, &error.to_string());
+        }
+        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
     }
+}
+
+/// No option takes its value from the environment.
+fn without_environment(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| arg.env(Resettable::Reset));
+    command.mut_subcommands(without_environment)
+}
+
+/// Options that name libraries and programs, and what they are called.
+const CODE: [(&str, &str); 4] =
+    [("nvml", "--nvml"), ("smi", "--smi"), ("ort_lib", "--ort-lib"), ("command", "a program of yours")];
+
+/// Refuses a variable that names code relative to the current directory and, with elevated privileges,
+/// code that the caller names: it would run with rights that the caller does not have.
+fn refuse_foreign_code(matches: &ArgMatches, elevated: bool) -> anyhow::Result<()> {
+    for (id, shown) in CODE {
+        let Ok(Some(values)) = matches.try_get_raw(id) else { continue };
+        let source = matches.value_source(id);
+        ensure!(
+            !elevated || source != Some(ValueSource::CommandLine),
+            "{shown} would run with this program's elevated privileges (set-user-id or file capabilities): use a \
+             copy of it without them"
+        );
+        for path in values.map(Path::new).filter(|_| source == Some(ValueSource::EnvVariable)) {
+            ensure!(
+                path.is_absolute() || path.as_os_str().is_empty(),
+                "the variable for {shown} is '{}': give it an absolute path, nothing is opened in the current \
+                 directory",
+                path.display()
+            );
+        }
+    }
+    matches.subcommand().map_or(Ok(()), |(_, matches)| refuse_foreign_code(matches, elevated))
 }
 
 const AFTER_HELP: &str = "\
@@ -462,6 +507,31 @@ mod tests {
             let error = Cli::try_parse_from(["migbench", option, value]).unwrap_err().to_string();
             assert!(error.contains(reason), "{option} {value}: {error}");
         }
+    }
+
+    #[test]
+    fn code_of_the_callers_does_not_get_elevated_privileges() {
+        let refused = |arguments: &[&str]| {
+            let matches = Cli::command().try_get_matches_from([&["migbench"], arguments].concat()).unwrap();
+            assert!(refuse_foreign_code(&matches, false).is_ok(), "{arguments:?}");
+            refuse_foreign_code(&matches, true).map_err(|error| error.to_string())
+        };
+        for (arguments, shown) in [
+            (&["--nvml", "./x.so"][..], "--nvml would run"),
+            (&["list", "--nvml", "/x.so"], "--nvml would run"),
+            (&["list", "--smi", "x"], "--smi would run"),
+            (&["run", "--model", "x.onnx", "--ort-lib", "x.so"], "--ort-lib would run"),
+            (&["--", "sh"], "a program of yours would run"),
+            (&["calibrate", "--", "sh"], "a program of yours would run"),
+        ] {
+            assert!(refused(arguments).unwrap_err().starts_with(shown), "{arguments:?}");
+        }
+        assert_eq!(refused(&["list"]), Ok(()));
+        assert_eq!(refused(&["--batch", "1"]), Ok(()));
+        let command = without_environment(Cli::command());
+        let mut subcommands = command.get_subcommands();
+        assert!(command.get_arguments().all(|arg| arg.get_env().is_none()));
+        assert!(subcommands.all(|command| command.get_arguments().all(|arg| arg.get_env().is_none())));
     }
 
     /// Each option stands under the heading that it belongs to.

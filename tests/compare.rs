@@ -473,10 +473,10 @@ fn wrong_options_say_what_there_is() {
         (["--gate", "tflops=1%,tflops=2%"], "--gate names tflops twice"),
         (["--allow-mismatch", "driver_version"], "--allow-mismatch: 'driver_version' is none of gpu_name,"),
         (["--require-same", "batch"], "--require-same: 'batch' is none of driver_version,"),
-        (["--output", "a.md"], "--output 'a.md' is not FORM=FILE, as markdown=comment.md"),
+        (["--output", "a.md"], "--output 'a.md' is not FORM=FILE, for example markdown=comment.md"),
         (["--output", "html=a"], "--output: 'html' is none of table, markdown, junit, json, csv"),
-        (["--output", "json=@base.csv"], "cannot create base.csv (--force overwrites): File exists"),
-        (["--output", "json=@no/a.json"], "cannot create no/a.json"),
+        (["--output", "json=@base.csv"], "--output json and BASE name the same file, "),
+        (["--output", "json=@no/a.json"], "cannot write no/a.json: there is no folder no"),
     ] {
         let ran = bench.run(&options);
         assert_eq!(ran.exit, Exit::Usage, "{}", ran.err);

@@ -29,6 +29,9 @@ pub struct OwnArgs {
     /// Size of an open dimension of the model, as seq=128 or, without a name, INPUT:AXIS=128; repeated
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim, requires = "model")]
     pub dims: Vec<(String, usize)>,
+    /// Samples in one inference of a model without a batch dimension [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 40), requires = "model", conflicts_with = "batch")]
+    pub samples: Option<u64>,
     /// What an input of the model holds, as ids=int:0..30522 or ids=FILE.npy [default: random]; repeated
     #[arg(long = "input", value_name = "NAME=WHAT", value_parser = input, requires = "model")]
     pub inputs: Vec<(String, Fill)>,
@@ -53,7 +56,7 @@ fn import(text: &str) -> Result<String, String> {
 fn dim(text: &str) -> Result<(String, usize), String> {
     let parsed = text.rsplit_once('=').and_then(|(name, size)| Some((name, size.parse::<usize>().ok()?)));
     match parsed {
-        Some((name, size)) if !name.is_empty() && (1..=1 << 40).contains(&size) => {
+        Some((name, size)) if !name.is_empty() && (0..=1 << 40).contains(&size) => {
             Ok((name.to_owned(), size))
         }
         _ => Err("write for example seq=128".to_owned()),

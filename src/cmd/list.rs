@@ -6,7 +6,7 @@ use crate::machine::doctor::child::Question;
 use crate::machine::doctor::evidence::{Evidence, Silent};
 use crate::machine::doctor::{gather, usable};
 use crate::machine::nvml::{Absent, FIRST_ANSWER, Helper};
-use crate::machine::{Instance, Topology, capture, host, smi};
+use crate::machine::{Instance, Topology, capture, host, lookup, smi, text};
 use crate::render::list::{self, Listing};
 use anyhow::{Context, Result, anyhow, bail};
 use std::io::Write;
@@ -78,7 +78,7 @@ pub(super) fn saved_topology(path: &Path) -> Result<Topology> {
 }
 
 fn read_saved(path: &Path) -> Result<(Topology, Option<Evidence>)> {
-    let text = crate::machine::file::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = crate::machine::file::read(path)?;
     let case = capture::parse(&text).with_context(|| format!("{} holds no topology", path.display()))?;
     match case.topology {
         Ok(topology) => Ok((topology, case.evidence)),
@@ -102,8 +102,8 @@ fn without_gpu(why: String) -> Listing {
 /// Another NVML has no nvidia-smi of its own, unless one is named.
 fn ask_nvidia_smi(args: &ListArgs) -> Option<Question> {
     let program = match (&args.smi, &args.place.nvml) {
-        (Some(smi), _) => smi.as_path(),
-        (None, None) => Path::new("nvidia-smi"),
+        (Some(smi), _) => smi.clone(),
+        (None, None) => lookup::program("nvidia-smi")?,
         (None, Some(_)) => return None,
     };
     let mut command = Command::new(program);
@@ -113,7 +113,7 @@ fn ask_nvidia_smi(args: &ListArgs) -> Option<Question> {
 
 fn compare(question: Question, topology: &Topology) -> Vec<String> {
     match question.wait() {
-        Ok(text) => match smi::parse(&String::from_utf8_lossy(&text)) {
+        Ok(text) => match smi::parse(&text::lines(&String::from_utf8_lossy(&text))) {
             Ok(theirs) => smi::differences(topology, &theirs),
             Err(error) => vec![format!("nvidia-smi -L can't be read: {error}")],
         },

@@ -5,17 +5,22 @@
 
 pub mod capabilities;
 pub mod capture;
+pub mod cards;
+pub mod cgroup;
 pub mod child;
+pub mod decode;
 pub mod doctor;
 pub mod expendable;
 pub mod file;
 pub mod host;
 pub mod instance;
 pub mod limits;
+pub mod lookup;
 pub mod nvml;
 pub mod profile;
 pub mod refusal;
 pub mod smi;
+pub mod text;
 pub mod topology;
 pub mod visible;
 

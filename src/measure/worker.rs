@@ -238,6 +238,7 @@ impl Session<'_> {
                 output_error: None,
                 output_failure: None,
                 output_partial: false,
+                output_non_finite: false,
                 forced: false,
             });
         }
@@ -259,7 +260,9 @@ impl Session<'_> {
             }),
             load: window.log(),
             cut: ended == Ended::Cut,
-            cpu_throttled_us: throttled_after.zip(throttled_before).map(|(after, before)| after - before),
+            cpu_throttled_us: throttled_after
+                .zip(throttled_before)
+                .and_then(|(after, before)| after.checked_sub(before)),
         })?;
 
         window.load_while(|_, c| !c.stages.load(Relaxed) && !c.stop.load(Relaxed))?;
@@ -272,11 +275,11 @@ impl Session<'_> {
         }
         window.load_while(|_, c| !c.stop.load(Relaxed))?;
         self.enter(Phase::Done)?;
-        let (output_error, output_failure, output_partial) = match (before, ended) {
+        let verdict = match (before, ended) {
             (Some(before), Ended::Rule | Ended::Saturated) if self.computes => {
                 let after = workload.checked_output(batch)?.unwrap_or_default();
                 let network = self.spec.network();
-                let verdict = match workload.judge(&before, &after)? {
+                Some(match workload.judge(&before, &after)? {
                     Some(verdict) => verdict,
                     None => {
                         // It shows that this worker is alive.
@@ -284,12 +287,17 @@ impl Session<'_> {
                         let outputs = [&before[..], &after[..]];
                         check::check(workload, &network, &self.job.settings, &sizes, outputs, &alive)?
                     }
-                };
-                (Some(verdict.error).filter(|e| e.is_finite()), verdict.failure, verdict.partial)
+                })
             }
-            _ => (None, None, false),
+            _ => None,
         };
-        self.out.send(&FromWorker::Done { output_error, output_failure, output_partial, forced: false })
+        self.out.send(&FromWorker::Done {
+            output_error: verdict.as_ref().map(|verdict| verdict.error).filter(|error| error.is_finite()),
+            output_partial: verdict.as_ref().is_some_and(|verdict| verdict.partial),
+            output_non_finite: verdict.as_ref().is_some_and(|verdict| verdict.non_finite),
+            output_failure: verdict.and_then(|verdict| verdict.failure),
+            forced: false,
+        })
     }
 }
 

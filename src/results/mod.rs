@@ -8,7 +8,9 @@ pub mod environment;
 pub mod export;
 pub mod histogram;
 pub mod lines;
+pub mod output;
 pub mod row;
+pub mod rows_file;
 pub mod summary;
 mod wire;
 

@@ -2,7 +2,7 @@
 //!
 //! An empty field was not measured or could not be read; it is never 0 instead.
 
-use crate::machine::Instance;
+use crate::machine::{Instance, text};
 use crate::measure::protocol::Device;
 use crate::workload::{Gemm, Precision, Sync};
 use serde::{Deserialize, Serialize};
@@ -401,6 +401,8 @@ pub enum Warning {
     PartlyChecked,
     /// The trace's last arrival came before the window was to end.
     TraceEnded,
+    /// Elements of the output are NaN or infinite, in the reference as well.
+    NonFiniteOutput,
 }
 
 /// How it ended.
@@ -448,8 +450,7 @@ impl Row {
 
 /// A cell holds no line break: a line without its end is torn.
 fn one_line(text: &str) -> String {
-    let lines: Vec<&str> = text.split(['\n', '\r']).map(str::trim_end).filter(|l| !l.is_empty()).collect();
-    lines.join(" | ")
+    text::reason(text)
 }
 
 /// What gives a number its meaning, hashed: 16 hexadecimal digits of SHA-256. Rows of one point may

@@ -2,8 +2,10 @@
 
 use super::cell;
 use super::row::{Row, Warnings};
+use crate::machine::text;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
 
 /// From one list: the flat struct that serde turns into a CSV record, and both conversions.
 macro_rules! columns {
@@ -204,8 +206,16 @@ pub fn line(row: &Row) -> Vec<u8> {
 /// # Errors
 /// A cell that is not of its column's type, or a missing column.
 pub fn from_record(record: &csv::StringRecord, header: Option<&csv::StringRecord>) -> Result<Row> {
-    let wire: WireRow = record.deserialize(header).context("not a row of this schema")?;
+    let wire: WireRow = clean(record).deserialize(header).context("not a row of this schema")?;
     Ok(wire.into())
+}
+
+/// A file may be anybody's. What this program writes is clean.
+fn clean(record: &csv::StringRecord) -> Cow<'_, csv::StringRecord> {
+    match record.iter().all(|cell| matches!(text::cell(cell), Cow::Borrowed(_))) {
+        true => Cow::Borrowed(record),
+        false => Cow::Owned(record.iter().map(text::cell).map(Cow::into_owned).collect()),
+    }
 }
 
 impl Serialize for Warnings {
@@ -297,6 +307,7 @@ mod tests {
             flag in any::<Option<bool>>(),
         ) {
             let mut row = Row::default();
+            let text = text::cell(&text).into_owned();
             row.provenance.scope.clone_from(&text);
             row.point.workload.clone_from(&text);
             row.outcome.error = Some(text).filter(|t| !t.is_empty());

@@ -283,8 +283,12 @@ impl Group<'_> {
                 player.outcome.load = Some(load);
                 player.stage = Stage::Split;
             }
-            (Stage::Stopping, FromWorker::Done { output_error, output_failure, output_partial, forced }) => {
+            (
+                Stage::Stopping,
+                FromWorker::Done { output_error, output_failure, output_partial, output_non_finite, forced },
+            ) => {
                 player.outcome.output_partial = output_partial;
+                player.outcome.warnings.extend(output_non_finite.then_some(Warning::NonFiniteOutput));
                 player.outcome.warnings.extend(forced.then_some(Warning::EndedByForce));
                 player.outcome.output_error = output_error;
                 player.outcome.output_failure = output_failure;

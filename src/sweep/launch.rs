@@ -1,6 +1,6 @@
 //! One worker process: pinned, spoken with, ended.
 
-use crate::machine::{Instance, host};
+use crate::machine::{Instance, host, text};
 use crate::measure::program::status_text;
 use crate::measure::protocol::{self, FromWorker, ToWorker};
 use anyhow::{Context, Result};
@@ -18,8 +18,6 @@ use std::time::{Duration, Instant};
 
 /// How many lines of a worker's standard error are kept.
 const STDERR_LINES: usize = 8;
-/// Longer lines of standard error are cut.
-const STDERR_LINE_BYTES: u64 = 4096;
 
 /// What a worker said, or that its stream ended.
 #[derive(Debug)]
@@ -129,13 +127,7 @@ fn listen(mut stdout: impl BufRead, member: usize, heard: &Sender<(usize, Heard)
 
 /// Reads to the end, so that the worker never blocks on a full pipe, and keeps the last lines.
 fn keep_last_lines(mut stderr: impl BufRead, lines: &Mutex<VecDeque<String>>) {
-    let mut line = Vec::new();
-    while matches!(stderr.by_ref().take(STDERR_LINE_BYTES).read_until(b'\n', &mut line), Ok(1..)) {
-        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-        line.clear();
-        if text.is_empty() {
-            continue;
-        }
+    while let Ok(Some(text)) = text::read_line(&mut stderr) {
         let mut lines = lines.lock().expect("no thread panics with it");
         if lines.len() == STDERR_LINES {
             lines.pop_front();

@@ -4,6 +4,7 @@
 
 pub mod corun;
 pub mod costs;
+pub mod extent;
 pub mod group;
 mod identity;
 pub mod launch;

@@ -293,7 +293,7 @@ fn parent(pid: u32) -> Option<u32> {
 
 fn describe(pid: u32) -> String {
     match std::fs::read_to_string(format!("/proc/{pid}/comm")) {
-        Ok(name) => format!("pid {pid} ({})", name.trim_end()),
+        Ok(name) => format!("pid {pid} ({})", crate::machine::text::line(&name)),
         Err(_) => format!("pid {pid}"),
     }
 }

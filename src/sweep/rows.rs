@@ -4,7 +4,7 @@ use super::corun;
 use super::group::Outcome;
 use super::plan::{Member, Run};
 use super::telemetry::Edges;
-use crate::machine::{Instance, InstanceKind, Topology, host};
+use crate::machine::{Gpu, Instance, InstanceKind, Topology, host};
 use crate::measure::bins::LoadLog;
 use crate::measure::load::Arrivals;
 use crate::measure::protocol::{Device, Job};
@@ -262,7 +262,8 @@ fn subject(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> 
         worker,
         neighbours: (instance.kind != InstanceKind::Cpu).then(|| {
             let here = workers_on(run, |other| other.gpu_uuid == member.instance.gpu_uuid);
-            outcome.edges.as_ref().map_or(Neighbours::Unknown, |edges| edges.neighbours(here))
+            let all_seen = gpu.is_some_and(Gpu::shows_all_mig_devices);
+            outcome.edges.as_ref().map_or(Neighbours::Unknown, |edges| edges.neighbours(here, all_seen))
         }),
         driver_version: context.topology.driver_version.clone(),
         cuda_version: context.topology.cuda_version.clone(),

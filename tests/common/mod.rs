@@ -15,6 +15,11 @@ pub fn error(row: &Row) -> &str {
     row.outcome.error.as_deref().unwrap_or_default()
 }
 
+/// How often a test of chance is tried: a tenth, and all of `times` with `FULL=1`.
+pub fn scale(times: usize) -> usize {
+    if std::env::var_os("FULL").is_some_and(|full| full == "1") { times } else { times.div_ceil(10) }
+}
+
 /// A program call in a fresh folder.
 pub struct Bench {
     /// The folder; everything is written below it.

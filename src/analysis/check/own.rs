@@ -235,7 +235,7 @@ fn device(row: &Cells, known: &Device, findings: &mut Findings) {
         let word = if size.is_part { "at most" } else { "exactly" };
         impossible(row, Field::SmCount, sms, expected, word, findings);
     }
-    let (least, most) = size.memory_mib;
+    let Some((least, most)) = size.memory_mib else { return };
     match row.number(Field::MemoryMib) {
         Some(memory) if memory > most => impossible(row, Field::MemoryMib, memory, most, "at most", findings),
         Some(memory) if memory < least => {

@@ -5,7 +5,7 @@ use super::child::Question;
 use super::evidence::{Case, Cpus, Cuda, Evidence, Program, Silent, User};
 use crate::machine::nvml::Helper;
 use crate::machine::topology::Topology;
-use crate::machine::{capabilities, host};
+use crate::machine::{capabilities, cgroup, host, text};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The variables that CUDA, NVML, container runtimes and MPS go by.
-const VARIABLES: [&str; 14] = [
+const VARIABLES: [&str; 13] = [
     "CUDA_VISIBLE_DEVICES",
     "CUDA_DEVICE_ORDER",
     "CUDA_MPS_PIPE_DIRECTORY",
@@ -31,7 +31,6 @@ const VARIABLES: [&str; 14] = [
     "SLURM_JOB_ID",
     "SLURM_STEP_GPUS",
     "SLURM_JOB_GPUS",
-    "KUBERNETES_SERVICE_HOST",
 ];
 
 /// Daemons that matter, by the beginning of their program's name.
@@ -70,16 +69,17 @@ pub fn gather(place: &Place) -> Case {
         attach(topology, &place.root);
     }
     evidence.nodes = nodes(place, topology.as_ref().ok(), &evidence);
+    let topology = topology.map_err(|silent| text::names(&silent).unwrap_or(silent));
     evidence.silent = topology.as_ref().err().cloned();
     evidence.cuda = Some(cuda.and_then(answer));
-    Case { topology, evidence: Some(evidence) }
+    Case { topology, evidence: Some(evidence.cleaned()) }
 }
 
 /// What decides whether this process may use an instance, without a question to the driver.
 pub fn permissions(place: &Place, topology: &Topology) -> Evidence {
     let mut evidence = surroundings(place);
     evidence.nodes = nodes(place, Some(topology), &evidence);
-    evidence
+    evidence.cleaned()
 }
 
 /// What the kernel knows of the cards: their NUMA nodes.
@@ -128,7 +128,8 @@ fn surroundings(place: &Place) -> Evidence {
         user: users.this(),
         unknown_user: place.user.clone().filter(|_| other_user == Some(None)),
         other_user: other_user.flatten(),
-        environment: variables(|name| std::env::var(name).ok()),
+        // What is not UTF-8 is set all the same.
+        environment: variables(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned())),
         container: container(root, &read("proc/1/cgroup")),
         effective_capabilities: status
             .lines()
@@ -158,6 +159,10 @@ fn container(root: &Path, cgroup_of_init: &str) -> Vec<String> {
         .map(|file| format!("/{file} exists"))
         .collect();
     let words = ["docker", "kubepods", "containerd", "libpod", "lxc"];
+    // Its value is an address of the cluster, which is nobody's business.
+    if root == Path::new("/") && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+        signs.push("KUBERNETES_SERVICE_HOST is set".to_owned());
+    }
     if let Some(word) = words.iter().find(|word| cgroup_of_init.contains(*word)) {
         signs.push(format!("the first process's cgroup says {word}"));
     }
@@ -197,6 +202,7 @@ fn cpus(root: &Path) -> Cpus {
             allowed: host::allowed_cpus().len(),
             cores: host::usable_cores(),
             quota: host::cgroup_cpus(),
+            quota_unknown: !cgroup::is_known(root),
         };
     }
     // A test's tree.
@@ -206,7 +212,7 @@ fn cpus(root: &Path) -> Cpus {
         Some(last.parse::<usize>().ok()?.checked_sub(first.parse().ok()?)? + 1)
     };
     let allowed = online.trim().split(',').filter_map(count).sum();
-    Cpus { allowed, cores: allowed, quota: None }
+    Cpus { allowed, cores: allowed, ..Cpus::default() }
 }
 
 /// The files of users and groups. The machine's name service may know more; the diagnosis says whom

@@ -21,6 +21,7 @@ pub use reading::Reading;
 pub use request::{MigTarget, Request, Snapshot, Target};
 pub use serve::{private_stdout, serve};
 
+use super::text;
 use super::topology::{Gpu, Topology, Unread};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
@@ -120,7 +121,7 @@ impl Library {
             topology.gpus.retain(|gpu| gpu.unread.get("handle") != Some(&behind));
         }
         topology.unread = unread;
-        Ok(topology)
+        text::names(&topology).map_err(|error| Absent::Broken(error.to_string()))
     }
 
     fn gpu(&self, index: u32) -> Gpu {

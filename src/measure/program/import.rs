@@ -1,15 +1,20 @@
 //! What is known of a program that has ended without a word: the file that it left behind, or only how
 //! long it ran.
 
+use crate::machine::file as input;
 use crate::measure::recorder::{Recorder, Recording};
 use crate::workload::Stages;
 use crate::workload::command::trtexec::{self, Trace};
 use anyhow::{Context, Result, ensure};
 use std::fs;
+use std::path::Path;
 use std::time::SystemTime;
 
 /// Stages of so many batches fit into one message; of more, evenly spread ones are taken.
 const MOST_STAGES: usize = 50_000;
+
+/// The longest file that is read: ten million batches take about that.
+const MOST_BYTES: u64 = 2 << 30;
 
 /// The window of such a program.
 pub struct Imported {
@@ -72,7 +77,7 @@ pub fn read(file: &str, before: Option<SystemTime>, start: u64, end: u64) -> Res
         after != before,
         "{file} was there before and is unchanged: give trtexec --exportTimes={file}, as --import has it"
     );
-    let text = fs::read(file).with_context(|| format!("cannot read {file}"))?;
+    let text = input::bytes(Path::new(file), MOST_BYTES)?;
     let trace = trtexec::parse(&text).with_context(|| format!("cannot import {file}"))?;
     Imported::trace(&trace, start, end).with_context(|| format!("cannot import {file}"))
 }

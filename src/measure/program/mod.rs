@@ -210,7 +210,7 @@ impl Session<'_> {
             extras: Box::default(),
             load: self.reported.log(),
             cut: self.control.cut.load(Relaxed),
-            cpu_throttled_us: throttled.map(|(after, before)| after - before),
+            cpu_throttled_us: throttled.and_then(|(after, before)| after.checked_sub(before)),
         })
     }
 
@@ -322,5 +322,11 @@ fn identity(uuid: Option<String>) -> DeviceIdentity {
 
 /// The last message: a program's output is its own affair.
 fn done(forced: bool) -> FromWorker {
-    FromWorker::Done { output_error: None, output_failure: None, output_partial: false, forced }
+    FromWorker::Done {
+        output_error: None,
+        output_failure: None,
+        output_partial: false,
+        output_non_finite: false,
+        forced,
+    }
 }

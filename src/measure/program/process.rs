@@ -4,7 +4,7 @@
 //! It stays in the supervisor's process group, so that the end of the group ends it, too; what leaves
 //! the group falls to the supervisor when its parent ends (it is their subreaper), and is ended by it.
 
-use crate::machine::host;
+use crate::machine::{host, lookup};
 use crate::measure::clock::{Clock, Monotonic};
 use crate::workload::command::Program;
 use anyhow::{Context, Result, bail};
@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_proc
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -63,7 +63,15 @@ impl Process {
             .context("cannot become the subreaper of the program's children")?;
         let Some((name, arguments)) = program.arguments.split_first() else { bail!("no program was given") };
         let started_at = Monotonic.now();
-        let spawned = Command::new(name)
+        // As the command line was checked: in no relative folder of PATH.
+        let path = match name.contains('/') {
+            true => name.into(),
+            false => lookup::find(name).with_context(|| format!("cannot start {name}"))?,
+        };
+        let mut command = Command::new(path);
+        lookup::give_back_folders(&mut command);
+        let spawned = command
+            .arg0(name)
             .args(arguments)
             .env("MIGBENCH_FD", std::os::fd::AsRawFd::as_raw_fd(&theirs).to_string())
             .stdin(Stdio::null())

@@ -2,6 +2,7 @@
 
 use super::{factor, left_out, summary};
 use crate::analysis::check::Report;
+use crate::machine::text;
 use comfy_table::{CellAlignment, Table};
 use std::io::{self, Write};
 
@@ -11,7 +12,7 @@ use std::io::{self, Write};
 /// The stream does not take it.
 pub fn write(out: &mut dyn Write, reports: &[Report]) -> io::Result<()> {
     for report in reports.iter().filter(|report| report.findings.count() > 0) {
-        writeln!(out, "{}", report.file)?;
+        writeln!(out, "{}", text::cell(&report.file))?;
         let mut table = Table::new();
         let titles = ["line", "column", "rule", "is", "should be", "factor"];
         table.load_style(comfy_table::presets::NOTHING).set_header(titles);

@@ -286,6 +286,17 @@ impl Drop for PinnedMemory {
     }
 }
 
+/// A copy stays within the host's memory. A comparison costs nothing beside a copy.
+#[inline]
+fn refuse_overrun(call: &'static str, bytes: usize, memory: &PinnedMemory) -> Result<(), CudaError> {
+    if bytes <= memory.bytes {
+        return Ok(());
+    }
+    let log =
+        format!("{bytes} bytes were to be copied, the host's memory has {}: a bug of migbench", memory.bytes);
+    Err(CudaError { call, code: CudaError::INVALID_VALUE, log })
+}
+
 /// An in-order queue of device work, independent of all others.
 pub(super) struct Stream {
     context: Rc<Context>,
@@ -334,7 +345,7 @@ impl Stream {
         from: &PinnedMemory,
         bytes: usize,
     ) -> Result<(), CudaError> {
-        debug_assert!(bytes <= from.bytes);
+        refuse_overrun("cuMemcpyHtoDAsync_v2", bytes, from)?;
         // SAFETY: both memories belong to the lane that owns this stream and outlive its work.
         unsafe { self.context.api.copy_to_device(to, from.pointer, bytes, self.handle) }
     }
@@ -346,7 +357,7 @@ impl Stream {
         from: CUdeviceptr,
         bytes: usize,
     ) -> Result<(), CudaError> {
-        debug_assert!(bytes <= to.bytes);
+        refuse_overrun("cuMemcpyDtoHAsync_v2", bytes, to)?;
         // SAFETY: as in `copy_in`.
         unsafe { self.context.api.copy_to_host(to.pointer, from, bytes, self.handle) }
     }
