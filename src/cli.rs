@@ -116,7 +116,7 @@ Examples:
   migbench list                             what is here
   migbench doctor                           what is wrong here, and how to mend it
 
-Exit codes: 0 done · 1 internal or I/O error · 2 usage or environment · 3 regression · 4 inconclusive
+Exit codes: 0 done · 1 internal or I/O error · 2 usage or environment · 3 regression · 4 inconclusive or undecided
 5 a failed or invalid row · 130 interrupted";
 
 /// The verbs.
@@ -310,7 +310,7 @@ pub struct RunArgs {
     #[arg(long, value_parser = one_of::<Preset>(&["ci"]))]
     pub preset: Option<Preset>,
     /// Length of a window, as 10s or 500ms [default: 10 s and 700 batches, at most 60 s]
-    #[arg(long, value_name = "TIME", value_parser = parse_ns)]
+    #[arg(long, value_name = "TIME", value_parser = load::length)]
     pub duration: Option<u64>,
     /// Batches in a window
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -388,7 +388,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "US", default_value_t = 0, hide = true, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     pub extra_work_us: u64,
     /// How long a worker may show no sign of life
-    #[arg(long, value_name = "TIME", value_parser = parse_ns, default_value = "120s", hide = true)]
+    #[arg(long, value_name = "TIME", value_parser = load::length, default_value = "120s", hide = true)]
     pub patience: u64,
     /// Another NVML library
     #[arg(long, value_name = "FILE", env = "MIGBENCH_NVML", hide = true)]
@@ -500,6 +500,20 @@ mod tests {
             ("--aggressor", "MIG-8f1a=suite", "an aggressor runs one workload, and suite is three"),
             ("--aggressor", "MIG-8f1a=mpl@4", "unknown workload 'mpl'"),
             ("--telemetry", "0s", "'0s' is too often: write 1ms or more"),
+            ("--telemetry", "1", "'1' has no unit: write 1ms or 1s"),
+            ("--duration", "0", "'0' has no unit: write 0ms or 0s"),
+            ("--duration", "0s", "'0s' is no time at all: write for example 500ms or 10s"),
+            ("--duration", "0.1ns", "'0.1ns' is no time at all"),
+            ("--duration", "500", "'500' has no unit: write 500ms or 500s"),
+            ("--max-duration", "0s", "'0s' is no time at all"),
+            ("--max-duration", "60", "'60' has no unit: write 60ms or 60s"),
+            ("--max-delay", "2", "'2' has no unit: write 2ms or 2s"),
+            ("--deadline", "30", "'30' has no unit: write 30ms or 30s"),
+            ("--deadline", "0s", "'0s' is no time at all"),
+            ("--patience", "9", "'9' has no unit: write 9ms or 9s"),
+            ("--slo", "p99=10", "'10' has no unit: write 10ms or 10s"),
+            ("--slo", "p99=0ms", "'p99=0ms' is no target"),
+            ("--slo", "10ms", "'10ms' is no target: write a percentile and a time, as p99=10ms"),
             ("--rate", "-5", "'-5' is no rate"),
             ("--batch", "1,x", "'x' is no batch size: write a whole number from 1 on"),
             ("--batch", "0", "'0' is no batch size: write a whole number from 1 on"),

@@ -4,7 +4,7 @@
 mod common;
 
 use common::standin::Machine;
-use common::{command_line, helper_of, is_alive, ran, signal, wait_for, workers_of};
+use common::{command_line, helper_of, is_alive, ran, scale, signal, wait_for, workers_of};
 use migbench::machine::Topology;
 use migbench::machine::topology::Process;
 use migbench::results::Row;
@@ -163,10 +163,8 @@ fn no_function_that_hangs_holds_up_a_command() {
         }
     }
     assert!(cases.len() > 40 * 9, "the stand-in's functions are no longer found");
-    if std::env::var_os("FULL").is_none() {
-        fastrand::Rng::with_seed(18).shuffle(&mut cases);
-        cases.truncate(cases.len() / 10);
-    }
+    fastrand::Rng::with_seed(18).shuffle(&mut cases);
+    cases.truncate(scale(cases.len()));
     // They mostly sleep.
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {

@@ -212,6 +212,7 @@ fn another_machine_from_a_file() {
     .unwrap();
     golden("smi.list.txt", &bench.run(&["list", "--topology", "smi.txt"]).stdout);
     golden("smi.doctor.txt", &bench.run(&["doctor", "--topology", "smi.txt"]).stdout);
+    fs::write(bench.path("empty"), "").unwrap();
     fs::write(bench.path("bad"), "{\"schema\":\"migbench-topology/9\"}").unwrap();
     for (file, message) in [
         ("missing", "migbench: cannot read missing: No such file or directory (os error 2)\n"),
@@ -221,7 +222,11 @@ fn another_machine_from_a_file() {
         ),
         (
             "/dev/null",
-            "migbench: /dev/null holds no topology: not the text of nvidia-smi -L: no line begins with 'GPU 0: '\n",
+            "migbench: /dev/null is not a regular file (a pipe or a device): save it to a file first\n",
+        ),
+        (
+            "empty",
+            "migbench: empty holds no topology: not the text of nvidia-smi -L: no line begins with 'GPU 0: '\n",
         ),
     ] {
         for verb in ["list", "doctor"] {

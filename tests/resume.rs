@@ -100,6 +100,11 @@ fn a_file_of_another_sweep_is_refused_with_the_difference() {
         "migbench: cannot resume a.csv: it was measured otherwise: seed is '1' there and '9' now; \
          window_rule is '10s & 700 batches <= 60s' there and '1s' now\n"
     );
+    let error = refused(&[&SWEEP[..6], &["--extra-work-us", "500"]].concat());
+    assert!(
+        error.ends_with("it was measured otherwise: extra_work_us is '' there and '500' now\n"),
+        "{error}"
+    );
     assert_eq!(fs::read(bench.path("a.csv")).unwrap(), before, "a refusal changes nothing");
     let ran = bench.run(&[&SWEEP[..], &["--resume", "b.csv"]].concat());
     assert!(ran.stderr.starts_with("migbench: cannot read b.csv"), "{}", ran.stderr);

@@ -1,7 +1,6 @@
 //! Options of the user's own workload.
 
 use crate::workload::onnx::{Fill, Optimisation, Provider};
-use crate::workload::scripted::parse_ns;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -14,7 +13,7 @@ pub struct OwnArgs {
     #[arg(last = true, value_name = "CMD", conflicts_with_all = ["workload", "seq_len", "precision", "gemm", "no_graph", "no_transfers", "sync", "threads"])]
     pub command: Vec<String>,
     /// How long your own program may run without a report
-    #[arg(long, value_name = "TIME", value_parser = parse_ns, default_value = "10m")]
+    #[arg(long, value_name = "TIME", value_parser = super::load::length, default_value = "10m")]
     pub deadline: u64,
     /// Take the batches from what your program leaves behind: trtexec=FILE, the same FILE as in trtexec's
     /// --exportTimes; {uuid}, {profile}, {index} and {batch} are replaced

@@ -5,7 +5,6 @@ use crate::analysis::compare::noise::noise;
 use crate::analysis::compare::{CAUSES, Comparison, Gate, KEY, Metric, Options, Outcome, compare};
 use crate::cli::Exit;
 use crate::cli::compare::{CompareArgs, FailOn};
-use crate::machine::text;
 use crate::render::compare::{csv, github, json, junit, markdown, table};
 use crate::results::output::claims::Claims;
 use crate::results::output::{IfExists, OutputFile};
@@ -55,10 +54,12 @@ fn prepare(args: &CompareArgs, err: &mut dyn Write) -> Result<(Comparison, Vec<O
     let noise_files = args.noise.as_deref().map(files).transpose()?;
     let inputs = [("BASE", Some(&base_files)), ("NEW", Some(&new_files)), ("--noise", noise_files.as_ref())];
     let outputs = outputs(args, &inputs)?;
-    let base = rows(&base_files, err)?;
-    let new = rows(&new_files, err)?;
+    let (base, unread_base) = rows(&base_files)?;
+    let (new, unread_new) = rows(&new_files)?;
+    let mut unread_noise = Vec::new();
     if let Some(files) = noise_files {
-        let rows = rows(&files, err)?;
+        let (rows, unread) = rows(&files)?;
+        unread_noise = unread;
         let metrics: Vec<&Metric> = options.gates.iter().map(|gate| gate.metric).collect();
         let (noise, problems) = noise(&rows, &metrics, &options.allow_mismatch);
         for problem in problems {
@@ -66,7 +67,11 @@ fn prepare(args: &CompareArgs, err: &mut dyn Write) -> Result<(Comparison, Vec<O
         }
         options.noise = Some(noise);
     }
-    Ok((compare(&base, &new, &options), outputs))
+    let mut found = compare(&base, &new, &options);
+    for (side, lines) in [("BASE", unread_base), ("NEW", unread_new), ("the noise file", unread_noise)] {
+        found.add_unread(side, lines);
+    }
+    Ok((found, outputs))
 }
 
 fn options(args: &CompareArgs) -> Result<Options> {
@@ -112,21 +117,28 @@ fn files(pattern: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Rows without their histograms, which a comparison does not use.
-fn rows(files: &[PathBuf], err: &mut dyn Write) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
+/// Of one file this many lines that hold no row are told one by one.
+const MOST_UNREAD: usize = 20;
+
+/// Rows without their histograms, which a comparison does not use; and what could not be read.
+fn rows(files: &[PathBuf]) -> Result<(Vec<Row>, Vec<String>)> {
+    let (mut rows, mut all_unread) = (Vec::new(), Vec::new());
     for file in files {
-        let torn = csv_file::scan(file, &mut |mut row| {
-            row.histograms = Default::default();
-            rows.push(row);
-        })?;
-        if let Some(line) = torn {
-            let shown = file.display().to_string();
-            let shown = text::cell(&shown);
-            writeln!(err, "warning: {shown}, line {line} has no end (a write was cut off) and is left out")?;
+        let (mut unread, mut further) = (Vec::new(), 0_u64);
+        csv_file::scan_what_can_be_read(
+            file,
+            &mut |mut row| {
+                row.histograms = Default::default();
+                rows.push(row);
+            },
+            &mut |line| if unread.len() < MOST_UNREAD { unread.push(line) } else { further += 1 },
+        )?;
+        if further > 0 {
+            unread.push(format!("{}: {further} further lines can't be read", file.display()));
         }
+        all_unread.append(&mut unread);
     }
-    Ok(rows)
+    Ok((rows, all_unread))
 }
 
 /// Opens the files that `--output` names. None of them may be an input.

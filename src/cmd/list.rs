@@ -6,7 +6,7 @@ use crate::machine::doctor::child::Question;
 use crate::machine::doctor::evidence::{Evidence, Silent};
 use crate::machine::doctor::{gather, usable};
 use crate::machine::nvml::{Absent, FIRST_ANSWER, Helper};
-use crate::machine::{Instance, Topology, capture, host, lookup, smi, text};
+use crate::machine::{Instance, Topology, capture, host, lookup, smi};
 use crate::render::list::{self, Listing};
 use anyhow::{Context, Result, anyhow, bail};
 use std::io::Write;
@@ -113,7 +113,7 @@ fn ask_nvidia_smi(args: &ListArgs) -> Option<Question> {
 
 fn compare(question: Question, topology: &Topology) -> Vec<String> {
     match question.wait() {
-        Ok(text) => match smi::parse(&text::lines(&String::from_utf8_lossy(&text))) {
+        Ok(text) => match smi::parse(&String::from_utf8_lossy(&text)) {
             Ok(theirs) => smi::differences(topology, &theirs),
             Err(error) => vec![format!("nvidia-smi -L can't be read: {error}")],
         },

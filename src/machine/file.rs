@@ -20,7 +20,11 @@ pub const MOST_BYTES: u64 = 64 << 20;
 pub fn open(path: &Path) -> Result<File> {
     let cannot = || format!("cannot read {}", path.display());
     // Opening a device may do something to it.
-    refuse_unless_regular(path, &path.metadata().with_context(cannot)?)?;
+    let metadata = path.metadata().with_context(cannot)?;
+    if metadata.is_dir() {
+        return Err(std::io::Error::from(rustix::io::Errno::ISDIR)).with_context(cannot);
+    }
+    refuse_unless_regular(path, &metadata)?;
     // What has become a pipe since then would be waited for.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let opened = rustix::fs::open(path, flags, Mode::empty()).map_err(std::io::Error::from);
@@ -30,13 +34,10 @@ pub fn open(path: &Path) -> Result<File> {
 }
 
 fn refuse_unless_regular(path: &Path, metadata: &Metadata) -> Result<()> {
-    let shown = path.display();
-    if metadata.is_dir() {
-        bail!("{shown} is a directory: name the files in it, as '{shown}/*.csv'");
-    }
     ensure!(
         metadata.is_file(),
-        "{shown} is not a regular file (a pipe or a device): save it to a file first"
+        "{} is not a regular file (a pipe or a device): save it to a file first",
+        path.display()
     );
     Ok(())
 }
@@ -162,7 +163,7 @@ mod tests {
         let fifo = folder.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
         let text = |path: &Path| format!("{:#}", open(path).unwrap_err());
-        assert!(text(folder.path()).contains("is a directory: name the files in it, as '"));
+        assert!(text(folder.path()).contains(": Is a directory"));
         for endless in [fifo.as_path(), Path::new("/dev/null"), Path::new("/dev/zero")] {
             assert!(text(endless).contains("is not a regular file (a pipe or a device)"), "{endless:?}");
         }

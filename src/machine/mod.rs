@@ -22,6 +22,7 @@ pub mod refusal;
 pub mod smi;
 pub mod text;
 pub mod topology;
+pub mod uuid;
 pub mod visible;
 
 pub use instance::{Instance, InstanceKind};

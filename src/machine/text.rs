@@ -134,7 +134,7 @@ pub fn deserialize_names<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D
 /// # Errors
 /// As the type itself.
 pub fn deserialize_reason<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<T, D::Error> {
-    deserialize(from, &reason)
+    deserialize(from, &|text| shorten(text, LONGEST_REASON))
 }
 
 fn deserialize<'de, D: Deserializer<'de>, T: DeserializeOwned>(
@@ -278,7 +278,7 @@ fn sequence(text: &str) -> Option<usize> {
 
 /// Where a command of a CI system may begin anywhere in a line: `##[error]`, `##vso[task.…]`.
 fn command_mark(text: &str) -> Option<usize> {
-    let mut from = 0;
+    let mut from = memchr::memchr(b'#', text.as_bytes())?;
     while let Some(at) = text[from..].find("##").map(|at| from + at) {
         let word = text[at + 2..].trim_start_matches(|c: char| c.is_ascii_alphanumeric());
         if word.starts_with('[') {

@@ -220,7 +220,7 @@ mod tests {
             for message in [
                 FromWorker::Progress { unmeasured: 1, batches },
                 // One line, and what it is about.
-                FromWorker::Failed { phase: "window".into(), error: text::cell(&format!("{error}\n{error}")).into() },
+                FromWorker::Failed { phase: "window".into(), error: text::reason(&format!("{error}\n{error}")) },
                 FromWorker::Done {
                     output_error: Some(value).filter(|v| v.is_finite()),
                     output_failure: None,

@@ -68,6 +68,9 @@ pub struct Extras {
     /// Batches under way at once, from the file that a program left behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imported: Option<u32>,
+    /// The time stamps of that file are coarser than 1 % of the median latency.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub coarse_times: bool,
     /// How well mean and p99 are known, where that was asked for.
     pub known: Option<Known>,
     /// The device's clock just before and just after it, in MHz, where it can be read.

@@ -257,6 +257,7 @@ impl Session<'_> {
                 known: records.known(),
                 sm_clock_mhz: [clock_before.as_slice(), window.clocks(), clock_after.as_slice()].concat(),
                 imported: None,
+                coarse_times: false,
             }),
             load: window.log(),
             cut: ended == Ended::Cut,

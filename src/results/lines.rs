@@ -3,11 +3,13 @@
 //! A cell never holds a line break (a row is one line, so that a torn one shows), which makes every
 //! line readable by itself: after a damaged line the next one is as good as ever.
 
-pub use crate::machine::file::open;
-
-use anyhow::{Context, Result};
+use super::foreign;
+use crate::machine::file;
+use anyhow::{Context, Result, ensure};
 use std::borrow::Cow;
-use std::io::{ErrorKind, Read};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek};
+use std::path::Path;
 
 /// Longer lines are refused: the largest row, with two histograms of 33,792 different counts each,
 /// has 300 kB.
@@ -15,6 +17,22 @@ pub const LONGEST_LINE: usize = 1 << 20;
 /// Bytes that are read at once, at first and at most.
 const FIRST_CHUNK: usize = 64 << 10;
 const CHUNK: usize = 4 << 20;
+
+/// Opens a file to be read as CSV.
+///
+/// # Errors
+/// As [`file::open`], or it begins as no CSV file does.
+pub fn open(path: &Path) -> Result<File> {
+    let shown = path.display();
+    ensure!(!path.is_dir(), "{shown} is a directory: name the files in it, as '{shown}/*.csv'");
+    let context = || format!("cannot read {shown}");
+    let mut file = file::open(path)?;
+    let mut start = Vec::with_capacity(foreign::ENOUGH);
+    Read::by_ref(&mut file).take(foreign::ENOUGH as u64).read_to_end(&mut start).with_context(context)?;
+    foreign::refuse(&start).with_context(context)?;
+    file.rewind().with_context(context)?;
+    Ok(file)
+}
 
 /// Whole lines of a file, in chunks.
 pub struct Lines<R> {

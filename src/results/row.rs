@@ -403,6 +403,9 @@ pub enum Warning {
     TraceEnded,
     /// Elements of the output are NaN or infinite, in the reference as well.
     NonFiniteOutput,
+    /// The time stamps that were imported are coarser than 1 % of the median latency: `inflight` and the
+    /// percentiles are known to that step only.
+    CoarseTimes,
 }
 
 /// How it ended.

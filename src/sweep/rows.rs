@@ -11,7 +11,7 @@ use crate::measure::protocol::{Device, Job};
 use crate::measure::recorder::Recording;
 use crate::results::Row;
 use crate::results::row::{
-    Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning, Window,
+    Health, Mode, Neighbours, Point, Provenance, Rates, Sharing, Status, Subject, Warning, Window,
 };
 use crate::results::summary;
 use crate::workload::{DeviceIdentity, Gemm, Own, Spec};
@@ -101,6 +101,9 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
         if ended_with_its_trace(&member.job, recording) && !outcome.cut {
             row.outcome.warnings.0.insert(Warning::TraceEnded);
         }
+    }
+    if outcome.extras.coarse_times {
+        row.outcome.warnings.0.insert(Warning::CoarseTimes);
     }
     if without_a_word(outcome) {
         row.outcome.warnings.0.insert(Warning::Unproven);
@@ -393,8 +396,12 @@ fn conclude(mut row: Row, outcome: &Outcome) -> Row {
             row = row.failed(reason);
             row.outcome.status = Status::Interrupted;
         }
-        // What was measured before the failure stays in the row, and is not used.
-        (Some(reason), _) => row = row.failed(reason),
+        // How long it took until the failure stays in the row. It is no batch that was served, so it makes
+        // no throughput.
+        (Some(reason), _) => {
+            row = row.failed(reason);
+            row.rates = Rates { offered: row.rates.offered, ..Rates::default() };
+        }
         (None, Some(reason)) => row.invalid(&format!("wrong output: {reason}")),
         (None, None) if outcome.cut => row.outcome.status = Status::Interrupted,
         (None, None) if summary::too_late(&row.window) => {

@@ -5,7 +5,7 @@ use super::finding::{Finding, Findings};
 use super::numbers::{PERCENTILES, needed};
 use super::short;
 use crate::machine::limits::{self, Ceiling, Figures, Size};
-use crate::results::from_record;
+use crate::results::from_cells;
 use crate::results::row::{SCHEMA_VERSION, point_id};
 use crate::workload::model::Network;
 use crate::workload::{Precision, Spec};
@@ -352,9 +352,9 @@ impl Memory {
                 self.points.clear();
             }
             let cell = |at: &Option<usize>| at.map_or("", |at| row.at(at));
-            let record = row.view.places.iter().flatten().map(cell).collect();
+            let cells = row.view.places.iter().flatten().map(cell);
             // A row with a cell of another type has that finding; the next of this point may have none.
-            let id = from_record(&record, None).ok().map(|parsed| point_id(&parsed));
+            let id = from_cells(cells).ok().map(|parsed| point_id(&parsed));
             let point = Point { id, counts: self.counts(row) };
             self.points.insert(self.key.clone(), point);
         }

@@ -263,8 +263,15 @@ fn ending(saved: &Saved, hlog_complete: bool, err: &mut dyn Write) -> Exit {
     if interrupted {
         return Exit::Interrupted;
     }
-    let all_ok = rounds::latest(saved.shown()).iter().all(|row| row.outcome.status == Status::Ok);
-    if all_ok { Exit::Ok } else { Exit::Incomplete }
+    let latest = rounds::latest(saved.shown());
+    let any = |wanted: fn(Status) -> bool| latest.iter().any(|row| wanted(row.outcome.status));
+    match () {
+        () if any(|status| status == Status::Failed) => Exit::Incomplete,
+        // An invalid probe is what leaves a search undecided.
+        () if slo::any_undecided(saved.shown()) => Exit::Inconclusive,
+        () if any(|status| status != Status::Ok) => Exit::Incomplete,
+        () => Exit::Ok,
+    }
 }
 
 /// The tables, and where the rows are. When CSV goes to standard output, nothing else does.

@@ -269,18 +269,24 @@ impl Session<'_> {
             (self.process.started_at, self.process.ended_at().unwrap_or_else(|| Monotonic.now()));
         let status = self.process.end()?;
         self.out.send(&FromWorker::Hello { identity: identity(None) })?;
-        self.out.send(&FromWorker::Ready { warmup_batches: 0 })?;
+        let left = match self.program.import.as_ref().filter(|_| status.success()) {
+            Some(file) => import::read(file, &self.program.arguments, self.file_before, start, end),
+            None => Ok(Imported::whole(start, end)),
+        };
+        let warmup_batches = left.as_ref().map_or(0, |left| left.warmup_batches);
+        self.out.send(&FromWorker::Ready { warmup_batches })?;
         self.wait_for(|c| c.start_at.load(Relaxed) > 0 || c.cut.load(Relaxed));
         *self.phase = Phase::Window;
-        let left = match self.program.import.as_ref().filter(|_| status.success()) {
-            Some(file) => import::read(file, self.file_before, start, end)?,
-            None => Imported::whole(start, end),
-        };
+        let left = left?;
         // Who did what in that time is not known.
         let load = LoadLog { start_ns: start, end_ns: end, ..LoadLog::default() };
         self.out.send(&FromWorker::WindowDone {
             latency: left.latency,
-            extras: Box::new(Extras { imported: left.inflight, ..Extras::default() }),
+            extras: Box::new(Extras {
+                imported: left.inflight,
+                coarse_times: left.is_coarse,
+                ..Extras::default()
+            }),
             load: load.clone(),
             cut: false,
             cpu_throttled_us: None,

@@ -216,6 +216,20 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_held_is_refused_before_memory_is_asked_for() {
+        let huge = input(Element::F32, &[1 << 20, 1 << 20]);
+        for fill in [Fill::Random, Fill::Int { low: 0, high: 2 }, Fill::File("/dev/zero".into())] {
+            let error = fill.bytes(&huge, 1).unwrap_err().to_string();
+            assert!(
+                error.starts_with("x: f32 [1048576, 1048576] needs 4398.0 GB, and the machine has"),
+                "{error}"
+            );
+        }
+        let error = Fill::File("/dev/zero".into()).bytes(&input(Element::F32, &[2]), 1).unwrap_err();
+        assert!(error.to_string().starts_with("/dev/zero is not a regular file"), "{error}");
+    }
+
+    #[test]
     fn a_numpy_file_must_fit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.npy");
