@@ -5,7 +5,7 @@
 mod common;
 
 use common::standin::Machine;
-use common::{Bench, error, is_alive, ran, signal, wait_for};
+use common::{Bench, error, ran, running, signal, wait_for};
 use migbench::results::Row;
 use migbench::results::row::{Identity, Status, Warning};
 use rustix::process::Signal;
@@ -402,17 +402,6 @@ fn the_times_of_trtexec_become_a_row() {
     assert!(ran.code == Some(2) && ran.stderr.contains("write trtexec=FILE"), "{}", ran.stderr);
 }
 
-/// Processes whose command line holds this word.
-fn running(word: &str) -> Vec<u32> {
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let has = |pid: &u32| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|&b| b == 0).any(|part| part == word.as_bytes()) && is_alive(*pid)
-    };
-    pids.filter(has).collect()
-}
-
 #[test]
 fn who_ignores_stop_is_ended_with_all_that_it_started() {
     let forks = "sleep 98761 & setsid sleep 98761 & (setsid sleep 98761 &); ";
@@ -421,6 +410,37 @@ fn who_ignores_stop_is_ended_with_all_that_it_started() {
     assert_eq!((code, row.outcome.status), (0, Status::Ok), "{}", error(&row));
     assert!(row.outcome.warnings.0.contains(&Warning::EndedByForce));
     assert!(running("98761").is_empty());
+}
+
+/// What a program says to its process group reaches neither its supervisor nor the caller.
+#[test]
+fn a_program_that_ends_its_own_group_ends_nobody_else() {
+    let trap = "trap 'kill 0' EXIT; ";
+    let (code, row) = one(&format!("{trap}{LOOP}"), &[]);
+    assert_eq!((code, row.outcome.status), (0, Status::Ok), "{}", error(&row));
+    assert!(row.window.batches > Some(1));
+    for (script, status) in [
+        ("trap 'kill 0' EXIT; sleep 0.2; exit 0", "the program was killed by SIGTERM"),
+        ("sleep 0.2; kill 0; sleep 98", "the program was killed by SIGTERM"),
+        ("sleep 0.2; kill -9 0", "the program was killed by SIGKILL"),
+    ] {
+        let (code, row) = one(script, &[]);
+        assert_eq!((code, error(&row)), (5, status), "{script}");
+        assert!(row.latency.mean.is_some(), "the time it took stays in the row");
+    }
+    let (code, row) = one("trap '' TERM; kill 0; sleep 0.2", &[]);
+    assert_eq!((code, row.outcome.status), (0, Status::Ok), "{}", error(&row));
+}
+
+/// `setsid CMD` replaces itself by CMD, which it cannot do where it leads a process group.
+#[test]
+fn a_program_can_begin_a_session() {
+    let bench = Bench::new();
+    let options = ["run", "--device", "cpu", "-q", "-o", "a.csv", "--", "setsid", "sh", "-c"];
+    let ran = bench.run(&[&options[..], &["sleep 0.3; test $(ps -o sid= $$) = $$"]].concat());
+    let row = &bench.rows("a.csv")[0];
+    assert_eq!((ran.code, row.outcome.status), (Some(0), Status::Ok), "{}", error(row));
+    assert!(row.latency.mean.unwrap() >= 300.0);
 }
 
 #[test]

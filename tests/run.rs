@@ -214,8 +214,8 @@ fn a_full_disk_is_no_question_of_usage() {
 fn the_worker_verb_is_not_for_hands() {
     let bench = Bench::new();
     let ran = bench.run(&["worker"]);
-    assert_eq!(ran.code, Some(1));
-    assert!(ran.stderr.contains("workers are started by migbench itself"), "{}", ran.stderr);
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("call 'migbench run'"), "{}", ran.stderr);
     let help = bench.run(&["--help"]);
     assert_eq!(help.code, Some(0));
     assert!(

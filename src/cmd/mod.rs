@@ -16,6 +16,7 @@ mod streams;
 use self::streams::{BestEffort, UntilClosed};
 use crate::cli::{Cli, Command, Exit};
 use crate::machine::text;
+use crate::measure::worker;
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -36,13 +37,21 @@ pub fn dispatch(cli: Cli, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
         Some(Command::Export(args)) => export::run(&args, out, err),
         Some(Command::Calibrate(args)) => calibrate::run(&args, out, err),
         Some(Command::Compare(args)) => compare::run(&args, out, err),
-        Some(Command::Worker) => match crate::measure::worker::run() {
-            Ok(()) => Exit::Ok,
-            Err(error) => {
-                let _ = writeln!(err, "worker: {error:#}");
-                Exit::Internal
-            }
-        },
+        Some(Command::Worker) => be_worker(err),
+    }
+}
+
+fn be_worker(err: &mut dyn Write) -> Exit {
+    if !worker::has_parent() {
+        let _ = writeln!(err, "{}", worker::BY_HAND);
+        return Exit::Usage;
+    }
+    match worker::run() {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            let _ = writeln!(err, "worker: {error:#}");
+            Exit::Internal
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The user's own workload, from the command line to the plan.
 
 use crate::cli::RunArgs;
-use crate::machine::{file, lookup, text};
+use crate::machine::{child, file, lookup, text};
 use crate::measure::protocol::Device;
 use crate::results::row::hex;
 use crate::sweep::plan::Options;
@@ -11,7 +11,11 @@ use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
+
+/// How long ONNX Runtime may take to read a model: one of many gigabytes takes tens of seconds.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What stands after `--` or is named by `--model`, if anything does.
 ///
@@ -124,7 +128,7 @@ fn sha256(path: &Path) -> Result<String> {
 fn signature(library: &Path, model: &Path) -> Result<Signature> {
     let mut command = Command::new("/proc/self/exe");
     command.args(["probe", "onnx", "--ort-lib"]).arg(library).arg("--model").arg(model);
-    let output = command.stdin(Stdio::null()).output().context("cannot start a process to read the model")?;
+    let output = child::output(command, PATIENCE).context("cannot read the model in a process of its own")?;
     let stderr = text::lines(&String::from_utf8_lossy(&output.stderr));
     ensure!(
         output.status.success(),

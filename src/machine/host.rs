@@ -1,7 +1,6 @@
 //! The host: its name, kernel, processors and memory.
 
 use super::cgroup;
-use rustix::process::Pid;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -100,21 +99,6 @@ pub fn cgroup_cpus() -> Option<f64> {
 /// that is unknown.
 pub fn cgroup_throttled_us() -> Option<u64> {
     cgroup::throttled_us(Path::new("/"))
-}
-
-/// All processes below one, as far as /proc shows them.
-pub fn descendants(of: Pid) -> Vec<Pid> {
-    let mut found = BTreeSet::new();
-    let mut todo = vec![of.as_raw_nonzero().get()];
-    while let Some(parent) = todo.pop() {
-        let Ok(tasks) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
-        for task in tasks.flatten() {
-            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            let children = children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
-            todo.extend(children.filter(|&pid| found.insert(pid)));
-        }
-    }
-    found.into_iter().filter_map(Pid::from_raw).collect()
 }
 
 /// The inverse of [`ranges`]; none if it is no such text.

@@ -10,6 +10,7 @@ use super::recorder::{Recorder, Recording};
 use super::resident;
 use super::stopping::Rule;
 use serde::{Deserialize, Serialize};
+use std::io;
 
 /// A batch is late by the harness's fault when it was issued so long after both its arrival and its
 /// lane were there, or this share of its service time.
@@ -113,10 +114,14 @@ impl Records {
     }
 
     /// Hands in the histogram of each second, too.
-    pub fn keep_intervals(&mut self, send: impl FnMut(FromWorker) + Send + 'static) {
+    ///
+    /// # Errors
+    /// The thread that sends them cannot be created.
+    pub fn keep_intervals(&mut self, send: impl FnMut(FromWorker) + Send + 'static) -> io::Result<()> {
         let metrics: &[Metric] =
             if self.arrivals.is_some() { &[Metric::Latency, Metric::Response] } else { &[Metric::Latency] };
-        self.intervals = Some(Intervals::new(metrics, send));
+        self.intervals = Some(Intervals::new(metrics, send)?);
+        Ok(())
     }
 
     /// The window is over: returns when every interval is handed in.

@@ -6,44 +6,53 @@ use super::program;
 use super::protocol::{self, Device, FromWorker, Job, ToWorker};
 use super::records::{Extras, Records};
 use super::window::{Control, Ended, Task, Window};
-use crate::machine::host;
+use crate::machine::{child, host, processes, thread};
 use crate::workload::scripted::{Script, Scripted};
 use crate::workload::{DeviceIdentity, Kind, Own, Spec, Sync, Workload, check, cpu, cuda, onnx};
 use anyhow::{Context, Result, bail};
-use rustix::process::{Signal, kill_current_process_group, set_parent_process_death_signal};
+use rustix::process::{Signal, getpid, getppid, kill_process};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Between two progress messages: at most 10 a second.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// From the parent's end until what the worker started is left alone: as long as a supervisor takes to
+/// end a program.
+const LEAVE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What `migbench worker` answers a person.
+pub const BY_HAND: &str = "migbench worker is the process that 'migbench run' starts on each instance and speaks \
+                           with; it does nothing without that parent: call 'migbench run'";
+
+/// Whether a migbench started this worker: by hand there is neither a job nor a parent that would miss it.
+pub fn has_parent() -> bool {
+    let parent = getppid().map(|pid| pid.as_raw_pid().to_string());
+    std::env::var(child::PARENT).ok() == parent && parent.is_some()
+}
 
 /// Speaks the protocol on standard input and output until the job is done.
 ///
 /// # Errors
 /// What went wrong; the parent has been told, if it could be.
 pub fn run() -> Result<()> {
-    // The kernel ends this worker with its parent; of a parent that is gone already, standard input
-    // is at its end.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
     let out = Out::take_stdout()?;
     let mut stdin = BufReader::new(std::io::stdin());
     let job = match read_message(&mut stdin)? {
         Some(ToWorker::Job(job)) => *job,
-        other => {
-            bail!("expected a job on standard input, got {other:?}: workers are started by migbench itself")
-        }
+        other => bail!("expected a job on standard input, got {other:?}"),
     };
     // Before any thread is started: they inherit it.
     host::stay_on(&job.cpus)?;
     let control = Arc::new(Control::default());
-    std::thread::spawn({
+    thread::start("listener", {
         let control = Arc::clone(&control);
         move || listen(stdin, &control)
-    });
-    report_progress(&control, &out);
+    })?;
+    report_progress(&control, &out)?;
     let mut phase = Phase::Hello;
     let outcome = dispatch(&job, &control, &out, &mut phase);
     if let Err(error) = &outcome {
@@ -65,13 +74,13 @@ impl Out {
     }
 
     pub(super) fn send(&self, message: &FromWorker) -> Result<()> {
-        let mut file = self.0.lock().expect("no thread panics while it writes");
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         file.write_all(&protocol::encode(message)).context("the parent is gone")
     }
 
     fn fault(&self, fault: Option<Fault>, phase: Phase) -> Result<()> {
         match fault {
-            Some(fault) => fault.at(phase, &mut *self.0.lock().expect("no thread panics while it writes")),
+            Some(fault) => fault.at(phase, &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)),
             None => Ok(()),
         }
     }
@@ -86,9 +95,8 @@ fn read_message(stdin: &mut impl BufRead) -> Result<Option<ToWorker>> {
     protocol::decode(&line).map(Some)
 }
 
-/// The reader thread. The end of the stream means that the parent is gone: so is the worker, then, at
-/// once and without tidying up under the feet of the thread that measures. A program that it supervises
-/// is of its process group and ends with it.
+/// The reader thread. The end of the stream means that the parent is gone: so is the worker, then, with
+/// whatever it started, and without tidying up under the feet of the thread that measures.
 fn listen(mut stdin: impl BufRead, control: &Control) {
     loop {
         match read_message(&mut stdin) {
@@ -97,7 +105,8 @@ fn listen(mut stdin: impl BufRead, control: &Control) {
             Ok(Some(ToWorker::Cut)) => control.cut.store(true, Relaxed),
             Ok(Some(ToWorker::Stop)) => control.stop.store(true, Relaxed),
             Ok(Some(ToWorker::Job(_)) | None) | Err(_) => {
-                let _ = kill_current_process_group(Signal::KILL);
+                processes::end_descendants(LEAVE_LIMIT);
+                let _ = kill_process(getpid(), Signal::KILL);
             }
         }
     }
@@ -220,7 +229,7 @@ impl Session<'_> {
             records.keep_intervals(move |message| {
                 // A parent that is gone ends the worker by itself.
                 let _ = out.send(&message);
-            });
+            })?;
         }
         let mut window = Window::new(clock, workload, &task, self.control);
         // Before the warm-up: the probe is made when it is first asked for.
@@ -303,9 +312,9 @@ impl Session<'_> {
 }
 
 /// The progress thread: tells how far the worker is whenever that has changed.
-fn report_progress(control: &Arc<Control>, out: &Out) {
+fn report_progress(control: &Arc<Control>, out: &Out) -> Result<()> {
     let (control, out) = (Arc::clone(control), out.clone());
-    std::thread::spawn(move || {
+    thread::start("progress", move || {
         let mut last = (0, 0);
         loop {
             std::thread::sleep(PROGRESS_EVERY);
@@ -316,5 +325,6 @@ fn report_progress(control: &Arc<Control>, out: &Out) {
             }
             last = now;
         }
-    });
+    })?;
+    Ok(())
 }

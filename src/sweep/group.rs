@@ -4,7 +4,7 @@
 //! that fails leaves the others alone; it is out of the conversation, with its reason.
 
 use super::identity;
-use super::launch::{Heard, Launcher, Worker};
+use super::launch::{Ended, Ending, Heard, Launcher, Worker};
 use super::monitor::{Monitor, RunTelemetry};
 use super::patience::Patience;
 use super::plan::{Member, Run};
@@ -19,6 +19,7 @@ use crate::measure::records::Extras;
 use crate::results::environment::now_rfc3339;
 use crate::results::row::{Identity, Warning};
 use crate::workload::{DeviceIdentity, Own, Stages};
+use rustix::process::Signal;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -27,6 +28,8 @@ use std::time::Duration;
 const START_IN_NS: u64 = 20_000_000;
 /// How often interruptions and deadlines are looked at.
 const TICK: Duration = Duration::from_millis(50);
+/// The same while workers end: most do so within a few milliseconds, and the next run waits for it.
+const ENDING_TICK: Duration = Duration::from_millis(2);
 /// A worker that has said its last word ends within this, or is ended.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -117,10 +120,18 @@ pub type Observer<'a> = dyn FnMut(usize, Stage, u64) + 'a;
 
 struct Player {
     worker: Option<Worker>,
+    leaving: Option<Leaving>,
     stage: Stage,
     patience: Patience,
     batches: u64,
     outcome: Outcome,
+}
+
+/// A worker that is out of the conversation and is about to end.
+struct Leaving {
+    ending: Ending,
+    /// How its process ended belongs to the reason.
+    with_status: bool,
 }
 
 /// Plays a run to its end; one outcome a member, in their order.
@@ -145,6 +156,7 @@ fn start(
 ) -> Player {
     let mut player = Player {
         worker: None,
+        leaving: None,
         stage: Stage::Starting,
         patience: Patience::new(conductor.patience),
         batches: 0,
@@ -155,8 +167,13 @@ fn start(
         player.fail(reason, Duration::ZERO);
         return player;
     }
-    match conductor.launcher.start(&member.instance, index, sender.clone()) {
-        Ok(mut worker) => {
+    // A supervisor ends the program first, wherever its processes have gone.
+    let death = match member.job.own {
+        Some(Own::Program(_)) => Signal::TERM,
+        _ => Signal::KILL,
+    };
+    match conductor.launcher.start(&member.instance, death, index, sender.clone()) {
+        Ok(worker) => {
             worker.send(&ToWorker::Job(Box::new(member.job.clone())));
             player.worker = Some(worker);
         }
@@ -182,27 +199,50 @@ impl Player {
         self.leave(reason, GRACE, false);
     }
 
-    fn leave(&mut self, mut reason: String, grace: Duration, with_status: bool) {
-        if let Some(worker) = self.worker.take() {
-            let (status, mut stderr) = worker.end(grace);
-            // What it said by the protocol it also wrote for whoever runs it by hand: once is enough.
-            stderr.retain(|line| !line.strip_prefix("worker: ").is_some_and(|said| reason.contains(said)));
-            if with_status {
-                reason = format!("{reason}; the worker {status}");
-            }
-            if !stderr.is_empty() {
-                reason = format!("{reason}; its last lines: {}", stderr.join(" | "));
-            }
-        }
-        self.stage = Stage::Over;
+    fn leave(&mut self, reason: String, grace: Duration, with_status: bool) {
         self.outcome.failure = Some(reason);
+        self.part(grace, with_status);
     }
 
     fn finish(&mut self) {
-        if let Some(worker) = self.worker.take() {
-            worker.end(GRACE);
-        }
+        self.part(GRACE, false);
+    }
+
+    fn part(&mut self, grace: Duration, with_status: bool) {
         self.stage = Stage::Over;
+        if let Some(worker) = self.worker.take() {
+            self.leaving = Some(Leaving { ending: Ending::new(worker, grace), with_status });
+        }
+    }
+
+    /// Looks after a worker that is about to end, and completes the reason once it has.
+    fn see_off(&mut self) {
+        let Some(leaving) = &mut self.leaving else { return };
+        let Some(ended) = leaving.ending.poll() else { return };
+        let with_status = leaving.with_status;
+        self.leaving = None;
+        if let Some(reason) = &mut self.outcome.failure {
+            complete(reason, ended, with_status);
+        }
+    }
+}
+
+/// Adds how a worker ended to the reason why it failed.
+fn complete(reason: &mut String, ended: Ended, with_status: bool) {
+    let Ended { status, mut stderr, left } = ended;
+    // What it said by the protocol it also wrote for whoever runs it by hand: once is enough.
+    stderr.retain(|line| !line.strip_prefix("worker: ").is_some_and(|said| reason.contains(said)));
+    if with_status {
+        *reason = format!("{reason}; the worker {status}");
+    }
+    // A supervisor names what it could not end itself.
+    for process in left {
+        if !reason.contains(&format!("pid {} ", process.pid)) {
+            *reason = format!("{reason}; {process}");
+        }
+    }
+    if !stderr.is_empty() {
+        *reason = format!("{reason}; its last lines: {}", stderr.join(" | "));
     }
 }
 
@@ -217,19 +257,22 @@ struct Group<'a> {
 
 impl Group<'_> {
     fn converse(&mut self, receiver: &Receiver<(usize, Heard)>, observer: &mut Observer) {
-        while self.players.iter().any(|p| p.stage != Stage::Over) {
-            match receiver.recv_timeout(TICK) {
+        while self.players.iter().any(|p| p.stage != Stage::Over || p.leaving.is_some()) {
+            let is_ending = self.players.iter().any(|p| p.leaving.is_some());
+            let tick = if is_ending { ENDING_TICK } else { TICK };
+            match receiver.recv_timeout(tick) {
                 Ok((member, heard)) => {
                     self.hear(member, heard);
                     let player = &self.players[member];
                     observer(member, player.stage, player.batches);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(tick),
             }
             self.check_interrupts();
             self.check_patience();
             self.move_on();
+            self.players.iter_mut().for_each(Player::see_off);
         }
     }
 
@@ -365,6 +408,9 @@ impl Group<'_> {
                 Stage::Starting | Stage::Preparing | Stage::Ready => {
                     player.fail("interrupted before its window".into(), Duration::ZERO);
                 }
+            }
+            if let Some(leaving) = player.leaving.as_mut().filter(|_| interrupts > 1) {
+                leaving.ending.hurry();
             }
         }
     }

@@ -8,7 +8,7 @@ use super::plan::Run;
 use super::telemetry::{Company, Edges, Moment};
 use crate::machine::nvml::{Client, Snapshot, Target};
 use crate::machine::topology::{Gpu, Process};
-use crate::machine::{Instance, InstanceKind};
+use crate::machine::{Instance, InstanceKind, thread};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::cell::RefCell;
@@ -125,8 +125,7 @@ impl Monitor {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("telemetry".into()).spawn(sample);
-        thread.context("cannot start the thread for --telemetry")?;
+        thread::start("telemetry", sample).context("cannot start the thread for --telemetry")?;
         self.sampler = Some(Sampler { interval, kept, _end: end });
         Ok(())
     }

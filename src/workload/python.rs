@@ -1,12 +1,12 @@
 //! Where Python keeps a package, without importing it.
 
-use crate::machine::doctor::child::Question;
-use crate::machine::lookup;
+use crate::machine::{child, lookup};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-/// How long Python may take to start: seconds from a network's file system.
+/// How long a Python may take to answer: it starts within a second, and within several from a file system
+/// of a busy network.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The folders of a package (of a namespace there may be several), of the active environment's Python or
@@ -29,8 +29,8 @@ pub(super) fn package(name: &str) -> Vec<PathBuf> {
     let folders = pythons.find_map(|python| {
         let mut command = Command::new(python);
         lookup::outside_current_directory(command.args(["-c", &script]));
-        let output = Question::ask(command, PATIENCE).and_then(Question::wait).ok()?;
-        let text = String::from_utf8(output).ok()?;
+        let output = child::output(command, PATIENCE).ok()?;
+        let text = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
         let folders = text.lines().map(|line| PathBuf::from(line.trim()));
         let folders: Vec<PathBuf> = folders.filter(|folder| folder.is_absolute()).collect();
         folders.iter().any(|folder| folder.is_dir()).then_some(folders)

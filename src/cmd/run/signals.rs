@@ -1,5 +1,6 @@
 //! Signals that ask the program to stop.
 
+use crate::machine::thread;
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -29,7 +30,7 @@ pub(super) fn listen() -> Result<()> {
         for _ in signals.forever() {
             if INTERRUPTS.fetch_add(1, Relaxed) == 1 {
                 // If no thread can be had for the wait, there is none.
-                let wait = std::thread::Builder::new().name("last words".into()).spawn(|| {
+                let wait = thread::start("last words", || {
                     std::thread::sleep(LAST_WORDS);
                     end();
                 });
@@ -39,8 +40,7 @@ pub(super) fn listen() -> Result<()> {
             }
         }
     };
-    let thread = std::thread::Builder::new().name("signals".into()).spawn(count);
-    thread.context("cannot create a thread that waits for signals")?;
+    thread::start("signals", count)?;
     Ok(())
 }
 

@@ -1,11 +1,13 @@
 //! A question to the driver or to another program in a process of its own, which can be given up.
 
 use super::evidence::Silent;
-use crate::machine::expendable::Expendable;
+use crate::machine::child::{self, Running};
+use crate::machine::nvml::exit_status;
+use crate::machine::thread;
+use rustix::process::Signal;
 use std::io::{self, Read};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread;
 use std::time::Duration;
 
 /// More than any answer.
@@ -13,7 +15,7 @@ const MOST_BYTES: u64 = 64 << 20;
 
 /// A process's whole standard output, still being waited for.
 pub struct Question {
-    process: Expendable,
+    process: Running,
     answer: Receiver<Vec<u8>>,
     patience: Duration,
 }
@@ -26,15 +28,15 @@ impl Question {
     pub fn ask(mut command: Command, patience: Duration) -> Result<Question, Silent> {
         let failed = |error: io::Error| Silent::Died(format!("can't be started: {error}"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut process = Expendable::start(command).map_err(failed)?;
-        let stdout = process.child().and_then(|child| child.stdout.take());
+        let mut process = child::spawn(command, Signal::KILL).map_err(failed)?;
+        let stdout = process.stdout.take();
         let (sender, answer) = channel();
         let listen = move || {
             let mut bytes = Vec::new();
             let _ = stdout.map(|out| out.take(MOST_BYTES).read_to_end(&mut bytes));
             let _ = sender.send(bytes);
         };
-        thread::Builder::new().name("question".into()).spawn(listen).map_err(failed)?;
+        thread::start("question", listen).map_err(failed)?;
         Ok(Question { process, answer, patience })
     }
 
@@ -44,10 +46,9 @@ impl Question {
     /// It took too long and was given up, or ended badly.
     pub fn wait(mut self) -> Result<Vec<u8>, Silent> {
         match self.answer.recv_timeout(self.patience) {
-            Ok(bytes) => match self.process.status() {
-                Some(status) if status.success() => Ok(bytes),
-                Some(status) => Err(Silent::Died(format!("ended with {status}"))),
-                None => Err(Silent::Died("closed its output".to_owned())),
+            Ok(bytes) => match exit_status(&mut self.process)? {
+                status if status.success() => Ok(bytes),
+                status => Err(Silent::Died(format!("ended with {status}"))),
             },
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 Err(Silent::Hung(self.patience.as_secs()))
@@ -72,7 +73,10 @@ mod tests {
         assert_eq!(ask("echo hello", long), Ok(b"hello\n".to_vec()));
         assert_eq!(ask("exit 3", long), Err(Silent::Died("ended with exit status: 3".into())));
         assert_eq!(ask("exec sleep 600", Duration::from_millis(1)), Err(Silent::Hung(0)));
-        assert_eq!(ask("exec >&-; exec sleep 600", long), Err(Silent::Died("closed its output".into())));
+        assert_eq!(
+            ask("exec >&-; exec sleep 600", long),
+            Err(Silent::Died("closed its output and went on".into()))
+        );
         let missing = Question::ask(Command::new("/nonexistent/program"), long).map(|_| ());
         assert!(matches!(missing, Err(Silent::Died(_))));
     }

@@ -5,15 +5,15 @@
 
 use super::request::Request;
 use super::{Absent, Silent};
-use crate::machine::Topology;
-use crate::machine::expendable::Expendable;
+use crate::machine::child::{self, Running};
+use crate::machine::{Topology, thread};
+use rustix::process::Signal;
 use serde::de::DeserializeOwned;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// For the first answer: without persistence mode, opening NVML loads the driver for one GPU after the
@@ -30,12 +30,16 @@ const TICK: Duration = Duration::from_millis(50);
 /// suspended with its machine, must not blame the driver for it.
 const LONGEST_TICK: Duration = Duration::from_secs(1);
 
+/// Between the end of a process's output and its exit status lies its own exit, a few milliseconds.
+/// One that closes its output and goes on is not waited for longer.
+const EXIT_TAKES: Duration = Duration::from_secs(1);
+
 /// More than any answer.
 const MOST_BYTES: u64 = 64 << 20;
 
 /// A helper process, started and not yet given up.
 pub struct Helper {
-    process: Expendable,
+    process: Running,
     requests: Sender<Vec<u8>>,
     answers: Receiver<io::Result<Vec<u8>>>,
     asked: bool,
@@ -64,14 +68,14 @@ impl Helper {
         // A group of its own: the terminal's Ctrl-C must reach the parent only. No stream of the parent is
         // inherited, so that a reader of those sees their end even if this process cannot be killed.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut process = Expendable::start(command).map_err(failed)?;
-        let pipes = process.child().and_then(|child| child.stdin.take().zip(child.stdout.take()));
+        let mut process = child::spawn(command, Signal::KILL).map_err(failed)?;
+        let pipes = process.stdin.take().zip(process.stdout.take());
         let (stdin, stdout) = pipes.ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
         let (requests, to_send) = channel();
         let (answered, answers) = channel();
         // Both directions may block for ever, hence the thread; it ends with either side.
         let speak = move || speak(stdin, stdout, &to_send, &answered);
-        thread::Builder::new().name("nvml".into()).spawn(speak).map_err(failed)?;
+        thread::start("nvml", speak).map_err(failed)?;
         Ok(Helper { process, requests, answers, asked: false, failed: None })
     }
 
@@ -139,10 +143,10 @@ impl Helper {
             match answer {
                 Ok(Ok(line)) if line.ends_with(b"\n") => return Ok(line),
                 Ok(Ok(_)) | Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Silent::Died(match self.process.status() {
-                        Some(status) => format!("ended with {status}"),
-                        None => "closed its output".to_owned(),
-                    }));
+                    return Err(match exit_status(&mut self.process) {
+                        Ok(status) => Silent::Died(format!("ended with {status}")),
+                        Err(silent) => silent,
+                    });
                 }
                 Ok(Err(error)) => return Err(Silent::Died(format!("can't be heard: {error}"))),
                 Err(RecvTimeoutError::Timeout) if waited >= limit || give_up() => {
@@ -151,6 +155,18 @@ impl Helper {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
+    }
+}
+
+/// The exit status of a process whose output has ended.
+///
+/// # Errors
+/// It goes on, or cannot be waited for.
+pub(in crate::machine) fn exit_status(process: &mut Running) -> Result<ExitStatus, Silent> {
+    match process.wait_for(EXIT_TAKES) {
+        Ok(Some(status)) => Ok(status),
+        Ok(None) => Err(Silent::Died("closed its output and went on".to_owned())),
+        Err(error) => Err(Silent::Died(format!("cannot be waited for: {error}"))),
     }
 }
 
@@ -214,7 +230,7 @@ mod tests {
         assert_eq!(died("exit 3"), "ended with exit status: 3");
         assert_eq!(died("read r; kill -9 $$"), "ended with signal: 9 (SIGKILL)");
         assert_eq!(died("read r; printf half; exit 0"), "ended with exit status: 0");
-        assert_eq!(died("read r; exec >&-; exec sleep 600"), "closed its output");
+        assert_eq!(died("read r; exec >&-; exec sleep 600"), "closed its output and went on");
         for nonsense in ["hello", "{}", "{\"Ok\":7}", "[1,2", "\\0\\377"] {
             let how = died(&format!("read r; printf '{nonsense}\\n'; read r"));
             assert!(how.starts_with("said something else: "), "{nonsense}: {how}");

@@ -16,6 +16,7 @@ mod request;
 mod serve;
 
 pub use client::{Client, Loss};
+pub(in crate::machine) use helper::exit_status;
 pub use helper::{FIRST_ANSWER, Helper, LATER_ANSWER};
 pub use reading::Reading;
 pub use request::{MigTarget, Request, Snapshot, Target};
