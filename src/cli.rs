@@ -19,6 +19,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How the program ends; never a count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +142,7 @@ pub enum Command {
     /// One worker; spoken to by its parent
     #[command(hide = true)]
     Worker,
-    /// One question to the driver, for `doctor`
+    /// Questions to a driver, in a process that can be given up
     #[command(hide = true)]
     Probe(ProbeArgs),
 }
@@ -189,6 +190,9 @@ pub struct ListArgs {
     /// Form of the output
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+    /// Give up when NVML has not answered for this long [default: 30s before a sweep, 5s in it]
+    #[arg(long, value_name = "TIME", env = "MIGBENCH_NVML_LIMIT", value_parser = duration, hide = true)]
+    pub nvml_limit: Option<Duration>,
     /// Another nvidia-smi to compare with
     #[arg(long, value_name = "FILE", env = "MIGBENCH_SMI", hide = true)]
     pub smi: Option<PathBuf>,
@@ -389,6 +393,9 @@ pub struct RunArgs {
     /// Another NVML library
     #[arg(long, value_name = "FILE", env = "MIGBENCH_NVML", hide = true)]
     pub nvml: Option<PathBuf>,
+    /// Give up when NVML has not answered for this long [default: 30s before a sweep, 5s in it]
+    #[arg(long, value_name = "TIME", env = "MIGBENCH_NVML_LIMIT", value_parser = duration, hide = true)]
+    pub nvml_limit: Option<Duration>,
     /// How batches arrive, and when a window ends.
     #[command(flatten)]
     pub load: load::LoadArgs,
@@ -445,6 +452,11 @@ fn aggressor(text: &str) -> anyhow::Result<(String, Spec, Option<u64>)> {
         anyhow::bail!("an aggressor runs one workload, and suite is three: name one of them");
     }
     Ok((uuid.to_owned(), workload.parse()?, batch))
+}
+
+/// A time such as 500ms.
+fn duration(text: &str) -> anyhow::Result<Duration> {
+    parse_ns(text).map(Duration::from_nanos)
 }
 
 /// How often to read, in ns.

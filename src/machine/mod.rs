@@ -1,7 +1,7 @@
 //! What is here: GPUs, MIG devices, the host, and whether this process may use them.
 //!
-//! Plain data and the few files that read it off the machine. No CUDA context, and only `nvml`
-//! loads NVML.
+//! Plain data and the few files that read it off the machine. No CUDA context, and only the helper
+//! process in `nvml` loads NVML.
 
 pub mod capabilities;
 pub mod capture;

@@ -5,10 +5,10 @@
 
 use super::identity;
 use super::launch::{Ended, Ending, Heard, Launcher, Worker};
-use super::monitor::Monitor;
+use super::monitor::{Monitor, RunTelemetry};
 use super::patience::Patience;
 use super::plan::{Member, Run};
-use super::telemetry::{Edges, Moment};
+use super::telemetry::Edges;
 use crate::machine::Instance;
 use crate::measure::bins::LoadLog;
 use crate::measure::clock::{Clock, Monotonic};
@@ -138,11 +138,11 @@ struct Leaving {
 pub fn play(run: &Run, conductor: &Conductor, observer: &mut Observer) -> Vec<Outcome> {
     let (sender, receiver) = channel();
     // All are looked at before the first worker of ours is there.
-    let busy: Vec<_> = run.members.iter().map(|member| conductor.busy(&member.instance)).collect();
+    let busy = conductor.busy(run);
     let members = run.members.iter().enumerate().zip(busy);
     let players = members.map(|((i, member), busy)| start(i, member, busy, conductor, &sender)).collect();
     drop(sender);
-    let mut group = Group { run, conductor, players, interrupts_seen: 0, before: Vec::new() };
+    let mut group = Group { run, conductor, players, interrupts_seen: 0, telemetry: None };
     group.converse(&receiver, observer);
     group.players.into_iter().map(|player| player.outcome).collect()
 }
@@ -251,8 +251,8 @@ struct Group<'a> {
     conductor: &'a Conductor,
     players: Vec<Player>,
     interrupts_seen: usize,
-    /// The GPUs before the common start.
-    before: Vec<(String, Moment)>,
+    /// The GPUs since the common start.
+    telemetry: Option<RunTelemetry>,
 }
 
 impl Group<'_> {
@@ -350,7 +350,7 @@ impl Group<'_> {
         let reached = self.players.iter().map(|p| p.stage).filter(|&stage| stage != Stage::Over).min();
         // Readings make latency spikes: these two are outside of every window.
         match reached {
-            Some(Stage::Ready) => self.before = self.look(),
+            Some(Stage::Ready) => self.telemetry = self.begin_telemetry(),
             Some(Stage::Measured) => self.note_edges(),
             _ => {}
         }
@@ -374,16 +374,17 @@ impl Group<'_> {
         }
     }
 
-    fn look(&self) -> Vec<(String, Moment)> {
-        self.conductor.monitor.as_ref().map_or_else(Vec::new, |monitor| monitor.look(self.run))
+    fn begin_telemetry(&self) -> Option<RunTelemetry> {
+        self.conductor.monitor.as_ref().map(|monitor| monitor.begin(self.run))
     }
 
     /// The last window is done, and everyone still loads.
     fn note_edges(&mut self) {
-        let Some(monitor) = &self.conductor.monitor else { return };
-        let after = monitor.look(self.run);
-        for (player, member) in self.players.iter_mut().zip(&self.run.members) {
-            player.outcome.edges = monitor.edges(&member.instance, &self.before, &after);
+        let (Some(monitor), Some(telemetry)) = (&self.conductor.monitor, self.telemetry.take()) else {
+            return;
+        };
+        for (player, edges) in self.players.iter_mut().zip(monitor.end(self.run, &telemetry)) {
+            player.outcome.edges = edges;
         }
     }
 
@@ -427,9 +428,10 @@ impl Group<'_> {
 }
 
 impl Conductor {
-    /// Who keeps an instance from being measured.
-    fn busy(&self, instance: &Instance) -> Option<String> {
-        self.monitor.as_ref().filter(|_| !self.allow_busy)?.busy(instance)
+    /// Who keeps the instance of each member from being measured.
+    fn busy(&self, run: &Run) -> Vec<Option<String>> {
+        let monitor = self.monitor.as_ref().filter(|_| !self.allow_busy);
+        monitor.map_or_else(|| vec![None; run.members.len()], |monitor| monitor.busy(run))
     }
 
     /// Notes the verdict on a worker's device; a reason if it must not be measured.

@@ -85,12 +85,30 @@ pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
 
 /// The worker processes of a running migbench.
 pub fn workers_of(parent: u32) -> Vec<u32> {
+    children_of(parent, &["worker"])
+}
+
+/// The process that asks NVML for a running migbench.
+pub fn helper_of(parent: u32) -> Option<u32> {
+    children_of(parent, &["probe", "nvml"]).first().copied()
+}
+
+/// The children of a process that were started with these arguments first.
+fn children_of(parent: u32, arguments: &[&str]) -> Vec<u32> {
     let children = format!("/proc/{parent}/task");
     let Ok(tasks) = std::fs::read_dir(children) else { return Vec::new() };
     let read =
         |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
     let pids = tasks.filter_map(Result::ok).map(read).collect::<Vec<_>>().join(" ");
-    pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    let pids = pids.split_whitespace().filter_map(|pid| pid.parse().ok());
+    pids.filter(|pid| command_line(*pid).get(1..=arguments.len()).is_some_and(|a| a == arguments)).collect()
+}
+
+/// Program and arguments of a process; none of one that has ended.
+pub fn command_line(pid: u32) -> Vec<String> {
+    let text = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = text.split(|&byte| byte == 0);
+    words.map(|word| String::from_utf8_lossy(word).into_owned()).filter(|word| !word.is_empty()).collect()
 }
 
 /// The state of a process, as ps shows it.

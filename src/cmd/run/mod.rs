@@ -9,7 +9,7 @@ mod signals;
 use super::fail;
 use crate::analysis::{rounds, slowdown as analysis};
 use crate::machine::Topology;
-use crate::machine::nvml::Library;
+use crate::machine::nvml::{Client, Helper, LATER_ANSWER};
 use crate::measure::protocol::Device;
 use crate::render::{names::Names, progress::Progress, runs, slo, slowdown, table};
 use crate::results::Row;
@@ -79,11 +79,13 @@ fn list_runs(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
 /// Opens NVML telemetry; `None` without a GPU.
 fn monitor(
     args: &RunArgs,
-    library: Option<Library>,
+    helper: Option<Helper>,
     topology: &Topology,
     rows: Option<&Path>,
 ) -> Result<Option<Monitor>> {
-    let mut monitor = library.map(|library| Monitor::new(library, topology.gpus.clone()));
+    let limit = args.nvml_limit.unwrap_or(LATER_ANSWER);
+    let client = helper.map(|helper| Client::of(helper, args.nvml.as_deref(), limit));
+    let mut monitor = client.map(|client| Monitor::new(client, &topology.gpus, &INTERRUPTS));
     if let (Some(interval), Some(rows), Some(monitor)) = (args.telemetry, rows, &mut monitor) {
         monitor.sample_every(Duration::from_nanos(interval), &beside(rows))?;
     }
@@ -134,8 +136,8 @@ fn reject_conflicting_outputs(args: &RunArgs, gpus: bool) -> Result<()> {
 
 /// Chooses and plans, opens the output, and says what will happen.
 fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
-    let Planned { topology, library, selection, options, runs } = plan_runs(args)?;
-    reject_conflicting_outputs(args, library.is_some())?;
+    let Planned { topology, helper, selection, options, runs } = plan_runs(args)?;
+    reject_conflicting_outputs(args, helper.is_some())?;
     signals::listen()?;
     let hlog = args.load.hlog.as_deref().map(|path| Hlog::open(path, args.force)).transpose()?;
     let saved = Saved::open(args, err)?;
@@ -153,7 +155,7 @@ fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
         writeln!(err, "{}", announce(&options, &runs))?;
     }
     let conductor = Conductor {
-        monitor: monitor(args, library, &context.topology, saved.path())?,
+        monitor: monitor(args, helper, &context.topology, saved.path())?,
         allow_busy: args.allow_busy,
         launcher: Launcher::new()?,
         patience: Duration::from_nanos(args.patience),
@@ -210,6 +212,9 @@ fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mu
             };
             let outcomes = group::play(&run, &prepared.conductor, &mut observe);
             progress.end();
+            for note in prepared.conductor.monitor.iter().flat_map(Monitor::notes) {
+                let _ = writeln!(err, "migbench: {note}");
+            }
             let mut rows = rows::rows(&prepared.context, &run, &outcomes);
             hunt.iter_mut().for_each(|hunt| hunt.learn(&mut rows));
             if let (Some(hunt), true) = (&hunt, INTERRUPTS.load(Relaxed) > 0) {

@@ -1,12 +1,11 @@
 //! What a diagnosis goes by: plain data, gathered once, saved in a capture, judged elsewhere.
 
 use crate::machine::capabilities::{Capabilities, Node};
-use crate::machine::nvml::Absent;
+pub use crate::machine::nvml::Silent;
 use crate::machine::text;
 use crate::machine::topology::Topology;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt;
 
 /// A machine as it was found.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,28 +14,6 @@ pub struct Case {
     pub topology: Result<Topology, Silent>,
     /// Everything else; none for a topology from a file.
     pub evidence: Option<Evidence>,
-}
-
-/// Why there is no answer from NVML.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Silent {
-    /// NVML itself said why.
-    Absent(Absent),
-    /// It did not answer in time, in seconds, and was abandoned.
-    Hung(u64),
-    /// The process that asked ended without an answer.
-    Died(String),
-}
-
-impl fmt::Display for Silent {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Silent::Absent(absent) => absent.fmt(f),
-            Silent::Hung(seconds) => write!(f, "no answer within {seconds} s"),
-            Silent::Died(how) => write!(f, "the process that asked {how}"),
-        }
-    }
 }
 
 /// What CUDA says to a process with the inherited environment. No context is made for it.

@@ -1,19 +1,19 @@
 //! Collects the evidence off this machine. Judges nothing, changes nothing, and always ends: what
-//! asks the driver is a child process that is abandoned after five seconds.
+//! asks the driver is a child process that is given up after five seconds.
 
 use super::child::Question;
 use super::evidence::{Case, Cpus, Cuda, Evidence, Program, Silent, User};
-use crate::machine::nvml::Absent;
+use crate::machine::nvml::Helper;
 use crate::machine::topology::Topology;
 use crate::machine::{capabilities, cgroup, host, text};
-use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// How long the driver may take to answer all questions of one child.
+/// How long the driver may take to answer all questions of one child. Less than `list` and `run` allow:
+/// a diagnosis that takes half a minute looks like another hang.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The variables that CUDA, NVML, container runtimes and MPS go by.
@@ -58,20 +58,20 @@ pub struct Place {
 /// Asks everything.
 pub fn gather(place: &Place) -> Case {
     // Both at once: on a machine without persistence each takes seconds.
-    let nvml = ask("nvml", place);
-    let cuda = ask("cuda", place);
+    let mut nvml = Helper::start(place.nvml.as_deref());
+    nvml.iter_mut().for_each(Helper::ask_topology);
+    let cuda = ask_cuda();
     let mut evidence = surroundings(place);
     evidence.services = programs(&place.root).filter(is_service).collect();
     evidence.holders = programs(&place.root).filter(|program| !program.gpus.is_empty()).collect();
-    let mut topology: Result<Topology, Silent> =
-        nvml.and_then(answer::<Result<Topology, Absent>>).and_then(|said| said.map_err(Silent::Absent));
+    let mut topology = nvml.and_then(|mut helper| helper.topology(PATIENCE));
     if let Ok(topology) = &mut topology {
         attach(topology, &place.root);
     }
     evidence.nodes = nodes(place, topology.as_ref().ok(), &evidence);
     let topology = topology.map_err(|silent| text::names(&silent).unwrap_or(silent));
     evidence.silent = topology.as_ref().err().cloned();
-    evidence.cuda = Some(cuda.and_then(answer::<Cuda>));
+    evidence.cuda = Some(cuda.and_then(answer));
     Case { topology, evidence: Some(evidence.cleaned()) }
 }
 
@@ -95,17 +95,14 @@ fn nodes(place: &Place, topology: Option<&Topology>, evidence: &Evidence) -> Vec
     paths.map(|path| capabilities::node(&place.root, &path)).collect()
 }
 
-fn ask(what: &str, place: &Place) -> Result<Question, Silent> {
+fn ask_cuda() -> Result<Question, Silent> {
     // Not the path it was started by: a replaced or deleted file must still be this version.
     let mut command = Command::new("/proc/self/exe");
-    command.args(["probe", what]);
-    if let Some(nvml) = &place.nvml {
-        command.arg("--nvml").arg(nvml);
-    }
-    Question::ask(&mut command, PATIENCE)
+    command.args(["probe", "cuda"]);
+    Question::ask(command, PATIENCE)
 }
 
-fn answer<T: DeserializeOwned>(question: Question) -> Result<T, Silent> {
+fn answer(question: Question) -> Result<Cuda, Silent> {
     let bytes = question.wait()?;
     serde_json::from_slice(&bytes).map_err(|error| Silent::Died(format!("said something else: {error}")))
 }
