@@ -236,7 +236,7 @@ fn a_wrong_call_says_what_to_do() {
         (
             b"\xff\xfeb\0s\0\n\0",
             &[],
-            "migbench: cannot read a.csv: it is text in UTF-16, not UTF-8: convert it with iconv",
+            "migbench: cannot read a.csv: it is UTF-16 (as PowerShell's > writes it): convert it first, with iconv",
         ),
         (b"\"a,b\n1,2\n", &[], "migbench: a.csv: line 1: the quotes of cell 1 do not match\n"),
     ] {
@@ -311,8 +311,8 @@ fn what_is_no_table_of_numbers_is_named() {
         (b"batch\tlatency_ms\tqps\n", C, Exit::Usage, "separated by tab, not by ',': say --separator tab"),
         (b"\"a b\"; \"latency_ms\"; \"qps\"; \"batch\"\n", C, Exit::Usage, "separated by ';'"),
         (b"{\"latency_ms\": 2}\n", C, Exit::Usage, "it is JSON, not CSV"),
-        (b"\x1f\x8b\x08\x00\x00", C, Exit::Usage, "it is compressed by gzip, not CSV: unpack it with gunzip"),
-        (b"PK\x03\x04", C, Exit::Usage, "an Excel workbook, not CSV"),
+        (b"\x1f\x8b\x08\x00\x00", C, Exit::Usage, "it is compressed by gzip: unpack it first, with gunzip"),
+        (b"PK\x03\x04", C, Exit::Usage, "it is a ZIP archive or a spreadsheet"),
         (b"b\0a\0t\0c\0h\0,\0q\0p\0s\0\n\0", C, Exit::Usage, "it is text in UTF-16"),
         (b"# host a\nbatch,latency_ms,qps\n", C, Exit::Usage, "line 1: it begins with a comment"),
         (

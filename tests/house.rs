@@ -19,7 +19,7 @@ fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
         if entry.path().is_dir() {
             found.extend(sources(&entry.path()));
-        } else if entry.path().extension().is_some_and(|e| e == "rs") {
+        } else if entry.path().extension().is_some_and(|e| e == "rs") && !entry.path().ends_with("tests.rs") {
             found.push((entry.path(), fs::read_to_string(entry.path()).unwrap()));
         }
     }
