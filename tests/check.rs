@@ -313,7 +313,7 @@ fn what_is_no_table_of_numbers_is_named() {
         (b"{\"latency_ms\": 2}\n", C, Exit::Usage, "it is JSON, not CSV"),
         (b"\x1f\x8b\x08\x00\x00", C, Exit::Usage, "it is compressed by gzip: unpack it first, with gunzip"),
         (b"PK\x03\x04", C, Exit::Usage, "it is a ZIP archive or a spreadsheet"),
-        (b"b\0a\0t\0c\0h\0,\0q\0p\0s\0\n\0", C, Exit::Usage, "it is text in UTF-16"),
+        (b"b\0a\0t\0c\0h\0,\0q\0p\0s\0\n\0", C, Exit::Usage, "it is UTF-16"),
         (b"# host a\nbatch,latency_ms,qps\n", C, Exit::Usage, "line 1: it begins with a comment"),
         (
             b"batch,qps,latency_ms,qps\n",

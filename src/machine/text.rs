@@ -160,7 +160,7 @@ fn each(value: &mut Value, clean: &dyn Fn(&str) -> String) {
     }
 }
 
-/// The next line of another program that is not empty, as [`line`] has it; none at the end. Of a line
+/// The next line of another program that is not empty, as [`fn@line`] has it; none at the end. Of a line
 /// that goes on for long only the start and the end are held, of a progress bar the last state.
 ///
 /// # Errors
