@@ -33,6 +33,11 @@ const SHAPES: [&str; 6] = [
     "exec setsid sh -c 'while :; do (sleep 0.05; setsid sleep $0) & sleep 0.2; done' $0",
 ];
 
+fn programs() -> usize {
+    let default = if std::env::var_os("FULL").is_some() { 48 } else { 8 };
+    std::env::var("ORPHANS").map_or(default, |number| number.parse().expect("ORPHANS is a number"))
+}
+
 /// A number that no other process on the machine sleeps for.
 fn mark(index: usize) -> String {
     format!("{}.{index:03}", 3_000_000 + std::process::id())
@@ -54,11 +59,8 @@ fn all_end(mark: &str, what: &str) {
 
 #[test]
 fn nothing_outlives_the_parent() {
-    let default = if std::env::var_os("FULL").is_some() { 48 } else { 8 };
-    let programs =
-        std::env::var("ORPHANS").map_or(default, |number| number.parse().expect("ORPHANS is a number"));
     let mut random = fastrand::Rng::with_seed(18);
-    for index in 0..programs {
+    for index in 0..programs() {
         let (end, script) = (SIGNALS[index % 4], SHAPES[(index / 4 + index) % 6]);
         let (machine, mark) = (Machine::named("h200-7x1g"), mark(index));
         let child = start(&machine, script, &mark);
@@ -70,6 +72,36 @@ fn nothing_outlives_the_parent() {
             assert_eq!(ran.code, Some(130), "{script} after {end:?}: {}", ran.stderr);
         }
     }
+}
+
+/// Hit at any moment of the start, when supervisors are between fork, exec and their first child.
+#[test]
+fn nothing_outlives_a_parent_that_is_killed_while_it_starts() {
+    let mut random = fastrand::Rng::with_seed(19);
+    for index in 0..programs() {
+        let (machine, mark) = (Machine::named("h200-7x1g"), mark(500 + index));
+        let script = SHAPES[index % 6];
+        let mut command = machine.command(&["run", "-q", "-o", "a.csv", "--", "sh", "-c", script, &mark]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(random.u64(0..500)));
+        signal(child.id(), Signal::KILL);
+        child.wait().unwrap();
+        // Supervisors first: one that lived could start its program later.
+        let variable = format!("MIGBENCH_PARENT={}", child.id());
+        wait_for("the end of all workers", || with_variable(&variable).is_empty().then_some(()));
+        all_end(&mark, script);
+    }
+}
+
+/// Processes that were started with this in their environment and have not ended.
+fn with_variable(variable: &str) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let has = |pid: &u32| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|part| part == variable.as_bytes()) && is_alive(*pid)
+    };
+    pids.filter(has).collect()
 }
 
 /// The parent adopts what a supervisor leaves that was killed, and ends it.

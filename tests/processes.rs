@@ -128,7 +128,7 @@ fn a_caller_that_ignores_the_end_of_children_changes_nothing() {
     ] {
         let bench = Bench::new();
         let arguments = [&["run"], &options[..], what].concat();
-        let ran = in_shell(&bench, "trap '' CHLD; exec \"$@\"", &arguments);
+        let ran = in_shell(&bench, "exec env --ignore-signal=CHLD \"$@\"", &arguments);
         let row = &bench.rows("a.csv")[0];
         assert_eq!(ran.code, Some(code), "{what:?}: {}", error(row));
         let reason = if what[0] == "--" { "code 3" } else { "code 7" };
