@@ -337,8 +337,8 @@ mod tests {
         let path = folder.path().join("a.csv");
         fs::write(&path, "batch,latency\n1,2\n").unwrap();
         let error = format!("{:#}", Output::open(&path, IfExists::Append).err().unwrap());
-        assert!(error.contains("its columns are not those of this migbench (schema 1)"), "{error}");
-        assert!(read(&path).unwrap_err().to_string().contains("its columns are not those of schema 1"));
+        assert!(error.contains("its columns are not those of this migbench (schema 2)"), "{error}");
+        assert!(read(&path).unwrap_err().to_string().contains("its columns are not those of schema"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "batch,latency\n1,2\n");
     }
 
