@@ -5,7 +5,7 @@
 
 use super::plan::{Member, Run};
 use crate::results::Row;
-use crate::results::row::Status;
+use crate::results::row::{Mode, Point, Status};
 use anyhow::{Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,14 +56,16 @@ fn place(row: &Row) -> Place {
     let (point, subject) = (&row.point, &row.subject);
     // Whether the user's program reports its batches is not known before it runs.
     let is_program = point.backend == "command";
-    let corunners = point.corunners.clone();
+    let corunners = planned_corunners(point);
+    // Of several, one that was left was measured alone.
+    let mode = if point.missing_corunners.is_some() { Mode::Concurrent } else { point.mode };
     Place {
         round: row.provenance.repetition,
         uuid: subject.instance.uuid().unwrap_or_default().to_owned(),
         worker: subject.worker,
         workload: point.workload.clone(),
         batch: point.batch,
-        mode: format!("{:?}", point.mode).to_lowercase(),
+        mode: format!("{mode:?}").to_lowercase(),
         corunners: match is_program {
             true => corunners.replace("/once", "/closed").replace("/imported", "/closed"),
             false => corunners,
@@ -71,6 +73,15 @@ fn place(row: &Row) -> Place {
         load: if is_program { String::new() } else { point.load.clone() },
         inflight: if is_program { 0 } else { point.inflight },
     }
+}
+
+/// The co-runners that were planned: those that were there, and those that were missing.
+fn planned_corunners(point: &Point) -> String {
+    let missing = point.missing_corunners.as_deref().unwrap_or_default();
+    let names = point.corunners.split(';').chain(missing.split(';'));
+    let mut names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
+    names.sort_unstable();
+    names.join(";")
 }
 
 /// The runs that `there` lacks, with the attempt that each now is. `planned` gives the row of a member
@@ -146,7 +157,6 @@ mod tests {
     use crate::measure::load::Load;
     use crate::measure::protocol::{Device, Job};
     use crate::measure::stopping::Rule;
-    use crate::results::row::Mode;
     use crate::workload::Settings;
 
     fn member(uuid: &str, batch: usize) -> Member {
