@@ -4,6 +4,7 @@
 
 pub mod corun;
 pub mod costs;
+pub mod estimate;
 pub mod group;
 mod identity;
 pub mod launch;
@@ -16,3 +17,4 @@ pub mod rows;
 pub mod select;
 pub mod slo;
 pub mod telemetry;
+mod together;

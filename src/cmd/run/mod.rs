@@ -15,10 +15,11 @@ use crate::results::Row;
 use crate::results::csv_file::Output;
 use crate::results::environment::provenance;
 use crate::results::row::Status;
+use crate::sweep::estimate::Estimate;
 use crate::sweep::group::{self, Conductor};
 use crate::sweep::launch::Launcher;
 use crate::sweep::monitor::Monitor;
-use crate::sweep::plan::{self, Options, Run};
+use crate::sweep::plan::{Modes, Options, Run};
 use crate::sweep::rows::{self, Context};
 use crate::sweep::slo::Hunt;
 use crate::workload::Spec;
@@ -29,7 +30,7 @@ use saved::Saved;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the user has asked to stop.
 static INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
@@ -72,7 +73,7 @@ fn list_runs(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     let written = planned.and_then(|Planned { selection, options, runs, .. }| {
         if !args.quiet {
             selection.notes.iter().try_for_each(|note| writeln!(err, "{note}"))?;
-            writeln!(err, "{}", announce(&options, &runs))?;
+            writeln!(err, "{}", announce(&options, &runs, args.load.slo.is_some()))?;
         }
         match args.format {
             PlanFormat::Table => runs::table(out, &runs)?,
@@ -114,7 +115,11 @@ fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
     refuse_in_vain(args, library.is_some())?;
     listen_to_signals()?;
     let saved = Saved::open(args, err)?;
-    let mut context = Context { provenance: provenance(&saved.run_id, args.seed), topology };
+    let mut context = Context {
+        provenance: provenance(&saved.run_id, args.seed),
+        topology,
+        measures_alone: options.modes == Modes::Both,
+    };
     context.provenance.session_id.clone_from(&saved.session_id);
     let there = saved.resumed().len();
     let runs = saved.left(runs, &context, args.retry_failed)?;
@@ -125,7 +130,7 @@ fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
         if args.resume.is_some() {
             writeln!(err, "resuming: {there} rows are there")?;
         }
-        writeln!(err, "{}", announce(&options, &runs))?;
+        writeln!(err, "{}", announce(&options, &runs, args.load.slo.is_some()))?;
     }
     let conductor = Conductor {
         monitor: monitor(args, library, &context.topology, &saved.output)?,
@@ -144,15 +149,13 @@ fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
 }
 
 /// What, how often, how long in one line; what the batches of a model are made of in more.
-fn announce(options: &Options, runs: &[Run]) -> String {
+fn announce(options: &Options, runs: &[Run], searches: bool) -> String {
     let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let batches: Vec<String> = options.batches.iter().map(u64::to_string).collect();
     let workloads: Vec<String> = options.workloads.iter().map(Spec::to_string).collect();
-    let estimate = plan::estimate(runs).as_secs();
-    let time =
-        if estimate < 120 { format!("{estimate} s") } else { format!("{} min", estimate.div_ceil(60)) };
+    let time = Estimate::new(searches).of(runs);
     let what = format!(
-        "{} in {}: {} on {}, batch {}; about {time} or longer, seed {}",
+        "{} in {}: {} on {}, batch {}; takes {time}, seed {}",
         plural(runs.len(), "run"),
         plural(options.repeat as usize, "round"),
         workloads.join(", "),
@@ -178,8 +181,13 @@ fn listen_to_signals() -> Result<()> {
 /// Measures run after run; a row is saved as soon as it is known.
 fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result<Exit> {
     let mut progress = Progress::new(prepared.runs.len(), args.quiet);
+    let mut estimate = Estimate::new(args.load.slo.is_some());
     for (index, run) in prepared.runs.iter().enumerate() {
+        progress.expect(estimate.of(&prepared.runs[index..]));
+        let started = Instant::now();
+        let planned = run;
         let mut hunt = args.load.slo.map(|slo| Hunt::new(run, slo));
+        let mut last: Vec<Row> = Vec::new();
         let mut next = hunt.as_ref().map_or_else(|| Some(run.clone()), Hunt::next);
         while let Some(run) = next {
             progress.begin(index + 1, &run);
@@ -192,12 +200,14 @@ fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mu
             if let (Some(hunt), true) = (&hunt, INTERRUPTS.load(Relaxed) > 0) {
                 prepared.unfinished.extend(hunt.unfinished(&rows).into_iter().cloned());
             }
+            last.clone_from(&rows);
             prepared.saved.add(rows)?;
             next = hunt.as_ref().filter(|_| INTERRUPTS.load(Relaxed) == 0).and_then(Hunt::next);
         }
         if INTERRUPTS.load(Relaxed) > 0 {
             break;
         }
+        estimate.learn(planned, started.elapsed(), &last);
     }
     show(&prepared, args, out)?;
     if INTERRUPTS.load(Relaxed) > 0 {
