@@ -3,6 +3,7 @@
 //!
 //! Speaks the protocol with `target/release/migbench worker`, eleven times, and prints the median.
 
+use migbench::machine::child;
 use migbench::measure::load::Load;
 use migbench::measure::protocol::{self, Device, FromWorker, Job, ToWorker};
 use migbench::measure::stopping::Rule;
@@ -39,6 +40,7 @@ fn job(device: Device) -> Job {
 fn start_up(job: &Job, uuid: Option<&str>) -> Duration {
     let start = Instant::now();
     let mut command = Command::new("target/release/migbench");
+    command.env(child::PARENT, std::process::id().to_string());
     command.arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped());
     if let Some(uuid) = uuid {
         command.env("CUDA_VISIBLE_DEVICES", uuid);

@@ -7,17 +7,19 @@ pub mod load;
 pub mod own;
 pub mod selftest;
 
-use crate::machine::host;
+use crate::machine::{host, lookup};
 use crate::measure::protocol::Device;
 use crate::sweep::plan::{Modes, Span};
 use crate::workload::scripted::parse_ns;
 use crate::workload::{Corruption, Gemm, LlamaSize, Precision, Spec, Sync};
-use anyhow::Context;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use anyhow::{Context, ensure};
+use clap::builder::{PossibleValuesParser, Resettable, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How the program ends; never a count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +60,52 @@ impl Cli {
             let reason = "no program after '--': name it, as in 'migbench run -- python3 serve.py'";
             Cli::command().error(ErrorKind::TooFewValues, reason).exit();
         }
-        Cli::parse()
+        let mut command = Cli::command();
+        if lookup::elevated() {
+            command = without_environment(command);
+        }
+        let refused = |command: &mut clap::Command, reason: &str| -> ! {
+            command.error(ErrorKind::ValueValidation, reason).exit()
+        };
+        let matches = command.clone().get_matches();
+        if let Err(error) = refuse_foreign_code(&matches, lookup::elevated()) {
+            refused(&mut command, &error.to_string());
+        }
+        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
     }
+}
+
+/// No option takes its value from the environment.
+fn without_environment(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| arg.env(Resettable::Reset));
+    command.mut_subcommands(without_environment)
+}
+
+/// Options that name libraries and programs, and what they are called.
+const CODE: [(&str, &str); 4] =
+    [("nvml", "--nvml"), ("smi", "--smi"), ("ort_lib", "--ort-lib"), ("command", "a program of yours")];
+
+/// Refuses a variable that names code relative to the current directory and, with elevated privileges,
+/// code that the caller names: it would run with rights that the caller does not have.
+fn refuse_foreign_code(matches: &ArgMatches, elevated: bool) -> anyhow::Result<()> {
+    for (id, shown) in CODE {
+        let Ok(Some(values)) = matches.try_get_raw(id) else { continue };
+        let source = matches.value_source(id);
+        ensure!(
+            !elevated || source != Some(ValueSource::CommandLine),
+            "{shown} would run with this program's elevated privileges (set-user-id or file capabilities): use a \
+             copy of it without them"
+        );
+        for path in values.map(Path::new).filter(|_| source == Some(ValueSource::EnvVariable)) {
+            ensure!(
+                path.is_absolute() || path.as_os_str().is_empty(),
+                "the variable for {shown} is '{}': give it an absolute path, nothing is opened in the current \
+                 directory",
+                path.display()
+            );
+        }
+    }
+    matches.subcommand().map_or(Ok(()), |(_, matches)| refuse_foreign_code(matches, elevated))
 }
 
 const AFTER_HELP: &str = "\
@@ -70,7 +116,7 @@ Examples:
   migbench list                             what is here
   migbench doctor                           what is wrong here, and how to mend it
 
-Exit codes: 0 done · 1 internal or I/O error · 2 usage or environment · 3 regression · 4 inconclusive
+Exit codes: 0 done · 1 internal or I/O error · 2 usage or environment · 3 regression · 4 inconclusive or undecided
 5 a failed or invalid row · 130 interrupted";
 
 /// The verbs.
@@ -96,7 +142,7 @@ pub enum Command {
     /// One worker; spoken to by its parent
     #[command(hide = true)]
     Worker,
-    /// One question to the driver, for `doctor`
+    /// Questions to a driver, in a process that can be given up
     #[command(hide = true)]
     Probe(ProbeArgs),
 }
@@ -144,6 +190,9 @@ pub struct ListArgs {
     /// Form of the output
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+    /// Give up when NVML has not answered for this long [default: 30s before a sweep, 5s in it]
+    #[arg(long, value_name = "TIME", env = "MIGBENCH_NVML_LIMIT", value_parser = duration, hide = true)]
+    pub nvml_limit: Option<Duration>,
     /// Another nvidia-smi to compare with
     #[arg(long, value_name = "FILE", env = "MIGBENCH_SMI", hide = true)]
     pub smi: Option<PathBuf>,
@@ -261,7 +310,7 @@ pub struct RunArgs {
     #[arg(long, value_parser = one_of::<Preset>(&["ci"]))]
     pub preset: Option<Preset>,
     /// Length of a window, as 10s or 500ms [default: 10 s and 700 batches, at most 60 s]
-    #[arg(long, value_name = "TIME", value_parser = parse_ns)]
+    #[arg(long, value_name = "TIME", value_parser = load::length)]
     pub duration: Option<u64>,
     /// Batches in a window
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -339,11 +388,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "US", default_value_t = 0, hide = true, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     pub extra_work_us: u64,
     /// How long a worker may show no sign of life
-    #[arg(long, value_name = "TIME", value_parser = parse_ns, default_value = "120s", hide = true)]
+    #[arg(long, value_name = "TIME", value_parser = load::length, default_value = "120s", hide = true)]
     pub patience: u64,
     /// Another NVML library
     #[arg(long, value_name = "FILE", env = "MIGBENCH_NVML", hide = true)]
     pub nvml: Option<PathBuf>,
+    /// Give up when NVML has not answered for this long [default: 30s before a sweep, 5s in it]
+    #[arg(long, value_name = "TIME", env = "MIGBENCH_NVML_LIMIT", value_parser = duration, hide = true)]
+    pub nvml_limit: Option<Duration>,
     /// How batches arrive, and when a window ends.
     #[command(flatten)]
     pub load: load::LoadArgs,
@@ -402,6 +454,11 @@ fn aggressor(text: &str) -> anyhow::Result<(String, Spec, Option<u64>)> {
     Ok((uuid.to_owned(), workload.parse()?, batch))
 }
 
+/// A time such as 500ms.
+fn duration(text: &str) -> anyhow::Result<Duration> {
+    parse_ns(text).map(Duration::from_nanos)
+}
+
 /// How often to read, in ns.
 fn interval(text: &str) -> anyhow::Result<u64> {
     match parse_ns(text)? {
@@ -443,6 +500,20 @@ mod tests {
             ("--aggressor", "MIG-8f1a=suite", "an aggressor runs one workload, and suite is three"),
             ("--aggressor", "MIG-8f1a=mpl@4", "unknown workload 'mpl'"),
             ("--telemetry", "0s", "'0s' is too often: write 1ms or more"),
+            ("--telemetry", "1", "'1' has no unit: write 1ms or 1s"),
+            ("--duration", "0", "'0' has no unit: write 0ms or 0s"),
+            ("--duration", "0s", "'0s' is no time at all: write for example 500ms or 10s"),
+            ("--duration", "0.1ns", "'0.1ns' is no time at all"),
+            ("--duration", "500", "'500' has no unit: write 500ms or 500s"),
+            ("--max-duration", "0s", "'0s' is no time at all"),
+            ("--max-duration", "60", "'60' has no unit: write 60ms or 60s"),
+            ("--max-delay", "2", "'2' has no unit: write 2ms or 2s"),
+            ("--deadline", "30", "'30' has no unit: write 30ms or 30s"),
+            ("--deadline", "0s", "'0s' is no time at all"),
+            ("--patience", "9", "'9' has no unit: write 9ms or 9s"),
+            ("--slo", "p99=10", "'10' has no unit: write 10ms or 10s"),
+            ("--slo", "p99=0ms", "'p99=0ms' is no target"),
+            ("--slo", "10ms", "'10ms' is no target: write a percentile and a time, as p99=10ms"),
             ("--rate", "-5", "'-5' is no rate"),
             ("--batch", "1,x", "'x' is no batch size: write a whole number from 1 on"),
             ("--batch", "0", "'0' is no batch size: write a whole number from 1 on"),
@@ -450,6 +521,31 @@ mod tests {
             let error = Cli::try_parse_from(["migbench", option, value]).unwrap_err().to_string();
             assert!(error.contains(reason), "{option} {value}: {error}");
         }
+    }
+
+    #[test]
+    fn code_of_the_callers_does_not_get_elevated_privileges() {
+        let refused = |arguments: &[&str]| {
+            let matches = Cli::command().try_get_matches_from([&["migbench"], arguments].concat()).unwrap();
+            assert!(refuse_foreign_code(&matches, false).is_ok(), "{arguments:?}");
+            refuse_foreign_code(&matches, true).map_err(|error| error.to_string())
+        };
+        for (arguments, shown) in [
+            (&["--nvml", "./x.so"][..], "--nvml would run"),
+            (&["list", "--nvml", "/x.so"], "--nvml would run"),
+            (&["list", "--smi", "x"], "--smi would run"),
+            (&["run", "--model", "x.onnx", "--ort-lib", "x.so"], "--ort-lib would run"),
+            (&["--", "sh"], "a program of yours would run"),
+            (&["calibrate", "--", "sh"], "a program of yours would run"),
+        ] {
+            assert!(refused(arguments).unwrap_err().starts_with(shown), "{arguments:?}");
+        }
+        assert_eq!(refused(&["list"]), Ok(()));
+        assert_eq!(refused(&["--batch", "1"]), Ok(()));
+        let command = without_environment(Cli::command());
+        let mut subcommands = command.get_subcommands();
+        assert!(command.get_arguments().all(|arg| arg.get_env().is_none()));
+        assert!(subcommands.all(|command| command.get_arguments().all(|arg| arg.get_env().is_none())));
     }
 
     /// Each option stands under the heading that it belongs to.

@@ -12,7 +12,7 @@
 //! keeps it so.
 //!
 //! # Invariants
-//! 1. The parent never touches CUDA.
+//! 1. The parent never touches CUDA or NVML, and never waits for a driver without a limit.
 //! 2. A worker has one device and proves it before anything is measured.
 //! 3. Between the start of a window and its end the harness neither prints, locks nor allocates per
 //!    batch.

@@ -236,7 +236,7 @@ fn a_wrong_call_says_what_to_do() {
         (
             b"\xff\xfeb\0s\0\n\0",
             &[],
-            "migbench: a.csv: line 1 is not text in UTF-8 (UTF-16, or no text at all)",
+            "migbench: cannot read a.csv: it is text in UTF-16, not UTF-8: convert it with iconv",
         ),
         (b"\"a,b\n1,2\n", &[], "migbench: a.csv: line 1: the quotes of cell 1 do not match\n"),
     ] {
@@ -259,6 +259,199 @@ fn a_wrong_call_says_what_to_do() {
         err.contains("fifo is not a regular file (a pipe or a device): save it to a file first"),
         "{err}"
     );
+}
+
+const C: &str = "latency=latency_ms,batch=batch,throughput=qps";
+
+/// Files as other tools and spreadsheets write them: read rightly.
+#[test]
+fn other_tools_csv_is_read_as_it_is_defined() {
+    for (what, bytes, options) in [
+        ("no last newline", &b"batch,latency_ms,qps\n1,2.0,500\n8,4.0,2000"[..], &[][..]),
+        ("empty lines", b"\nbatch,latency_ms,qps\n1,2.0,500\n\n8,4.0,2000\n\n", &[]),
+        ("an empty row of a spreadsheet", b"batch,latency_ms,qps\n1,2.0,500\n8,4.0,2000\n,,\n", &[]),
+        ("line breaks in quotes", b"batch,latency_ms,qps,note\n1,2.0,500,\"a\nb\"\n8,4.0,2000,\n", &[]),
+        ("carriage returns alone", b"batch,latency_ms,qps\r1,2.0,500\r8,4.0,2000\r", &[]),
+        (
+            "spaces around quotes",
+            b"\"batch\", \"latency_ms\", \"qps\"\n1, \"2.0\" , 500\n8, 4.0, 2000\n",
+            &[],
+        ),
+        ("Excel's separator line", b"sep=;\nbatch;latency_ms;qps\n1;2.0;500\n8;4.0;2000\n", &[]),
+        ("groups of thousands", b"batch,latency_ms,qps\n1,2.0,500\n8,4.0,\"2,000\"\n", &[]),
+        ("a tab", b"batch\tlatency_ms\tqps\n1\t2.0\t500\n8\t4.0\t2000\n", &["--separator", "tab"]),
+        (
+            "a decimal comma",
+            b"batch;latency_ms;qps\n1;2,0;500\n8;4,0;2.000\n",
+            &["--separator", ";", "--decimal-comma"],
+        ),
+    ] {
+        let (exit, out, err) = of(bytes, &[&["--columns", C], options].concat());
+        assert_eq!((exit, &*out), (Exit::Ok, "2 rows in 1 file: all hold together\n"), "{what}: {out}{err}");
+    }
+    let unit = b"batch,\"Latency, mean (ms)\",qps\n1,2.0,500\n";
+    for columns in [
+        "latency=Latency, mean (ms),batch=batch,throughput=qps",
+        "latency=\"Latency, mean (ms)\",batch=batch,throughput=qps",
+    ] {
+        assert_eq!(of(unit, &["--columns", columns]).0, Exit::Ok, "{columns}");
+    }
+}
+
+/// What can't be read is named, with the place and what to do.
+#[test]
+fn what_is_no_table_of_numbers_is_named() {
+    for (bytes, options, exit, text) in [
+        (
+            &b"batch;latency_ms;qps\n1;2.0;500\n"[..],
+            C,
+            Exit::Usage,
+            "separated by ';', not by ',': say --separator ';'",
+        ),
+        (b"batch\tlatency_ms\tqps\n", C, Exit::Usage, "separated by tab, not by ',': say --separator tab"),
+        (b"\"a b\"; \"latency_ms\"; \"qps\"; \"batch\"\n", C, Exit::Usage, "separated by ';'"),
+        (b"{\"latency_ms\": 2}\n", C, Exit::Usage, "it is JSON, not CSV"),
+        (b"\x1f\x8b\x08\x00\x00", C, Exit::Usage, "it is compressed by gzip, not CSV: unpack it with gunzip"),
+        (b"PK\x03\x04", C, Exit::Usage, "an Excel workbook, not CSV"),
+        (b"b\0a\0t\0c\0h\0,\0q\0p\0s\0\n\0", C, Exit::Usage, "it is text in UTF-16"),
+        (b"# host a\nbatch,latency_ms,qps\n", C, Exit::Usage, "line 1: it begins with a comment"),
+        (
+            b"batch,qps,latency_ms,qps\n",
+            C,
+            Exit::Usage,
+            "the column 'qps' is there twice, as columns 2 and 4",
+        ),
+        (b"batch,latency_ms,qps\n1,2.0,500\nbatch,latency_ms,qps\n", C, Exit::Incomplete, "the header again"),
+        (b"batch,latency_ms,qps\n1,2.0,500\n# second run\n", C, Exit::Incomplete, "1 cells"),
+        (
+            b"batch,latency_ms,qps\n1,N/A,-\n",
+            C,
+            Exit::Incomplete,
+            "or an empty cell where nothing was measured",
+        ),
+        (b"batch,latency_ms,qps\n1,nan,500\n", C, Exit::Incomplete, "a finite number"),
+        (b"batch,latency_ms,qps\n8,4.0 ms,2000/s\n", C, Exit::Incomplete, "a number without its unit"),
+        (b"batch,latency_ms,qps\n1,\"2,0\",500\n", C, Exit::Incomplete, "--decimal-comma reads this one"),
+        (b"batch,latency_ms,qps\n1,2.0,500\n1,\"2.0,500\n", C, Exit::Incomplete, "the quote of cell 2"),
+        (b"batch,latency_ms,qps\n1,2.0,\xb5\n", C, Exit::Incomplete, "byte 0xb5 at 7"),
+        (b"a,b\n1,2\n", "min=a,max=a", Exit::Usage, "the column 'a' can't be both min and max"),
+    ] {
+        let (found, out, err) = of(bytes, &["--columns", options]);
+        assert_eq!(found, exit, "{text}: {out}{err}");
+        assert!(out.contains(text) || err.contains(text), "{text}: {out}{err}");
+    }
+    // migbench's own files are strict, and say what others have done to them.
+    let rows = file(&good(2));
+    let semicolons = String::from_utf8(rows.clone()).unwrap().replace(',', ";").into_bytes();
+    let (exit, _, err) = of(&semicolons, &[]);
+    assert!(
+        exit == Exit::Usage && err.contains("separated by ';', not by ',': save it with commas"),
+        "{err}"
+    );
+    let header = rows.split_inclusive(|byte| *byte == b'\n').next().unwrap();
+    let (exit, out, _) = of(&[&rows[..], header].concat(), &[]);
+    assert!(exit == Exit::Incomplete && out.contains("the header again"), "{out}");
+    assert_eq!(of(&[&rows[..], b"\n\r\n"].concat(), &[]).1, "2 rows in 1 file: all hold together\n");
+}
+
+/// The last line of a gate never says more than was looked at.
+#[test]
+fn what_was_compared_with_nothing_is_said() {
+    let wrong = b"c,mean,p50,p99,qps\n1,10,9.9,11.9,800000\n2,12.5,12.4,14,1280\n";
+    for columns in ["latency=mean,throughput=qps", "throughput=qps", "latency=mean", "p99=p99", "gpu=c"] {
+        let (exit, out, err) = of(wrong, &["--columns", columns]);
+        assert_eq!(exit, Exit::Usage, "{columns}: {out}{err}");
+        assert!(out.ends_with("2 rows in 1 file: nothing was compared\n"), "{out}");
+        assert!(err.contains("nothing was compared with anything"), "{err}");
+    }
+    let some = ["--columns", "latency=mean,p50=p50,p99=p99,throughput=qps"];
+    let (exit, out, _) = of(wrong, &some);
+    assert_eq!(exit, Exit::Ok);
+    assert!(
+        out.contains("latency (mean), throughput (qps) were compared with nothing: map batch, too"),
+        "{out}"
+    );
+    assert!(out.ends_with("2 rows in 1 file: what could be compared holds together\n"), "{out}");
+    let (_, out, _) = of(wrong, &[&some[..], &["--format", "json"]].concat());
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let uncompared = &json["files"][0]["not_compared"];
+    assert_eq!(
+        (&uncompared[1]["meaning"], &uncompared[1]["compared_rows"]),
+        (&"throughput".into(), &0.into())
+    );
+    let (_, out, _) = of(wrong, &[&some[..], &["--format", "markdown"]].concat());
+    assert!(out.contains("compared with nothing: map batch, too"), "{out}");
+    // A cell that is empty in some rows.
+    let (exit, out, _) = of(b"b,l,q\n1,2,500\n8,,2000\n", &["--columns", "latency=l,batch=b,throughput=q"]);
+    assert_eq!(exit, Exit::Ok);
+    assert!(out.contains("were compared in 1 of 2 rows"), "{out}");
+}
+
+/// A closed load with several in flight: throughput = in flight x batch / latency.
+#[test]
+fn batches_in_flight_count() {
+    let bytes = b"b,c,q,l\n8,1,800,10000\n8,2,1280,12500\n8,4,1600,20000\n";
+    let columns = "latency=l,batch=b,throughput=q";
+    let mapped = format!("{columns},inflight=c");
+    let (exit, out, _) = of(bytes, &["--columns", &mapped, "--latency-unit", "us"]);
+    assert_eq!((exit, &*out), (Exit::Ok, "3 rows in 1 file: all hold together\n"));
+    let (exit, out, _) = of(bytes, &["--columns", columns, "--latency-unit", "us"]);
+    assert_eq!(exit, Exit::Incomplete);
+    assert!(
+        out.contains("q is c times what it should be in all 3 rows") && out.contains("inflight=c"),
+        "{out}"
+    );
+    let (_, out, _) = of(b"b,c,q,l\n8,2,800,10000\n", &["--columns", &mapped, "--latency-unit", "us"]);
+    assert!(out.contains("1600 = 2 in flight x (1000 / 10) x 8"), "{out}");
+}
+
+/// An elapsed time in ms is not called a latency.
+#[test]
+fn the_unit_that_is_wrong_is_named() {
+    let bytes = b"batch,elapsed_ms,batches,qps\n1,10000,5000,500\n8,10000,2500,2000\n";
+    let columns = ["--columns", "batch=batch,elapsed=elapsed_ms,batches=batches,throughput_wall=qps"];
+    let (exit, out, _) = of(bytes, &columns);
+    assert_eq!(exit, Exit::Incomplete);
+    assert!(out.contains("is the elapsed time in another unit (--elapsed-unit)?"), "{out}");
+    assert_eq!(of(bytes, &[&columns[..], &["--elapsed-unit", "ms"]].concat()).0, Exit::Ok);
+}
+
+/// Two tables in one file, 0.00 for little, 6,655.52: as load generators for language models write them.
+#[test]
+fn the_summary_of_a_load_generator_is_read() {
+    let bytes = b"Metric,avg,min,max,p50,p99,std\n\
+        Inter Token Latency (ms),0.04,0.00,0.31,0.03,0.21,0.04\n\
+        Request Latency (ms),\"6,655.52\",\"6,646.80\",\"6,765.98\",\"6,653.86\",\"6,686.54\",13.07\n\
+        \nMetric,Value\nRequest Count,80.00\n\n\nEndpoint,GPU_Index\n";
+    let (exit, out, err) = of(bytes, &["--columns", "mean=avg,min=min,max=max,p50=p50,p99=p99,stddev=std"]);
+    assert_eq!(exit, Exit::Ok, "{out}{err}");
+    assert!(out.contains("line 5: another table begins (Metric, Value), which is not read: 1 line"), "{out}");
+    assert!(out.ends_with("2 rows in 1 file: all hold together\n"), "{out}");
+    // Printed digits leave slack, and no more.
+    let wrong = b"Metric,avg,min,max\nx,5.00,0.00,4.00\ny,0.05,0.06,0.07\n";
+    let (exit, out, _) = of(wrong, &["--columns", "mean=avg,min=min,max=max"]);
+    assert_eq!(exit, Exit::Incomplete);
+    assert!(out.contains("at least 5.00 of avg") && out.contains("1 finding"), "{out}");
+}
+
+/// pandas and spreadsheets write True, 8.0 and an index.
+#[test]
+fn own_rows_that_pandas_saved_again_hold_together() {
+    let rows = good(2);
+    let text = String::from_utf8(file(&rows)).unwrap();
+    let lines: Vec<String> = text
+        .lines()
+        .enumerate()
+        .map(|(i, line)| format!("{},{}", if i == 0 { String::new() } else { (i - 1).to_string() }, line))
+        .collect();
+    let pandas = lines.join("\n").replace(",true,", ",True,").replace(",8,", ",8.0,") + "\n";
+    assert!(pandas.contains(",True,") && pandas.contains(",8.0,"));
+    let (exit, out, err) = of(pandas.as_bytes(), &[]);
+    assert_eq!((exit, &*out), (Exit::Ok, "2 rows in 1 file: all hold together\n"), "{out}{err}");
+    let excel = set(&file(&rows), 2, &[("window_start_ns", "1.19386E+12")]);
+    let (exit, out, _) = of(&excel, &[]);
+    assert!(exit == Exit::Incomplete && out.contains("1.19386E+12  a whole number"), "{out}");
+    assert!(out.ends_with("1 finding\n"), "what follows from a number that is lost is no finding: {out}");
 }
 
 /// Two gigabytes of zeros, as a sparse file: no line end, little memory, an answer.

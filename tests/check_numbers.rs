@@ -38,7 +38,7 @@ fn findings(cells: &[String]) -> Vec<(u64, String, String)> {
     writer.write_record(cells).unwrap();
     let bytes = writer.into_inner().unwrap();
     let mut lines = Lines::new(bytes.as_slice());
-    let mut checker = Checker::new("a.csv", None, 50);
+    let mut checker = Checker::new("a.csv", 50);
     while let Some(chunk) = lines.next_chunk(usize::MAX).unwrap() {
         checker.lines(&chunk).unwrap();
     }

@@ -417,31 +417,51 @@ fn bad_files_fail_closed_with_their_names() {
     for (bytes, exit, text) in [
         (Vec::new(), Exit::Incomplete, ""),
         (b"a,b\n1,2\n".to_vec(), Exit::Usage, "new.csv: its columns are not those of schema 2"),
-        (fp31, Exit::Incomplete, "new.csv, line 2: not a row of this schema"),
+        (
+            fp31,
+            Exit::Incomplete,
+            "UNREAD NEW: new.csv, line 2: precision is 'fp31': unknown variant `fp31`, expected one of `fp32`",
+        ),
         (latin, Exit::Incomplete, "new.csv, line 2: it is not UTF-8: convert the file with iconv"),
         (vec![0; 5 << 20], Exit::Incomplete, "new.csv: line 1 is longer than 1 MiB"),
     ] {
         bench.write("new.csv", &bytes);
         let ran = bench.run(&[]);
         assert_eq!(ran.exit, exit, "{}{}", ran.out, ran.err);
-        assert!(ran.err.contains(text), "{}", ran.err);
+        assert!([&*ran.out, &*ran.err].concat().contains(text), "{}{}", ran.out, ran.err);
     }
-    // No empty report is left behind.
+    // What can't be read stands in the reports.
     let ran = bench.run(&["--output", "junit=@gate.xml"]);
     assert_eq!(ran.exit, Exit::Incomplete, "{}", ran.err);
-    assert!(!fs::exists(bench.path("gate.xml")).unwrap());
+    assert!(fs::read_to_string(bench.path("gate.xml")).unwrap().contains("type=\"UNREAD\""));
     // A byte order mark is no part of the first column's name.
     bench.write("new.csv", &[b"\xef\xbb\xbf", &whole[..]].concat());
     assert_eq!(bench.run(&[]).exit, Exit::Ok);
-    // Torn: read up to the last whole line.
+    // Torn: read up to the last whole line, and incomplete.
     bench.write("new.csv", &whole[..whole.len() - 5]);
+    let ran = bench.run(&["--output", "junit=@torn.xml,json=@torn.json"]);
+    let text = "NEW: new.csv, line 6: it has no end: a write was cut off";
+    assert!(ran.out.contains(&format!("UNREAD {text}")), "{}{}", ran.out, ran.err);
+    assert!(ran.out.contains("5 v 4") && ran.exit == Exit::Incomplete, "{}", ran.out);
+    let torn = "new.csv, line 6: it has no end: a write was cut off";
+    assert!(fs::read_to_string(bench.path("torn.xml")).unwrap().contains(torn));
+    let json: serde_json::Value =
+        serde_json::from_slice(&fs::read(bench.path("torn.json")).unwrap()).unwrap();
+    assert_eq!((&json["outcome"], &json["problems"][0]["kind"]), (&"incomplete".into(), &"unread".into()));
+    // A line in the middle costs itself.
+    let mut lines: Vec<&[u8]> = whole.split_inclusive(|&byte| byte == b'\n').collect();
+    lines[2] = b"1,2,3\n";
+    bench.write("new.csv", &lines.concat());
     let ran = bench.run(&[]);
-    assert!(
-        ran.err.contains("new.csv, line 6 has no end (a write was cut off) and is left out"),
-        "{}",
-        ran.err
-    );
-    assert!(ran.out.contains("5 v 4") && ran.exit == Exit::Ok, "{}", ran.out);
+    assert!(ran.out.contains("UNREAD NEW: new.csv, line 3: 3 cells where the header has "), "{}", ran.out);
+    assert!(ran.out.contains("5 v 4") && ran.exit == Exit::Incomplete, "{}", ran.out);
+    // Two files in one.
+    bench.write("new.csv", &[&whole[..], lines[0], lines[1]].concat());
+    let ran = bench.run(&[]);
+    assert!(ran.out.contains("line 7: the header again: two files were joined"), "{}", ran.out);
+    // An empty line is nothing.
+    bench.write("new.csv", &[&whole[..], b"\r\n"].concat());
+    assert_eq!(bench.run(&[]).exit, Exit::Ok);
     let ran = bench.run_on("base.csv", "nowhere.csv", &[]);
     assert_eq!(ran.exit, Exit::Usage);
     assert!(ran.err.contains("cannot read nowhere.csv: No such file"), "{}", ran.err);
@@ -473,10 +493,10 @@ fn wrong_options_say_what_there_is() {
         (["--gate", "tflops=1%,tflops=2%"], "--gate names tflops twice"),
         (["--allow-mismatch", "driver_version"], "--allow-mismatch: 'driver_version' is none of gpu_name,"),
         (["--require-same", "batch"], "--require-same: 'batch' is none of driver_version,"),
-        (["--output", "a.md"], "--output 'a.md' is not FORM=FILE, as markdown=comment.md"),
+        (["--output", "a.md"], "--output 'a.md' is not FORM=FILE, for example markdown=comment.md"),
         (["--output", "html=a"], "--output: 'html' is none of table, markdown, junit, json, csv"),
-        (["--output", "json=@base.csv"], "cannot create base.csv (--force overwrites): File exists"),
-        (["--output", "json=@no/a.json"], "cannot create no/a.json"),
+        (["--output", "json=@base.csv"], "--output json and BASE name the same file, "),
+        (["--output", "json=@no/a.json"], "cannot write no/a.json: there is no folder no"),
     ] {
         let ran = bench.run(&options);
         assert_eq!(ran.exit, Exit::Usage, "{}", ran.err);

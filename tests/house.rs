@@ -86,6 +86,22 @@ fn each_crate_has_its_place() {
     only_in("libloading", &["src/workload/onnx", "src/workload/cuda/cublaslt"]);
 }
 
+/// A child that is started elsewhere outlives its parent, and is taken for an orphan by those who look.
+#[test]
+fn processes_are_started_in_one_place() {
+    for (path, text) in
+        sources(Path::new("src")).into_iter().filter(|(_, text)| text.contains("Command::new"))
+    {
+        let allowed =
+            ["src/machine/child.rs", "src/machine/doctor/child.rs"].iter().any(|p| path.starts_with(p));
+        let starts =
+            |line: &&str| [".spawn()", ".output()", ".status()"].iter().any(|call| line.contains(call));
+        let found = code(&text).find(starts);
+        assert!(allowed || found.is_none(), "{}: {}", path.display(), found.unwrap_or_default());
+    }
+    only_in("thread::spawn(", &["src/machine/doctor/child.rs", "src/sweep/monitor.rs"]);
+}
+
 #[test]
 fn pure_files_have_no_clock_file_or_environment() {
     let pure = [

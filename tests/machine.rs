@@ -5,6 +5,7 @@ mod common;
 use common::standin::{Machine, cap, golden};
 use common::{Bench, machines};
 use migbench::machine::{Topology, capture};
+use migbench::results::row::Neighbours;
 use std::fs;
 
 /// Both verbs, with their exit codes, against the saved text.
@@ -211,6 +212,7 @@ fn another_machine_from_a_file() {
     .unwrap();
     golden("smi.list.txt", &bench.run(&["list", "--topology", "smi.txt"]).stdout);
     golden("smi.doctor.txt", &bench.run(&["doctor", "--topology", "smi.txt"]).stdout);
+    fs::write(bench.path("empty"), "").unwrap();
     fs::write(bench.path("bad"), "{\"schema\":\"migbench-topology/9\"}").unwrap();
     for (file, message) in [
         ("missing", "migbench: cannot read missing: No such file or directory (os error 2)\n"),
@@ -220,7 +222,11 @@ fn another_machine_from_a_file() {
         ),
         (
             "/dev/null",
-            "migbench: /dev/null holds no topology: not the text of nvidia-smi -L: no line begins with 'GPU 0: '\n",
+            "migbench: /dev/null is not a regular file (a pipe or a device): save it to a file first\n",
+        ),
+        (
+            "empty",
+            "migbench: empty holds no topology: not the text of nvidia-smi -L: no line begins with 'GPU 0: '\n",
         ),
     ] {
         for verb in ["list", "doctor"] {
@@ -368,9 +374,12 @@ fn the_scope_is_explained() {
     assert_eq!(one.code, Some(0), "{}", one.stdout);
     golden("scope.doctor.txt", &one.stdout);
     for (value, line) in [
-        ("MIG-5a5a0000-0003,MIG-5a5a0000-0003", "is named twice: CUDA refuses the whole list (error 101)\n"),
+        (
+            "MIG-5a5a0000-0003,MIG-5a5a0000-0003",
+            "is named twice, so that CUDA refuses the whole list (error 101)\n",
+        ),
         ("", "PROBLEM  CUDA_VISIBLE_DEVICES (needed)\n         set and empty: CUDA shows no device\n"),
-        ("MIG-gone", "'MIG-gone' names nothing here: it hides itself and all after it\n"),
+        ("MIG-gone", "'MIG-gone' names no MIG device of this machine\n"),
         ("0", "'0' is a GPU with MIG on: CUDA chooses a MIG device of it\n"),
     ] {
         let ran = with(value);
@@ -398,4 +407,151 @@ fn who_holds_the_gpu_is_said() {
         text.contains("WARNING  MPS (useful)\n         running: nvidia-cuda-mps-control (pid 813)\n"),
         "{text}"
     );
+}
+
+/// A scope that leaves nothing names the entry and the reason, in every verb that measures.
+#[test]
+fn a_scope_that_leaves_nothing_says_why() {
+    let machine = Machine::named("h200-mixed");
+    let device = |n: u32| format!("MIG-5a5a0000-000{n}-5000-8000-000000000000");
+    let twice = format!("{0},{0}", device(2));
+    let part = format!("0,{}", device(2));
+    let behind = format!("MIG-5a5a0000-0009,{}", device(2));
+    for (value, why) in [
+        ("", "it is set and empty, so that CUDA shows no device"),
+        ("MIG-5a5a0000-0009", "'MIG-5a5a0000-0009' names no MIG device of this machine"),
+        (&behind, "names no MIG device of this machine, and hides all after it"),
+        ("MIG-5a5a", "'MIG-5a5a' is not unique: it begins MIG-5a5a0000-0002-5000-8000-000000000000 and "),
+        (&twice, "is named twice, so that CUDA refuses the whole list"),
+        (&part, "name a GPU and a part of it, so that CUDA refuses the whole list"),
+        ("3", "'3' is the index of no GPU: there is GPU 0"),
+        ("0:1", "'0:1' is NVIDIA_VISIBLE_DEVICES' form; CUDA's name for it is MIG-5a5a0000-0003"),
+        (
+            "MIG-GPU-5a5a0000-0000-4000-8000-00000000000a",
+            "lacks the instance: it is MIG-GPU-<UUID>/<GI>/<CI>",
+        ),
+        ("NoDevFiles", "'NoDevFiles' hides every GPU, as batch systems write it"),
+    ] {
+        let run = |variables: &[(&str, &str)]| {
+            let all: Vec<_> = [("CUDA_VISIBLE_DEVICES", value)].iter().chain(variables).copied().collect();
+            let ran = machine.run_with(&["run", "--list-runs"], &all);
+            assert_eq!(ran.code, Some(2), "{value}: {}{}", ran.stdout, ran.stderr);
+            assert!(ran.stderr.contains(why), "{value}: {}", ran.stderr);
+            ran.stderr
+        };
+        let shell = run(&[]);
+        assert!(shell.contains("ignore it by --all; there is:\n  MIG-5a5a0000-0002"), "{shell}");
+        let job = run(&[("SLURM_JOB_ID", "17")]);
+        assert!(job.contains("This is job 17 of Slurm") && !job.contains("--all"), "{job}");
+        let pod = run(&[("KUBERNETES_SERVICE_HOST", "10.0.0.1")]);
+        assert!(pod.contains("This is a pod of Kubernetes") && !pod.contains("--all"), "{pod}");
+    }
+    // Named, and hidden by what stands before it.
+    let ran =
+        machine.run_with(&["run", "--list-runs", "--uuid", &device(2)], &[("CUDA_VISIBLE_DEVICES", &behind)]);
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("and hides all after it, this one included.\n"), "{}", ran.stderr);
+}
+
+/// What a listing looks like after it went through other people's tools.
+#[test]
+fn a_listing_is_read_whole_or_refused() {
+    const GPU: &str = "GPU 0: NVIDIA L4 (UUID: GPU-5a5a0000-0000-4000-8000-00000000000a)";
+    const SECOND: &str = "GPU 1: NVIDIA L4 (UUID: GPU-5a5a0001-0000-4000-8000-00000000000a)";
+    let bench = Bench::new();
+    let listed = |bytes: Vec<u8>| {
+        fs::write(bench.path("smi.txt"), bytes).unwrap();
+        let ran = bench.run(&["list", "--topology", "smi.txt"]);
+        (ran.code, ran.stdout.lines().next().unwrap_or_default().to_owned() + &ran.stderr)
+    };
+    let two = "2 GPUs, driver unknown, CUDA unknown (from the text of nvidia-smi -L)";
+    let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    for (bytes, code, said) in [
+        (format!("\u{feff}{GPU}\r\n{SECOND}\r\n").into_bytes(), 0, two.to_owned()),
+        (format!("> {GPU}\n> {SECOND}\n").into_bytes(), 0, two.to_owned()),
+        (format!("\u{1b}[1m{GPU}\u{1b}[0m\n{SECOND}").into_bytes(), 0, two.to_owned()),
+        (utf16(&format!("\u{feff}{GPU}\r\n")), 2, "it is UTF-16 (as PowerShell's > writes it)".to_owned()),
+        (utf16(GPU), 2, "it is UTF-16 without a byte order mark".to_owned()),
+        (format!("{GPU}\n{}", &SECOND[..50]).into_bytes(), 2, "line 2: ends within the UUID".to_owned()),
+        (
+            format!("{GPU}\n1, NVIDIA L4, GPU-5a5a0001-0000-4000-8000-00000000000a\n").into_bytes(),
+            2,
+            "line 2: holds a UUID, but is no line of nvidia-smi -L: 1, NVIDIA L4, GPU-5a5a0001".to_owned(),
+        ),
+        (format!("{GPU}\n{GPU}\n").into_bytes(), 2, format!("  line 1: {GPU}\n  line 2: {GPU}\n")),
+        (format!("a: {GPU}\nb: {SECOND}\n").into_bytes(), 2, "two hosts or tasks ('a' and 'b')".to_owned()),
+    ] {
+        let (found, text) = listed(bytes);
+        assert!(found == Some(code) && text.contains(&said), "{found:?} {text}\n{said}");
+    }
+    let lost = "Unable to determine the device handle for GPU1: 0000:BA:00.0: Unknown Error";
+    fs::write(bench.path("smi.txt"), format!("{GPU}\n{lost}\n")).unwrap();
+    for (verb, code) in [("list", 0), ("doctor", 0)] {
+        let ran = bench.run(&[verb, "--topology", "smi.txt"]);
+        assert_eq!(ran.code, Some(code), "{verb}: {}{}", ran.stdout, ran.stderr);
+        assert!(ran.stdout.contains("GPU 1") && ran.stdout.contains(lost), "{verb}: {}", ran.stdout);
+    }
+    let json = Machine::named("h200-mixed").run(&["list", "--format", "json"]).stdout;
+    fs::write(bench.path("t.json"), format!("\u{feff}{json}")).unwrap();
+    assert_eq!(bench.run(&["list", "--topology", "t.json"]).code, Some(0));
+    fs::write(bench.path("t.json"), json.replace("MIG-5a5a0000-0003", "MIG-5a5a0000-0002")).unwrap();
+    let ran = bench.run(&["run", "--list-runs", "--topology", "t.json"]);
+    assert_eq!(ran.code, Some(2), "{}", ran.stdout);
+    let both = "listed twice, as gpus[0].mig_devices[0] and as gpus[0].mig_devices[1]";
+    assert!(ran.stderr.contains(both), "{}", ran.stderr);
+}
+
+/// The names of cards that hold the names of others.
+#[test]
+fn a_card_offers_what_is_published_of_it() {
+    let bench = Bench::new();
+    let offered = |name: &str| {
+        let text = format!("GPU 0: {name} (UUID: GPU-5a5a0000-0000-4000-8000-00000000000a)\n");
+        fs::write(bench.path("smi.txt"), text).unwrap();
+        bench.run(&["list", "--topology", "smi.txt"]).stdout
+    };
+    let gb200 = offered("NVIDIA GB200");
+    assert!(gb200.contains("1g.47gb") && !gb200.contains("1g.45gb"), "{gb200}");
+    let pcie = offered("NVIDIA H800 PCIe");
+    assert!(pcie.contains("1g.10gb") && !pcie.contains(" 132 "), "{pcie}");
+    assert!(offered("NVIDIA H800 NVL").contains("1g.12gb"));
+    assert!(offered("NVIDIA GH200 144G HBM3e").contains("1g.36gb"));
+    assert!(!offered("NVIDIA A100X").contains("offered"));
+}
+
+/// 114 SMs instead of 132: the driver says so, and no table says otherwise.
+#[test]
+fn a_row_of_a_card_like_another_holds_together() {
+    let mut gpu = machines::gpu(0, "NVIDIA H100 PCIe", 81_559);
+    gpu = machines::cut(gpu, &[machines::whole("1g.10gb", 13, 6)]);
+    gpu.name = "NVIDIA H800 PCIe".into();
+    let machine = Machine::new(machines::machine("580.65.06", "13.0", vec![gpu]));
+    let ran = machine.run(&["--workload", "mlp", "--batch", "4", "--batches", "20", "-q", "-o", "a.csv"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(machine.bench.rows("a.csv")[0].subject.instance.sm_count, Some(14));
+    let checked = machine.run(&["check", "a.csv"]);
+    assert_eq!(checked.code, Some(0), "{}", checked.stdout);
+}
+
+/// A process that is shown a part of the GPU does not see its neighbours there.
+#[test]
+fn neighbours_are_unknown_where_others_may_be_hidden() {
+    let neighbours = |topology: Topology| {
+        let machine = Machine::new(topology);
+        let first = machine.topology.gpus[0].mig_devices[0].uuid.clone();
+        let run = ["--workload", "mlp", "--batch", "4", "--batches", "20", "-q", "-o", "a.csv", "--uuid"];
+        let ran = machine.run(&[&run[..], &[&first]].concat());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        machine.bench.rows("a.csv")[0].subject.neighbours
+    };
+    assert_eq!(neighbours(machines::named("h200-mixed")), Some(Neighbours::NoneSeen));
+    // One of three instances, in a container that shows its own process.
+    assert_eq!(neighbours(machines::named("container")), Some(Neighbours::Unknown));
+    // All seven slices are shown, and who computes on them.
+    let full = machines::unprivileged(machines::named("h200-7x1g"));
+    assert_eq!(neighbours(full), Some(Neighbours::NoneSeen));
+    // As root in a container: there are three GPU instances, and one MIG device.
+    let mut granted = machines::named("h200-mixed");
+    granted.gpus[0].mig_devices.truncate(1);
+    assert_eq!(neighbours(granted), Some(Neighbours::Unknown));
 }

@@ -86,6 +86,63 @@ fn inputs_of_every_kind() {
     assert!(rows[0].point.workload.ends_with(",seq=6,ids=ids.npy)"), "{}", rows[0].point.workload);
 }
 
+/// Throughput counts samples: a batch that the shapes contradict is refused.
+#[test]
+#[ignore = "needs Python's onnx and onnxruntime: .ci/run"]
+fn the_batch_is_a_property_of_the_shapes() {
+    let bench = bench();
+    for (arguments, reason) in [
+        (&["--model", "eight.onnx"][..], "input 'x' is fixed to a batch of 8, not 1: say --batch 8"),
+        (&["--model", "eight.onnx", "--batch", "8,32"], "is fixed to a batch of 8, not 32"),
+        (&["--model", "image.onnx", "--batch", "3"], "no dimension of the model's inputs is a batch"),
+        (
+            &["--model", "no-input.onnx", "--batch", "64"],
+            "how many samples one inference is with --samples 64",
+        ),
+        (
+            &["--model", "recurrent.onnx", "--batch", "1,8", "--dim", "length=9", "--dim", "batch=1"],
+            "--batch 8",
+        ),
+        (&["--model", "mlp.onnx", "--samples", "4"], "is an open dimension of this model: say --batch 4"),
+    ] {
+        let ran = run(&bench, arguments);
+        assert_eq!(ran.code, Some(2), "{arguments:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(reason), "{arguments:?}: {}", ran.stderr);
+    }
+    for (arguments, batch, shapes) in [
+        (&["--model", "eight.onnx", "--batch", "8"][..], 8, "x: f32 [8, 3, 8, 8]"),
+        (&["--model", "image.onnx"], 1, "x: f32 [3, 64, 64]"),
+        (&["--model", "image.onnx", "--samples", "3"], 3, "x: f32 [3, 64, 64]"),
+        (&["--model", "no-input.onnx"], 1, ""),
+        (
+            &["--model", "recurrent.onnx", "--batch", "2", "--dim", "length=9"],
+            2,
+            "x: f32 [2, 9]; state: f32 [2, 2, 128]",
+        ),
+        (
+            &["--model", "cached.onnx", "--batch", "2", "--dim", "past=0", "--dim", "seq=3"],
+            2,
+            "past: f32 [2, 0, 4]; x: f32 [2, 3, 4]",
+        ),
+    ] {
+        let (rows, said) = rows(&bench, arguments);
+        assert_eq!(rows[0].point.batch, batch, "{arguments:?}");
+        assert!(said.contains(&format!("batch {batch}: {shapes}\n")), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+#[ignore = "needs Python's onnx and onnxruntime: .ci/run"]
+fn outputs_that_are_no_numbers_are_a_warning() {
+    let bench = bench();
+    for model in ["nan.onnx", "inf.onnx"] {
+        let (rows, _) = rows(&bench, &["--model", model]);
+        // A model this small may drift, too.
+        let codes = rows[0].outcome.warnings.codes();
+        assert!(codes.contains("non-finite-output"), "{model}: {codes}");
+    }
+}
+
 #[test]
 #[ignore = "needs Python's onnx and onnxruntime: .ci/run"]
 fn a_wrong_output_is_found() {
@@ -191,6 +248,13 @@ fn a_library_that_is_too_old_is_named_with_its_version() {
         );
         assert!(ran.stderr.contains(&reason), "{}", ran.stderr);
     }
+    let nameless = run("null");
+    assert_eq!(nameless.code, Some(2), "{}", nameless.stderr);
+    assert!(
+        nameless.stderr.contains("libstandin_onnxruntime.so does not say its version"),
+        "{}",
+        nameless.stderr
+    );
     // A name without a folder is a file here, as everywhere else on the command line.
     std::fs::copy(&library, bench.path("libonnxruntime.so")).unwrap();
     let mut command = bench.command(&["--device", "cpu", "--model", "m.onnx", "-o", "a.csv"]);

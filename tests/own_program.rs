@@ -5,7 +5,7 @@
 mod common;
 
 use common::standin::Machine;
-use common::{Bench, error, is_alive, ran, signal, wait_for};
+use common::{Bench, error, ran, running, signal, wait_for};
 use migbench::results::Row;
 use migbench::results::row::{Identity, Status, Warning};
 use rustix::process::Signal;
@@ -45,6 +45,7 @@ fn a_program_that_says_nothing_is_one_batch() {
     assert!(error(&row).starts_with("the program exited with code 3"), "{}", error(&row));
     assert!(error(&row).contains("out") && error(&row).contains("err"), "{}", error(&row));
     assert!(row.latency.mean.is_some(), "the time it took stays in the row");
+    assert_eq!((row.rates.throughput, row.rates.throughput_wall), (None, None), "but it delivered nothing");
     let (_, row) = one("exit 3", &[]);
     assert_eq!(error(&row), "the program exited with code 3", "and nothing about the worker");
 }
@@ -199,6 +200,10 @@ fn each_wrong_report_becomes_a_reason() {
             "the program wrote \"Segmentation fault\": expected",
         ),
         ("say ready; sleep 9".to_owned(), "the program said ready before it said hello"),
+        (
+            "say 'hello cuda:0'; sleep 9".to_owned(),
+            "the program said hello with \"cuda:0\", which is no UUID: write its device's as nvidia-smi -L shows it",
+        ),
     ];
     let threads: Vec<_> = cases
         .into_iter()
@@ -250,6 +255,84 @@ fn another_device_is_refuted() {
     let row = &machine.bench.rows("a.csv")[0];
     assert_eq!((row.subject.identity, row.outcome.status), (Some(Identity::Refuted), Status::Failed));
     assert!(error(row).starts_with("the worker runs on GPU-5a5a0000-000d"), "{}", error(row));
+}
+
+/// A program may spell its device's UUID as its own libraries do.
+#[test]
+fn a_uuid_proves_the_device_however_it_is_spelt() {
+    let machine = Machine::named("h200-mixed");
+    let uuid = "MIG-5a5a0000-0003-5000-8000-000000000000";
+    for spelling in [uuid.to_owned(), uuid[4..].to_uppercase(), uuid[4..].replace('-', "")] {
+        let script = reporting(&LOOP.replace("hello -", &format!("hello {spelling}")));
+        let options = [
+            "run",
+            "--force",
+            "--uuid",
+            uuid,
+            "--batches",
+            "3",
+            "-q",
+            "-o",
+            "a.csv",
+            "--",
+            "bash",
+            "-c",
+            &script,
+        ];
+        let ran = machine.run(&options);
+        let row = &machine.bench.rows("a.csv")[0];
+        assert_eq!(
+            (ran.code, row.subject.identity),
+            (Some(0), Some(Identity::Proven)),
+            "{spelling}: {}",
+            error(row)
+        );
+    }
+}
+
+/// TensorRT 8.2 exports its warm-up, too: 200 ms of slow batches.
+#[test]
+fn the_warm_up_in_a_file_of_trtexec_s_is_no_measurement() {
+    let bench = Bench::new();
+    let entry = |start: f64, latency: f64| {
+        let (h2d, compute, d2h) = (start + 0.1, start + latency - 0.1, start + latency);
+        format!(
+            "{{ \"startEnqMs\" : {start}, \"endEnqMs\" : {h2d}, \"startH2dMs\" : {start}, \"endH2dMs\" : {h2d}, \
+             \"startComputeMs\" : {h2d}, \"endComputeMs\" : {compute}, \"startD2hMs\" : {compute}, \"endD2hMs\" : {d2h}, \
+             \"h2dMs\" : 0.1, \"computeMs\" : {}, \"d2hMs\" : 0.1, \"latencyMs\" : {latency}, \"endToEndMs\" : {latency} }}",
+            latency - 0.2
+        )
+    };
+    let entries: Vec<String> = (0..25)
+        .map(|i| entry(f64::from(i) * 8.0, 8.0))
+        .chain((0..100).map(|i| entry(200.0 + f64::from(i) * 2.0, 2.0)))
+        .collect();
+    std::fs::write(bench.path("times.json"), format!("[\n{}\n]", entries.join("\n, "))).unwrap();
+    let of = |more: &[&str]| {
+        let options =
+            ["run", "--device", "cpu", "-q", "--force", "-o", "a.csv", "--import", "trtexec=t.json"];
+        let program = ["--", "sh", "-c", "sleep 0.5; cat times.json > t.json", "trtexec"];
+        let ran = bench.run(&[&options[..], &program, more].concat());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        bench.rows("a.csv").remove(0)
+    };
+    let row = of(&[]);
+    assert_eq!((row.window.warmup_batches, row.window.batches), (Some(25), Some(100)));
+    assert_eq!(
+        (row.latency.mean, row.latency.max, row.rates.throughput),
+        (Some(2.0), Some(2.0), Some(500.0))
+    );
+    let row = of(&["--warmUp=300"]);
+    assert_eq!((row.window.warmup_batches, row.window.batches), (Some(75), Some(50)));
+    let row = of(&["--warmUp=0"]);
+    assert_eq!((row.window.warmup_batches, row.latency.max), (Some(0), Some(8.0)));
+    // Two minutes into a run a moment is known to 1 ms.
+    let late: Vec<String> = (0..700).map(|i| entry(110_000.0 + (f64::from(i) * 0.3).round(), 0.3)).collect();
+    std::fs::write(bench.path("times.json"), format!("[\n{}\n]", late.join("\n, "))).unwrap();
+    let row = of(&[]);
+    assert_eq!((row.point.inflight, row.window.batches), (1, Some(700)));
+    assert!(row.outcome.warnings.0.contains(&Warning::CoarseTimes), "{}", row.outcome.warnings.codes());
+    assert_eq!(bench.run(&["check", "a.csv"]).code, Some(0));
 }
 
 /// What trtexec's --exportTimes writes: the keys are its own, the numbers are made.
@@ -323,17 +406,6 @@ fn the_times_of_trtexec_become_a_row() {
     assert!(ran.code == Some(2) && ran.stderr.contains("write trtexec=FILE"), "{}", ran.stderr);
 }
 
-/// Processes whose command line holds this word.
-fn running(word: &str) -> Vec<u32> {
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let has = |pid: &u32| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|&b| b == 0).any(|part| part == word.as_bytes()) && is_alive(*pid)
-    };
-    pids.filter(has).collect()
-}
-
 #[test]
 fn who_ignores_stop_is_ended_with_all_that_it_started() {
     let forks = "sleep 98761 & setsid sleep 98761 & (setsid sleep 98761 &); ";
@@ -342,6 +414,37 @@ fn who_ignores_stop_is_ended_with_all_that_it_started() {
     assert_eq!((code, row.outcome.status), (0, Status::Ok), "{}", error(&row));
     assert!(row.outcome.warnings.0.contains(&Warning::EndedByForce));
     assert!(running("98761").is_empty());
+}
+
+/// What a program says to its process group reaches neither its supervisor nor the caller.
+#[test]
+fn a_program_that_ends_its_own_group_ends_nobody_else() {
+    let trap = "trap 'kill 0' EXIT; ";
+    let (code, row) = one(&format!("{trap}{LOOP}"), &[]);
+    assert_eq!((code, row.outcome.status), (0, Status::Ok), "{}", error(&row));
+    assert!(row.window.batches > Some(1));
+    for (script, status) in [
+        ("trap 'kill 0' EXIT; sleep 0.2; exit 0", "the program was killed by SIGTERM"),
+        ("sleep 0.2; kill 0; sleep 98", "the program was killed by SIGTERM"),
+        ("sleep 0.2; kill -9 0", "the program was killed by SIGKILL"),
+    ] {
+        let (code, row) = one(script, &[]);
+        assert_eq!((code, error(&row)), (5, status), "{script}");
+        assert!(row.latency.mean.is_some(), "the time it took stays in the row");
+    }
+    let (code, row) = one("trap '' TERM; kill 0; sleep 0.2", &[]);
+    assert_eq!((code, row.outcome.status), (0, Status::Ok), "{}", error(&row));
+}
+
+/// `setsid CMD` replaces itself by CMD, which it cannot do where it leads a process group.
+#[test]
+fn a_program_can_begin_a_session() {
+    let bench = Bench::new();
+    let options = ["run", "--device", "cpu", "-q", "-o", "a.csv", "--", "setsid", "sh", "-c"];
+    let ran = bench.run(&[&options[..], &["sleep 0.3; test $(ps -o sid= $$) = $$"]].concat());
+    let row = &bench.rows("a.csv")[0];
+    assert_eq!((ran.code, row.outcome.status), (Some(0), Status::Ok), "{}", error(row));
+    assert!(row.latency.mean.unwrap() >= 300.0);
 }
 
 #[test]

@@ -17,11 +17,11 @@ fn resume(bench: &Bench, more: &[&str]) -> common::Ran {
     bench.run(&[&SWEEP[..], &["--resume", "a.csv"], more].concat())
 }
 
-/// How often each planned row is there, and in how many runs.
+/// How often each planned row is there in its final form, and in how many runs.
 fn counts(bench: &Bench) -> (BTreeMap<(u32, u64), usize>, usize) {
     let rows = bench.rows("a.csv");
     let mut counts = BTreeMap::new();
-    for row in &rows {
+    for row in rows.iter().filter(|row| row.outcome.status != Status::Interrupted) {
         *counts.entry((row.provenance.repetition, row.point.batch)).or_default() += 1;
     }
     let mut runs: Vec<&str> = rows.iter().map(|row| row.provenance.run_id.as_str()).collect();
@@ -30,31 +30,41 @@ fn counts(bench: &Bench) -> (BTreeMap<(u32, u64), usize>, usize) {
     (counts, runs.len())
 }
 
-/// KILLS times the parent is killed at a random moment; at the end each planned row is there once.
+/// What the parent is hit by.
+const HITS: [&[Signal]; 6] = [
+    &[Signal::KILL],
+    &[Signal::TERM],
+    &[Signal::INT],
+    &[Signal::HUP],
+    &[Signal::INT, Signal::INT],
+    &[Signal::STOP, Signal::CONT],
+];
+
+/// The parent is hit at random moments, and the sweep is resumed until it is done: each planned row is
+/// there once, whatever the parent was hit by. `FULL=1` hits 100 times.
 #[test]
-fn random_kills_lose_nothing_and_repeat_nothing() {
-    let kills: u32 = std::env::var("KILLS").map_or(10, |text| text.parse().expect("KILLS is a number"));
-    let mut random = fastrand::Rng::with_seed(std::env::var("SEED").map_or(4, |s| s.parse().unwrap()));
-    let mut killed = 0;
-    while killed < kills {
+fn random_hits_lose_nothing_and_repeat_nothing() {
+    let seed = std::env::var("SEED").map_or(4, |seed| seed.parse().expect("SEED is a number"));
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (mut hits, wanted) = (0, common::scale(100).max(HITS.len()));
+    while hits < wanted {
         let bench = Bench::new();
-        let mut first = true;
         loop {
-            let how: &[&str] = if first { &["-o", "a.csv"] } else { &["--resume", "a.csv"] };
+            let exists = bench.path("a.csv").exists();
+            let how: &[&str] = if exists { &["--resume", "a.csv"] } else { &["-o", "a.csv"] };
             let mut child = bench.start(&[&SWEEP[..], how].concat());
-            first = false;
             std::thread::sleep(Duration::from_millis(random.u64(5..400)));
-            if child.try_wait().unwrap().is_some_and(|status| status.success()) {
-                break;
+            if hits < wanted && child.try_wait().unwrap().is_none() {
+                let hit = HITS[hits % HITS.len()];
+                for &each in hit {
+                    signal(child.id(), each);
+                    std::thread::sleep(Duration::from_millis(random.u64(0..30)));
+                }
+                hits += 1;
             }
-            signal(child.id(), Signal::KILL);
-            child.wait().unwrap();
-            killed += 1;
-            // Killed before there was a file: there is nothing to resume yet.
-            first |= !bench.path("a.csv").exists();
-            if killed >= kills && !first {
-                let ran = resume(&bench, &[]);
-                assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+            let ran = common::ran(child.wait_with_output().unwrap());
+            assert!(matches!(ran.code, None | Some(0 | 130)), "{:?}: {}", ran.code, ran.stderr);
+            if ran.code == Some(0) {
                 break;
             }
         }
@@ -62,6 +72,9 @@ fn random_kills_lose_nothing_and_repeat_nothing() {
         assert_eq!(counts.len(), 24);
         assert!(counts.values().all(|&count| count == 1), "{counts:?}");
         assert_eq!(runs, 1, "a resumed sweep is one run");
+        let left: Vec<_> =
+            fs::read_dir(bench.folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["a.csv"], "nothing else is left");
     }
 }
 
@@ -86,6 +99,11 @@ fn a_file_of_another_sweep_is_refused_with_the_difference() {
         error,
         "migbench: cannot resume a.csv: it was measured otherwise: seed is '1' there and '9' now; \
          window_rule is '10s & 700 batches <= 60s' there and '1s' now\n"
+    );
+    let error = refused(&[&SWEEP[..6], &["--extra-work-us", "500"]].concat());
+    assert!(
+        error.ends_with("it was measured otherwise: extra_work_us is '' there and '500' now\n"),
+        "{error}"
     );
     assert_eq!(fs::read(bench.path("a.csv")).unwrap(), before, "a refusal changes nothing");
     let ran = bench.run(&[&SWEEP[..], &["--resume", "b.csv"]].concat());

@@ -1,6 +1,6 @@
 //! Options of `check`.
 
-use crate::analysis::check::LatencyUnit;
+use crate::analysis::check::TimeUnit;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -10,12 +10,22 @@ pub struct CheckArgs {
     /// Saved CSV files
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// What the columns of another tool's file mean, as latency=latency_ms,batch=batch_size,throughput=qps
-    #[arg(long, value_name = "MEANING=COLUMN", value_delimiter = ',')]
+    /// Say what the columns of another tool's file mean, for example
+    /// latency=latency_ms,batch=batch_size,throughput=qps; quote a name that holds a comma
+    #[arg(long, value_name = "MEANING=COLUMN")]
     pub columns: Vec<String>,
     /// Unit of the latencies in another tool's file
     #[arg(long, value_name = "UNIT", value_enum, default_value_t = Unit::Ms, requires = "columns")]
     pub latency_unit: Unit,
+    /// Unit of the length of the measurement in another tool's file
+    #[arg(long, value_name = "UNIT", value_enum, default_value_t = Unit::S, requires = "columns")]
+    pub elapsed_unit: Unit,
+    /// What separates the cells of another tool's file, for example ';' or tab [default: a comma]
+    #[arg(long, value_name = "CHARACTER", value_parser = separator, requires = "columns")]
+    pub separator: Option<char>,
+    /// Read numbers with a decimal comma in another tool's file, for example 2,5
+    #[arg(long, requires = "columns")]
+    pub decimal_comma: bool,
     /// How to show what was found
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Format::Table)]
     pub format: Format,
@@ -24,7 +34,16 @@ pub struct CheckArgs {
     pub show: usize,
 }
 
-/// Unit of latencies.
+fn separator(text: &str) -> anyhow::Result<char> {
+    let mut characters = text.chars();
+    match (text, characters.next(), characters.next()) {
+        ("tab" | "\\t", ..) => Ok('\t'),
+        (_, Some(only), None) if only != '"' && !only.is_alphanumeric() => Ok(only),
+        _ => anyhow::bail!("'{text}' is no separator: write one character, for example ';', or tab"),
+    }
+}
+
+/// Unit of times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Unit {
@@ -34,13 +53,13 @@ pub enum Unit {
     Ns,
 }
 
-impl From<Unit> for LatencyUnit {
-    fn from(unit: Unit) -> LatencyUnit {
+impl From<Unit> for TimeUnit {
+    fn from(unit: Unit) -> TimeUnit {
         match unit {
-            Unit::S => LatencyUnit::Seconds,
-            Unit::Ms => LatencyUnit::Milliseconds,
-            Unit::Us => LatencyUnit::Microseconds,
-            Unit::Ns => LatencyUnit::Nanoseconds,
+            Unit::S => TimeUnit::Seconds,
+            Unit::Ms => TimeUnit::Milliseconds,
+            Unit::Us => TimeUnit::Microseconds,
+            Unit::Ns => TimeUnit::Nanoseconds,
         }
     }
 }

@@ -40,7 +40,10 @@ pub struct ExportArgs {
     /// One histogram for all ok rows of a point (instances of a kind, rounds), as if recorded in one
     #[arg(long)]
     pub merge: bool,
-    /// Where to; - for standard output
+    /// Output file, `-` for standard output
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub output: PathBuf,
+    /// Replace the output file if it exists
+    #[arg(long)]
+    pub force: bool,
 }

@@ -66,8 +66,19 @@ pub struct LoadArgs {
     #[arg(long, value_name = "FILE")]
     pub hlog: Option<PathBuf>,
     /// The longest a window may last [default: 60 s, unless --duration or --batches is given]
-    #[arg(long, value_name = "TIME", value_parser = parse_ns)]
+    #[arg(long, value_name = "TIME", value_parser = length)]
     pub max_duration: Option<u64>,
+}
+
+/// A time that lasts, in ns.
+///
+/// # Errors
+/// As [`parse_ns`], or 0.
+pub fn length(text: &str) -> anyhow::Result<u64> {
+    match parse_ns(text)? {
+        0 => anyhow::bail!("'{text}' is no time at all: write for example 500ms or 10s"),
+        ns => Ok(ns),
+    }
 }
 
 fn rate(text: &str) -> anyhow::Result<f64> {

@@ -1,7 +1,6 @@
 //! Options of the user's own workload.
 
 use crate::workload::onnx::{Fill, Optimisation, Provider};
-use crate::workload::scripted::parse_ns;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -14,7 +13,7 @@ pub struct OwnArgs {
     #[arg(last = true, value_name = "CMD", conflicts_with_all = ["workload", "seq_len", "precision", "gemm", "no_graph", "no_transfers", "sync", "threads"])]
     pub command: Vec<String>,
     /// How long your own program may run without a report
-    #[arg(long, value_name = "TIME", value_parser = parse_ns, default_value = "10m")]
+    #[arg(long, value_name = "TIME", value_parser = super::load::length, default_value = "10m")]
     pub deadline: u64,
     /// Take the batches from what your program leaves behind: trtexec=FILE, the same FILE as in trtexec's
     /// --exportTimes; {uuid}, {profile}, {index} and {batch} are replaced
@@ -29,6 +28,9 @@ pub struct OwnArgs {
     /// Size of an open dimension of the model, as seq=128 or, without a name, INPUT:AXIS=128; repeated
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim, requires = "model")]
     pub dims: Vec<(String, usize)>,
+    /// Samples in one inference of a model without a batch dimension [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 40), requires = "model", conflicts_with = "batch")]
+    pub samples: Option<u64>,
     /// What an input of the model holds, as ids=int:0..30522 or ids=FILE.npy [default: random]; repeated
     #[arg(long = "input", value_name = "NAME=WHAT", value_parser = input, requires = "model")]
     pub inputs: Vec<(String, Fill)>,
@@ -53,7 +55,7 @@ fn import(text: &str) -> Result<String, String> {
 fn dim(text: &str) -> Result<(String, usize), String> {
     let parsed = text.rsplit_once('=').and_then(|(name, size)| Some((name, size.parse::<usize>().ok()?)));
     match parsed {
-        Some((name, size)) if !name.is_empty() && (1..=1 << 40).contains(&size) => {
+        Some((name, size)) if !name.is_empty() && (0..=1 << 40).contains(&size) => {
             Ok((name.to_owned(), size))
         }
         _ => Err("write for example seq=128".to_owned()),

@@ -6,9 +6,11 @@ use crate::analysis::compare::{CAUSES, Comparison, Gate, KEY, Metric, Options, O
 use crate::cli::Exit;
 use crate::cli::compare::{CompareArgs, FailOn};
 use crate::render::compare::{csv, github, json, junit, markdown, table};
+use crate::results::output::claims::Claims;
+use crate::results::output::{IfExists, OutputFile};
 use crate::results::{Row, csv_file};
 use anyhow::{Context, Result, bail, ensure};
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -42,18 +44,22 @@ enum Form {
     Csv,
 }
 
-/// A form and its open file; none for standard output.
-type Output = (Form, Option<(PathBuf, File)>);
+/// A form and its open file; `None` for standard output.
+type Output = (Form, Option<OutputFile>);
 
 /// Everything that can be wrong with the call, before anything is written.
 fn prepare(args: &CompareArgs, err: &mut dyn Write) -> Result<(Comparison, Vec<Output>)> {
     let mut options = options(args)?;
     let (base_files, new_files) = (files(&args.base)?, files(&args.new)?);
     let noise_files = args.noise.as_deref().map(files).transpose()?;
-    let base = rows(&base_files, err)?;
-    let new = rows(&new_files, err)?;
+    let inputs = [("BASE", Some(&base_files)), ("NEW", Some(&new_files)), ("--noise", noise_files.as_ref())];
+    let outputs = outputs(args, &inputs)?;
+    let (base, unread_base) = rows(&base_files)?;
+    let (new, unread_new) = rows(&new_files)?;
+    let mut unread_noise = Vec::new();
     if let Some(files) = noise_files {
-        let rows = rows(&files, err)?;
+        let (rows, unread) = rows(&files)?;
+        unread_noise = unread;
         let metrics: Vec<&Metric> = options.gates.iter().map(|gate| gate.metric).collect();
         let (noise, problems) = noise(&rows, &metrics, &options.allow_mismatch);
         for problem in problems {
@@ -61,8 +67,11 @@ fn prepare(args: &CompareArgs, err: &mut dyn Write) -> Result<(Comparison, Vec<O
         }
         options.noise = Some(noise);
     }
-    // Not before there is something to write: a report that is empty says less than none.
-    Ok((compare(&base, &new, &options), outputs(args)?))
+    let mut found = compare(&base, &new, &options);
+    for (side, lines) in [("BASE", unread_base), ("NEW", unread_new), ("the noise file", unread_noise)] {
+        found.add_unread(side, lines);
+    }
+    Ok((found, outputs))
 }
 
 fn options(args: &CompareArgs) -> Result<Options> {
@@ -108,56 +117,65 @@ fn files(pattern: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Rows without their histograms, which a comparison does not use.
-fn rows(files: &[PathBuf], err: &mut dyn Write) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
+/// Of one file this many lines that hold no row are told one by one.
+const MOST_UNREAD: usize = 20;
+
+/// Rows without their histograms, which a comparison does not use; and what could not be read.
+fn rows(files: &[PathBuf]) -> Result<(Vec<Row>, Vec<String>)> {
+    let (mut rows, mut all_unread) = (Vec::new(), Vec::new());
     for file in files {
-        let torn = csv_file::scan(file, &mut |mut row| {
-            row.histograms = Default::default();
-            rows.push(row);
-        })?;
-        if let Some(line) = torn {
-            let shown = file.display();
-            writeln!(err, "warning: {shown}, line {line} has no end (a write was cut off) and is left out")?;
+        let (mut unread, mut further) = (Vec::new(), 0_u64);
+        csv_file::scan_what_can_be_read(
+            file,
+            &mut |mut row| {
+                row.histograms = Default::default();
+                rows.push(row);
+            },
+            &mut |line| if unread.len() < MOST_UNREAD { unread.push(line) } else { further += 1 },
+        )?;
+        if further > 0 {
+            unread.push(format!("{}: {further} further lines can't be read", file.display()));
         }
+        all_unread.append(&mut unread);
     }
-    Ok(rows)
+    Ok((rows, all_unread))
 }
 
-/// Opens what `--output` names.
-fn outputs(args: &CompareArgs) -> Result<Vec<Output>> {
-    let open = |text: &String| -> Result<Output> {
-        let Some((form, file)) = text.split_once('=') else {
-            bail!("--output '{text}' is not FORM=FILE, as markdown=comment.md")
+/// Opens the files that `--output` names. None of them may be an input.
+fn outputs(args: &CompareArgs, inputs: &[(&str, Option<&Vec<PathBuf>>)]) -> Result<Vec<Output>> {
+    let mut claims = Claims::default();
+    for (option, files) in inputs {
+        files.iter().for_each(|files| files.iter().for_each(|file| claims.input(option, file)));
+    }
+    if let Some(path) = args.github_summary.as_ref().filter(|path| args.github && !path.is_empty()) {
+        claims.output("GITHUB_STEP_SUMMARY", Path::new(path))?;
+    }
+    let if_exists = if args.force { IfExists::Replace } else { IfExists::Refuse };
+    let mut named = Vec::new();
+    for text in &args.output {
+        let Some((name, file)) = text.split_once('=') else {
+            bail!("--output '{text}' is not FORM=FILE, for example markdown=comment.md")
         };
-        let form = match form {
+        let form = match name {
             "table" => Form::Table,
             "markdown" => Form::Markdown,
             "junit" => Form::Junit,
             "json" => Form::Json,
             "csv" => Form::Csv,
-            _ => bail!("--output: '{form}' is none of table, markdown, junit, json, csv"),
+            _ => bail!("--output: '{name}' is none of table, markdown, junit, json, csv"),
         };
-        if file == "-" {
-            return Ok((form, None));
-        }
-        let mut options = OpenOptions::new();
-        options.write(true);
-        if args.force {
-            options.create(true).truncate(true)
-        } else {
-            options.create_new(true)
-        };
-        let opened = options.open(file).with_context(|| match args.force {
-            true => format!("cannot write {file}"),
-            false => format!("cannot create {file} (--force overwrites)"),
-        })?;
-        Ok((form, Some((file.into(), opened))))
+        claims.output(&format!("--output {name}"), Path::new(file))?;
+        named.push((form, Path::new(file)));
+    }
+    let open = |(form, file)| match file == Path::new("-") {
+        true => Ok((form, None)),
+        false => Ok((form, Some(OutputFile::create(file, if_exists)?))),
     };
-    args.output.iter().map(open).collect()
+    named.into_iter().map(open).collect()
 }
 
-/// Writes every form; the table goes to standard output unless another form does.
+/// Writes every form; the table goes to standard output unless another form does. An output that cannot
+/// be written does not keep the others from being complete.
 fn show(
     found: &Comparison,
     outcome: Outcome,
@@ -166,23 +184,37 @@ fn show(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> Result<()> {
-    if outputs.iter().all(|(_, file)| file.is_some()) {
-        table::write(out, found)?;
+    let (files, streams): (Vec<Output>, Vec<Output>) =
+        outputs.into_iter().partition(|(_, file)| file.is_some());
+    let mut written = Ok(());
+    for (form, file) in files {
+        written = written.and(file.map_or(Ok(()), |file| save(form, file, found, outcome)));
     }
-    for (form, file) in outputs {
-        match file {
-            None => write(form, out, found, outcome)?,
-            Some((path, file)) => {
-                let mut writer = BufWriter::new(file);
-                let written = write(form, &mut writer, found, outcome).and_then(|()| Ok(writer.flush()?));
-                written.with_context(|| format!("cannot write {}", path.display()))?;
-            }
-        }
+    if args.github {
+        written = written.and(summarise(found, args, err));
     }
-    if !args.github {
-        return Ok(());
+    if streams.is_empty() {
+        written = written.and(table::write(out, found).map_err(Into::into));
     }
-    github::write(out, found)?;
+    for (form, _) in streams {
+        written = written.and(write(form, out, found, outcome));
+    }
+    if args.github {
+        written = written.and(github::write(out, found).map_err(Into::into));
+    }
+    written
+}
+
+fn save(form: Form, file: OutputFile, found: &Comparison, outcome: Outcome) -> Result<()> {
+    let shown = file.path().display().to_string();
+    let mut writer = BufWriter::new(file);
+    let written = write(form, &mut writer, found, outcome).and_then(|()| Ok(writer.flush()?));
+    written.with_context(|| format!("cannot write {shown}"))?;
+    writer.into_inner().map_err(|error| error.into_error())?.publish()
+}
+
+/// Adds the comparison to the step summary of GitHub Actions.
+fn summarise(found: &Comparison, args: &CompareArgs, err: &mut dyn Write) -> Result<()> {
     let Some(path) = args.github_summary.as_ref().filter(|path| !path.is_empty()) else {
         writeln!(err, "warning: --github without GITHUB_STEP_SUMMARY: there is no step summary to write to")?;
         return Ok(());

@@ -1,14 +1,13 @@
 //! `migbench doctor`: gather, examine, show; and save what was gathered.
 
 use super::fail;
-use super::run::is_broken_pipe;
 use crate::cli::{DoctorArgs, Exit, Format};
 use crate::machine::doctor::evidence::Case;
 use crate::machine::doctor::{self, gather};
 use crate::machine::{capture, file};
 use crate::render::doctor as render;
+use crate::results::output::{IfExists, OutputFile};
 use anyhow::{Context, Result, bail};
-use std::fs::{File, OpenOptions};
 use std::io::Write;
 
 /// The verb.
@@ -24,14 +23,12 @@ pub fn run(args: &DoctorArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit 
         Format::Json => render::json(out, &report),
         _ => render::table(out, &report),
     };
-    let written = shown.context("cannot write the report").and_then(|()| save(args, file, &case, err));
+    // The capture is complete whatever becomes of standard output.
+    let written = save(file, &case, err).and(shown.context("cannot write the report"));
     match written {
-        Err(error) if !is_broken_pipe(&error) => {
-            let _ = writeln!(err, "migbench: {error:#}");
-            Exit::Internal
-        }
-        _ if report.measurable() > 0 => Exit::Ok,
-        _ => Exit::Usage,
+        Err(error) => fail(&error, Exit::Internal, err),
+        Ok(()) if report.measurable() > 0 => Exit::Ok,
+        Ok(()) => Exit::Usage,
     }
 }
 
@@ -46,37 +43,26 @@ fn case(args: &DoctorArgs) -> Result<Case> {
             user: args.user.clone(),
         }));
     };
-    let text = file::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = file::read(path)?;
     capture::parse(&text).with_context(|| format!("{} holds no topology", path.display()))
 }
 
-fn open_capture(args: &DoctorArgs) -> Result<Option<File>> {
-    let Some(path) = &args.capture else { return Ok(None) };
-    let mut options = OpenOptions::new();
-    options.write(true);
-    if args.force {
-        options.create(true).truncate(true);
-    } else {
-        options.create_new(true);
-    }
-    match options.open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            bail!("{} exists: --force overwrites it", path.display())
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot write {}", path.display())),
-    }
+fn open_capture(args: &DoctorArgs) -> Result<Option<OutputFile>> {
+    let if_exists = if args.force { IfExists::Replace } else { IfExists::Refuse };
+    args.capture.as_deref().map(|path| OutputFile::create(path, if_exists)).transpose()
 }
 
-fn save(args: &DoctorArgs, file: Option<File>, case: &Case, err: &mut dyn Write) -> Result<()> {
-    let (Some(mut file), Some(path)) = (file, &args.capture) else { return Ok(()) };
+fn save(file: Option<OutputFile>, case: &Case, err: &mut dyn Write) -> Result<()> {
+    let Some(mut file) = file else { return Ok(()) };
     let text = capture::text(case)?;
-    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+    let written = file.write_whole(text.as_bytes());
+    written.with_context(|| format!("cannot write {}", file.path().display()))?;
+    file.publish()?;
     let _ = writeln!(
         err,
         "saved: {} (UUIDs, serial numbers and the names of users and programs are replaced; \
          read it before you give it away)",
-        path.display()
+        file.path().display()
     );
     Ok(())
 }

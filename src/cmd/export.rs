@@ -6,11 +6,12 @@ use crate::cli::Exit;
 use crate::cli::export::{ExportArgs, ExportFormat, Which};
 use crate::measure::intervals::Metric;
 use crate::results::export::{Entry, entries, hgrm, hlog, json, merge};
+use crate::results::output::claims::Claims;
+use crate::results::output::{IfExists, OutputFile};
 use crate::results::row::Status;
 use crate::results::{Row, csv_file};
 use anyhow::{Context, Result, bail};
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::ptr::from_ref;
@@ -29,6 +30,9 @@ fn export(args: &ExportArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result
         Which::Response => &[Metric::Response],
         Which::All => &[Metric::Latency, Metric::Response],
     };
+    let mut claims = Claims::default();
+    args.files.iter().for_each(|file| claims.input("FILE", file));
+    claims.output("--output", &args.output)?;
     let mut all = Vec::new();
     for file in &args.files {
         all.extend(read(file, args.merge, metrics, err)?);
@@ -47,9 +51,11 @@ fn export(args: &ExportArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result
     if args.output == Path::new("-") {
         return Ok(write(out)?);
     }
-    let name = || format!("cannot write {}", args.output.display());
-    let mut file = BufWriter::new(File::create(&args.output).with_context(name)?);
-    write(&mut file).and_then(|()| file.flush()).with_context(name)
+    let if_exists = if args.force { IfExists::Replace } else { IfExists::Refuse };
+    let mut file = BufWriter::new(OutputFile::create(&args.output, if_exists)?);
+    let written = write(&mut file).and_then(|()| file.flush());
+    written.with_context(|| format!("cannot write {}", args.output.display()))?;
+    file.into_inner().map_err(|error| error.into_error())?.publish()
 }
 
 /// The histograms of a file. What is not ok or was measured again is in the file, and in no point's distribution.

@@ -5,10 +5,10 @@ use crate::cli::{Exit, Format, ListArgs};
 use crate::machine::doctor::child::Question;
 use crate::machine::doctor::evidence::{Evidence, Silent};
 use crate::machine::doctor::{gather, usable};
-use crate::machine::nvml::{Absent, Library};
-use crate::machine::{Instance, Topology, capture, host, smi};
+use crate::machine::nvml::{Absent, FIRST_ANSWER, Helper};
+use crate::machine::{Instance, Topology, capture, host, lookup, smi};
 use crate::render::list::{self, Listing};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
@@ -36,10 +36,10 @@ fn look(args: &ListArgs) -> Result<Listing> {
     if let Some(path) = &args.topology {
         return saved(path);
     }
+    let helper = Helper::start(args.place.nvml.as_deref());
     // It starts while NVML does.
     let second_opinion = ask_nvidia_smi(args);
-    let nvml = args.place.nvml.as_deref().map(Path::as_os_str);
-    match Library::open(nvml).and_then(|library| library.topology()) {
+    match helper.and_then(|mut helper| helper.topology(args.nvml_limit.unwrap_or(FIRST_ANSWER))) {
         Ok(mut topology) => {
             gather::attach(&mut topology, &args.place.root);
             let place = gather::Place { root: args.place.root.clone(), nvml: None, user: None };
@@ -49,8 +49,20 @@ fn look(args: &ListArgs) -> Result<Listing> {
                 second_opinion.map_or(Vec::new(), |question| compare(question, &listing.topology));
             Ok(listing)
         }
-        Err(absent @ Absent::Broken(_)) => bail!("{absent}; `migbench doctor` says what to do"),
-        Err(absent) => Ok(without_gpu(absent.to_string())),
+        Err(Silent::Absent(absent @ (Absent::NoLibrary(_) | Absent::NoDriver(_)))) => {
+            Ok(without_gpu(absent.to_string()))
+        }
+        Err(silent) => Err(driver_fails(&silent)),
+    }
+}
+
+/// There are GPUs, or there may be, and the driver does not say which.
+pub(super) fn driver_fails(silent: &Silent) -> anyhow::Error {
+    match silent {
+        Silent::Absent(absent) => anyhow!("{absent}; `migbench doctor` says what to do"),
+        Silent::Hung(_) | Silent::Died(_) => {
+            anyhow!("cannot read the GPUs from NVML: {silent}; `migbench doctor` says what to do")
+        }
     }
 }
 
@@ -66,7 +78,7 @@ pub(super) fn saved_topology(path: &Path) -> Result<Topology> {
 }
 
 fn read_saved(path: &Path) -> Result<(Topology, Option<Evidence>)> {
-    let text = crate::machine::file::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = crate::machine::file::read(path)?;
     let case = capture::parse(&text).with_context(|| format!("{} holds no topology", path.display()))?;
     match case.topology {
         Ok(topology) => Ok((topology, case.evidence)),
@@ -90,11 +102,13 @@ fn without_gpu(why: String) -> Listing {
 /// Another NVML has no nvidia-smi of its own, unless one is named.
 fn ask_nvidia_smi(args: &ListArgs) -> Option<Question> {
     let program = match (&args.smi, &args.place.nvml) {
-        (Some(smi), _) => smi.as_path(),
-        (None, None) => Path::new("nvidia-smi"),
+        (Some(smi), _) => smi.clone(),
+        (None, None) => lookup::program("nvidia-smi")?,
         (None, Some(_)) => return None,
     };
-    Question::ask(Command::new(program).arg("-L"), SMI_PATIENCE).ok()
+    let mut command = Command::new(program);
+    command.arg("-L");
+    Question::ask(command, SMI_PATIENCE).ok()
 }
 
 fn compare(question: Question, topology: &Topology) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use crate::cli::RunArgs;
 use crate::cli::load::{ArrivalKind, LoadArgs, LoadKind};
+use crate::machine::file;
 use crate::measure::load::{Arrivals, Load};
 use crate::measure::stopping::Rule;
 use crate::sweep::plan::Pace;
@@ -50,8 +51,7 @@ fn loads(args: &LoadArgs) -> Result<Vec<Load>> {
         return Ok(vec![Load::Closed]);
     }
     if let Some(path) = &args.trace {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = file::text(path)?;
         let trace = Arrivals::parse_trace(&text).with_context(|| path.display().to_string())?;
         return Ok(vec![load(trace)]);
     }

@@ -11,12 +11,21 @@ mod own;
 pub mod probe;
 pub mod run;
 pub mod selftest;
+mod streams;
 
+use self::streams::{BestEffort, UntilClosed};
 use crate::cli::{Cli, Command, Exit};
+use crate::machine::text;
+use crate::measure::worker;
 use std::io::{self, ErrorKind, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Runs a parsed command line. What goes to `out` is the result, what goes to `err` is about it.
 pub fn dispatch(cli: Cli, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
+    let (out, err) = (&mut UntilClosed::new(out), &mut BestEffort(err));
+    // A file that reaches a size limit is then an error of the write that meets it.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::<AtomicBool>::default());
     match cli.command {
         None => run::run(&cli.run, out, err),
         Some(Command::Run(args)) => run::run(&args, out, err),
@@ -28,28 +37,45 @@ pub fn dispatch(cli: Cli, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
         Some(Command::Export(args)) => export::run(&args, out, err),
         Some(Command::Calibrate(args)) => calibrate::run(&args, out, err),
         Some(Command::Compare(args)) => compare::run(&args, out, err),
-        Some(Command::Worker) => match crate::measure::worker::run() {
-            Ok(()) => Exit::Ok,
-            Err(error) => {
-                let _ = writeln!(err, "worker: {error:#}");
-                Exit::Internal
-            }
-        },
+        Some(Command::Worker) => be_worker(err),
     }
 }
 
-/// Says what went wrong and how the program ends for it. A reader that has had enough, as `head`, is
-/// no error; a name that leads nowhere, or not for this user, is a question of usage; what the machine
-/// can't do with a good one, as writing to a full disk, is not.
+fn be_worker(err: &mut dyn Write) -> Exit {
+    if !worker::has_parent() {
+        let _ = writeln!(err, "{}", worker::BY_HAND);
+        return Exit::Usage;
+    }
+    match worker::run() {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            let _ = writeln!(err, "worker: {error:#}");
+            Exit::Internal
+        }
+    }
+}
+
+/// What keeps the program from starting at all.
+pub fn refuse_start(error: &anyhow::Error, err: &mut dyn Write) -> Exit {
+    fail(error, Exit::Usage, err)
+}
+
+/// Says what went wrong and how the program ends for it. A name that leads nowhere, or not for this
+/// user, is a question of usage; what the machine cannot do with a good one, for example writing to a
+/// full disk, is not.
 fn fail(error: &anyhow::Error, exit: Exit, err: &mut dyn Write) -> Exit {
     let exit = match error.chain().find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind())) {
-        Some(ErrorKind::BrokenPipe) => return Exit::Ok,
         Some(kind) if is_of_a_name(kind) => Exit::Usage,
         Some(_) => Exit::Internal,
         None => exit,
     };
-    let _ = writeln!(err, "migbench: {error:#}");
+    let _ = writeln!(err, "migbench: {}", said(error));
     exit
+}
+
+/// An error in words, which may be those of another program or the name of a file.
+fn said(error: &anyhow::Error) -> String {
+    text::lines(&format!("{error:#}"))
 }
 
 /// Another file, or other rights to it, would have served. `InvalidData` is a text that is not UTF-8.
@@ -86,11 +112,11 @@ mod tests {
                 let (exit, length) = ended(kind, otherwise);
                 assert!(exit == Exit::Usage && length > said, "{kind}");
             }
-            for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::Other] {
+            let machine = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::BrokenPipe];
+            for kind in machine.into_iter().chain([ErrorKind::Other]) {
                 let (exit, length) = ended(kind, otherwise);
                 assert!(exit == Exit::Internal && length > said, "{kind}");
             }
-            assert_eq!(ended(ErrorKind::BrokenPipe, otherwise), (Exit::Ok, 0));
             let mut err = Vec::new();
             assert_eq!(fail(&anyhow::anyhow!("no rows"), otherwise, &mut err), otherwise);
             assert_eq!(err, b"migbench: no rows\n");

@@ -1,18 +1,21 @@
 //! The user's own workload, from the command line to the plan.
 
 use crate::cli::RunArgs;
+use crate::machine::{child, file, lookup, text};
 use crate::measure::protocol::Device;
 use crate::results::row::hex;
 use crate::sweep::plan::Options;
 use crate::workload::onnx::{self, Model, Optimisation, Provider, Request, Signature};
 use crate::workload::{Kind, OwnTemplate, Spec, command};
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{Access, access};
 use sha2::{Digest, Sha256};
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// How long ONNX Runtime may take to read a model: one of many gigabytes takes tens of seconds.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What stands after `--` or is named by `--model`, if anything does.
 ///
@@ -25,7 +28,7 @@ pub fn template(args: &RunArgs, device: Device) -> Result<Option<OwnTemplate>> {
     let Some(name) = args.own.command.first() else { return Ok(None) };
     // A plan for another machine says nothing of this one, and a placeholder may be anything.
     if args.topology.is_none() && !name.contains('{') {
-        find(name)?;
+        lookup::find(name)?;
     }
     let own = &args.own;
     let (arguments, import) = (own.command.clone(), own.import.clone());
@@ -47,27 +50,6 @@ pub fn inputs(options: &Options) -> Vec<String> {
         lines.push(format!("batch {batch}: {}", inputs.join("; ")));
     }
     lines
-}
-
-/// The program that a shell would start.
-fn find(name: &str) -> Result<PathBuf> {
-    let found: Vec<PathBuf> = if name.contains('/') {
-        vec![PathBuf::from(name)]
-    } else {
-        let folders = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&folders).map(|folder| folder.join(name)).collect()
-    };
-    let Some(path) = found.iter().find(|path| path.is_file()) else {
-        if found.iter().any(|path| path.is_dir()) {
-            bail!("'{name}' is a folder: name the program in it");
-        }
-        bail!("there is no program '{name}': give its path, or a name in PATH");
-    };
-    let executable = |path: &Path| path.is_file() && access(path, Access::EXEC_OK).is_ok();
-    match found.iter().find(|path| executable(path)) {
-        Some(path) => Ok(path.clone()),
-        None => bail!("{} is not executable: chmod +x it, or name its interpreter", path.display()),
-    }
 }
 
 fn model(args: &RunArgs, path: &Path, device: Device) -> Result<onnx::Template> {
@@ -107,11 +89,12 @@ fn model(args: &RunArgs, path: &Path, device: Device) -> Result<onnx::Template> 
         dims: Vec::new(),
         inputs: Vec::new(),
     };
-    let request = Request { dims: own.dims.clone(), fills: own.inputs.clone() };
+    let request = Request { dims: own.dims.clone(), fills: own.inputs.clone(), samples: own.samples };
     let template = onnx::Template { base, signature, request };
-    for &batch in args.batch.as_deref().unwrap_or(&[1]) {
+    for batch in batches(args) {
         let model = template.on(batch)?;
-        // A file that does not fit is found now, not by a worker.
+        // What does not fit is found now, not by a worker.
+        model.inputs.iter().try_for_each(onnx::refuse_unless_it_fits)?;
         for input in model.inputs.iter().filter(|input| matches!(input.fill, onnx::Fill::File(_))) {
             input.fill.bytes(input, args.seed)?;
         }
@@ -119,14 +102,16 @@ fn model(args: &RunArgs, path: &Path, device: Device) -> Result<onnx::Template> 
     Ok(template)
 }
 
+/// The batch sizes of a model.
+fn batches(args: &RunArgs) -> Vec<u64> {
+    args.batch.clone().unwrap_or(vec![args.own.samples.unwrap_or(1)])
+}
+
 fn sha256(path: &Path) -> Result<String> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            bail!("there is no model {}", path.display())
-        }
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
+    if !path.exists() {
+        bail!("there is no model {}", path.display());
+    }
+    let mut file = file::open(path)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -143,15 +128,15 @@ fn sha256(path: &Path) -> Result<String> {
 fn signature(library: &Path, model: &Path) -> Result<Signature> {
     let mut command = Command::new("/proc/self/exe");
     command.args(["probe", "onnx", "--ort-lib"]).arg(library).arg("--model").arg(model);
-    let output = command.stdin(Stdio::null()).output().context("cannot start a process to read the model")?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
+    let output = child::output(command, PATIENCE).context("cannot read the model in a process of its own")?;
+    let stderr = text::lines(&String::from_utf8_lossy(&output.stderr));
     ensure!(
         output.status.success(),
         "{} died while it read {}: {}; {}",
         library.display(),
         model.display(),
         output.status,
-        stderr.lines().rev().take(3).collect::<Vec<_>>().join(" | ")
+        stderr.lines().rev().take(3).map(text::line).collect::<Vec<_>>().join(" | ")
     );
     let answer: Result<Signature, String> =
         serde_json::from_slice(&output.stdout).context("the process that reads the model talks nonsense")?;
@@ -161,21 +146,6 @@ fn signature(library: &Path, model: &Path) -> Result<Signature> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn programs_are_found_as_a_shell_finds_them() {
-        assert!(find("sh").unwrap().ends_with("sh"));
-        assert!(find("/bin/sh").is_ok());
-        assert_eq!(
-            find("no-such-program").unwrap_err().to_string(),
-            "there is no program 'no-such-program': give its path, or a name in PATH"
-        );
-        assert_eq!(
-            find("./Cargo.toml").unwrap_err().to_string(),
-            "./Cargo.toml is not executable: chmod +x it, or name its interpreter"
-        );
-        assert_eq!(find("/").unwrap_err().to_string(), "'/' is a folder: name the program in it");
-    }
 
     #[test]
     fn a_hash_is_of_the_whole_file() {

@@ -59,9 +59,10 @@ pub fn parse(text: &str) -> Result<Case> {
     struct Around {
         evidence: Option<Evidence>,
     }
+    let text = super::decode::without_mark(text);
     let topology = super::file::parse(text)?;
     let around: Option<Around> = serde_json::from_str(text).ok();
-    let evidence = around.and_then(|around| around.evidence);
+    let evidence = around.and_then(|around| around.evidence).map(Evidence::cleaned);
     let silent = evidence.as_ref().and_then(|evidence| evidence.silent.clone());
     Ok(Case { topology: silent.map_or(Ok(topology), Err), evidence })
 }

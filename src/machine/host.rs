@@ -1,6 +1,6 @@
 //! The host: its name, kernel, processors and memory.
 
-use rustix::process::Pid;
+use super::cgroup;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -90,49 +90,15 @@ fn core_of(cpu: usize) -> (String, String) {
     }
 }
 
-/// The CPU quota of this process's cgroup in processors, the tightest up to the root, if any.
+/// The CPU quota of this process's control groups in processors, if any.
 pub fn cgroup_cpus() -> Option<f64> {
-    cgroup_folders()
-        .iter()
-        .filter_map(|folder| parse_cpu_max(&fs::read_to_string(format!("{folder}/cpu.max")).ok()?))
-        .reduce(f64::min)
+    cgroup::quota(Path::new("/"))
 }
 
-/// Time for which this process's cgroup was kept off the processors, in microseconds.
+/// Time for which this process's control groups were kept off the processors, in microseconds; `None` where
+/// that is unknown.
 pub fn cgroup_throttled_us() -> Option<u64> {
-    let text = fs::read_to_string(format!("{}/cpu.stat", cgroup_folders().first()?)).ok()?;
-    text.lines().find_map(|l| l.strip_prefix("throttled_usec ")?.parse().ok())
-}
-
-/// The cgroup v2 folders of this process, its own first.
-fn cgroup_folders() -> Vec<String> {
-    let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let path = text.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/");
-    std::path::Path::new(path)
-        .ancestors()
-        .map(|p| format!("/sys/fs/cgroup{}", p.display()).trim_end_matches('/').to_owned())
-        .collect()
-}
-
-/// `cpu.max`: "quota period" in microseconds, or "max period".
-fn parse_cpu_max(text: &str) -> Option<f64> {
-    let (quota, period) = text.trim().split_once(' ')?;
-    Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
-}
-
-/// All processes below one, as far as /proc shows them.
-pub fn descendants(of: Pid) -> Vec<Pid> {
-    let mut found = BTreeSet::new();
-    let mut todo = vec![of.as_raw_nonzero().get()];
-    while let Some(parent) = todo.pop() {
-        let Ok(tasks) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
-        for task in tasks.flatten() {
-            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            let children = children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
-            todo.extend(children.filter(|&pid| found.insert(pid)));
-        }
-    }
-    found.into_iter().filter_map(Pid::from_raw).collect()
+    cgroup::throttled_us(Path::new("/"))
 }
 
 /// The inverse of [`ranges`]; none if it is no such text.
@@ -175,13 +141,6 @@ pub fn numa_node(root: &Path, bus_id: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_quota_is_in_processors() {
-        assert_eq!(parse_cpu_max("150000 100000\n"), Some(1.5));
-        assert_eq!(parse_cpu_max("max 100000\n"), None);
-        assert_eq!(parse_cpu_max(""), None);
-    }
 
     #[test]
     fn processors_are_ranges() {

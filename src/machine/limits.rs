@@ -1,58 +1,14 @@
 //! What a GPU and its instances can have and do at most, for judging numbers, fresh and saved.
 //!
-//! Sizes come from [`super::profile::cards`], speeds from data sheets. A GPU that is missing is judged
-//! less, and never wrongly; where boards of one name differ, the larger value stands.
+//! Sizes and speeds come from [`super::cards`]. What the table lacks bounds nothing.
 
-use super::profile::{Card, ProfileName, cards};
+use super::cards::{self, Card};
+use super::profile::ProfileName;
 use super::topology::Profile;
-
-/// What the chip does at most.
-#[derive(Debug)]
-struct Speed {
-    name: &'static str,
-    /// Multiprocessors that these are for.
-    sm_count: f64,
-    /// DRAM bandwidth, 10^9 bytes/s.
-    gbytes_per_s: f64,
-    /// Dense fp16 and bf16 tensor operations, 10^12/s at boost clock.
-    tflops_16: f64,
-    /// The same for fp32 inputs, which tensor cores take as TF32.
-    tflops_32: f64,
-    /// L2 cache, MB.
-    l2_mb: f64,
-}
 
 /// Clocks go beyond the one a data sheet counts with: H100 SXM up to 1980 MHz, 989 TFLOP/s being
 /// counted at 1830.
 const CLOCK_HEADROOM: f64 = 1.1;
-
-/// NVIDIA's data sheets; the first that fits counts.
-#[rustfmt::skip]
-const SPEEDS: &[Speed] = &[
-    Speed { name: "A30", sm_count: 56.0, gbytes_per_s: 933.0, tflops_16: 165.0, tflops_32: 82.0, l2_mb: 24.0 },
-    Speed { name: "A100-SXM4-40GB", sm_count: 108.0, gbytes_per_s: 1555.0, tflops_16: 312.0, tflops_32: 156.0, l2_mb: 40.0 },
-    Speed { name: "A100", sm_count: 108.0, gbytes_per_s: 2039.0, tflops_16: 312.0, tflops_32: 156.0, l2_mb: 40.0 },
-    Speed { name: "H100 PCIe", sm_count: 114.0, gbytes_per_s: 2039.0, tflops_16: 756.0, tflops_32: 378.0, l2_mb: 50.0 },
-    Speed { name: "H100 NVL", sm_count: 132.0, gbytes_per_s: 3938.0, tflops_16: 989.0, tflops_32: 495.0, l2_mb: 50.0 },
-    Speed { name: "H100", sm_count: 132.0, gbytes_per_s: 3352.0, tflops_16: 989.0, tflops_32: 495.0, l2_mb: 50.0 },
-    Speed { name: "GH200", sm_count: 132.0, gbytes_per_s: 4900.0, tflops_16: 990.0, tflops_32: 495.0, l2_mb: 60.0 },
-    Speed { name: "H200", sm_count: 132.0, gbytes_per_s: 4800.0, tflops_16: 989.0, tflops_32: 495.0, l2_mb: 60.0 },
-    Speed { name: "GB200", sm_count: 152.0, gbytes_per_s: 8000.0, tflops_16: 2500.0, tflops_32: 1250.0, l2_mb: 130.0 },
-    Speed { name: "B200", sm_count: 148.0, gbytes_per_s: 8000.0, tflops_16: 2250.0, tflops_32: 1125.0, l2_mb: 130.0 },
-];
-
-/// How fast a GPU of this name is at most, where that is known.
-fn speed(gpu_name: &str) -> Option<&'static Speed> {
-    SPEEDS.iter().find(|speed| has_word(gpu_name, speed.name))
-}
-
-/// `word` begins a word of `name`: H200 is not in GH200, nor B200 in GB200.
-fn has_word(name: &str, word: &str) -> bool {
-    name.match_indices(word).any(|(at, _)| {
-        let before = name[..at].chars().next_back();
-        before.is_none_or(|c| !c.is_alphanumeric())
-    })
-}
 
 /// Beyond a data sheet's bandwidth: memory clocks differ by board and are known to a few percent.
 const BANDWIDTH_HEADROOM: f64 = 1.05;
@@ -60,7 +16,7 @@ const BANDWIDTH_HEADROOM: f64 = 1.05;
 /// How fast an instance is at most: by its multiprocessors, and by its share of the memory.
 #[derive(Clone, Debug, Default)]
 pub struct Ceiling {
-    speed: Option<&'static Speed>,
+    card: Option<&'static Card>,
     /// Of the bandwidth and of the L2 cache.
     share: Option<f64>,
 }
@@ -100,18 +56,22 @@ impl Ceiling {
             Some(profile) => size(gpu_name, profile).and_then(|size| size.bandwidth_share),
             None => Some(1.0),
         };
-        Ceiling { speed: speed(gpu_name), share }
+        Ceiling { card: cards::named(gpu_name, None), share }
     }
 
     /// Which of the figures are impossible. What is not known of the GPU bounds nothing.
     pub fn beyond(&self, figures: &Figures) -> Vec<Beyond> {
-        let Some(speed) = self.speed else { return Vec::new() };
+        let Some((card, speed)) = self.card.and_then(|card| Some((card, card.speed?))) else {
+            return Vec::new();
+        };
         let mut beyond = Vec::new();
         if let (Some(found), Some(sms)) = (figures.tflops, figures.sm_count) {
-            let peak = if figures.is_fp32 { speed.tflops_32 } else { speed.tflops_16 };
-            let most = peak * CLOCK_HEADROOM * sms / speed.sm_count;
+            let peak = if figures.is_fp32 { speed.tflops_32 } else { speed.tflops_16 } * CLOCK_HEADROOM;
+            let (most, reason) = match card.sm_count {
+                Some(all) => (peak * sms / f64::from(all), format!("on {sms} of {all} SMs")),
+                None => (peak, "on the whole GPU".to_owned()),
+            };
             if found > most {
-                let reason = format!("on {sms} of {} SMs", speed.sm_count);
                 beyond.push(Beyond { column: "tflops", found, most, reason });
             }
         }
@@ -138,31 +98,31 @@ pub struct Size {
     pub is_part: bool,
     /// Its part of the memory and so of its bandwidth: memory slices over those of the whole.
     pub bandwidth_share: Option<f64>,
-    /// Its memory in MiB lies between these: names are rounded up from what is left after reserves
-    /// (`1g.12gb` has 10.62 GiB, `7g.79gb` 79.00), by at most 12 % and half a GiB.
-    pub memory_mib: (f64, f64),
+    /// Its memory in MiB lies between these. The label of a profile is what its driver made of the
+    /// memory, and drivers differ (`1g.24gb` has 20.00 to 23.62 GiB, `7g.79gb` 79.00), hence wide;
+    /// none where the label is 0 (a GPU that uses the host's memory).
+    pub memory_mib: Option<(f64, f64)>,
 }
 
 /// None where the name is not one of a profile.
 pub fn size(gpu_name: &str, profile: &str) -> Option<Size> {
     let name: ProfileName = profile.parse().ok()?;
-    let (is_part, gb) = (name.ci_slices.is_some(), f64::from(name.memory_gb) * 1024.0);
-    let wanted = name.of_gpu_instance().to_string();
-    let found = cards_of(gpu_name).find_map(|card| {
-        let profile = card.profiles.iter().find(|profile| profile.name.as_ref() == Some(&wanted))?;
-        Some((profile.sm_count, share(card, profile)))
-    });
-    let (sm_count, bandwidth_share) = found.unwrap_or_default();
-    Some(Size { sm_count, is_part, bandwidth_share, memory_mib: (gb * 0.88 - 512.0, gb * 1.01) })
+    let (is_part, mib) = (name.ci_slices.is_some(), f64::from(name.memory_gb) * 1024.0);
+    let card = cards::named(gpu_name, None);
+    // Under a name that the table lacks, it is a driver that nobody has reported on.
+    let meant = |card: &'static Card| cards::profile(&card.profiles, profile).filter(|meant| meant.same_name);
+    let found = card.and_then(|card| Some((card, meant(card)?.profile)));
+    Some(Size {
+        sm_count: found.and_then(|(_, profile)| profile.sm_count),
+        is_part,
+        bandwidth_share: found.and_then(|(card, profile)| share(card, profile)),
+        memory_mib: (mib > 0.0).then_some((mib * 0.75 - 512.0, mib * 1.05 + 512.0)),
+    })
 }
 
-/// Multiprocessors of a whole GPU of this name; of several boards' the most.
+/// Multiprocessors of a whole GPU of this name.
 pub fn whole_sms(gpu_name: &str) -> Option<u32> {
-    cards_of(gpu_name).filter_map(|card| card.sm_count).max()
-}
-
-fn cards_of(gpu_name: &str) -> impl Iterator<Item = &'static Card> {
-    cards().iter().filter(move |card| card.names.iter().any(|name| has_word(gpu_name, name)))
+    cards::named(gpu_name, None)?.sm_count
 }
 
 fn share(card: &Card, profile: &Profile) -> Option<f64> {
@@ -206,16 +166,22 @@ mod tests {
         assert_eq!(size("NVIDIA H200", "2 cores"), None);
     }
 
+    /// A name that only looks like another card's is not judged by that card.
     #[test]
-    fn names_that_hold_each_other_are_told_apart() {
-        let name = |gpu: &str| speed(gpu).map(|speed| speed.name);
-        assert_eq!(name("NVIDIA GH200 480GB"), Some("GH200"));
-        assert_eq!(name("NVIDIA GB200"), Some("GB200"));
-        assert_eq!(name("NVIDIA H100 80GB HBM3"), Some("H100"));
-        assert_eq!(name("NVIDIA A100-SXM4-80GB"), Some("A100"));
-        assert_eq!(name("NVIDIA H20"), None);
+    fn another_card_is_not_judged_by_this_one() {
+        let sms = |gpu: &str, profile: &str| size(gpu, profile).unwrap().sm_count;
+        assert_eq!(sms("NVIDIA H800 PCIe", "1g.10gb"), None);
+        assert_eq!(sms("NVIDIA H800", "1g.10gb"), Some(16));
+        assert_eq!(sms("NVIDIA H800 NVL", "1g.12gb"), Some(16));
+        assert_eq!(sms("NVIDIA GB200", "1g.23gb"), Some(18));
+        assert_eq!(sms("NVIDIA GB200", "1g.47gb"), Some(32));
+        assert_eq!(sms("NVIDIA B200", "1g.47gb"), None, "a driver that nobody has reported on");
+        assert_eq!(sms("NVIDIA GH200 480GB", "1g.18gb"), None, "an H200's");
+        assert_eq!(sms("NVIDIA GH200 144G HBM3e", "1g.36gb"), Some(26));
         assert_eq!((whole_sms("NVIDIA H200"), whole_sms("NVIDIA H20")), (Some(132), None));
-        assert_eq!(size("NVIDIA GH200 480GB", "1g.18gb").unwrap().sm_count, None, "an H200's");
+        assert_eq!(whole_sms("NVIDIA GB200"), None);
+        let fast = Figures { tflops: Some(2000.0), sm_count: Some(152.0), ..Figures::default() };
+        assert_eq!(Ceiling::of("NVIDIA GB200", None).beyond(&fast), [], "faster than a B200 may be");
     }
 
     #[test]
@@ -244,15 +210,28 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_real_instances_is_possible() {
-        for card in cards() {
-            for profile in &card.profiles {
-                let (Some(name), Some(memory)) = (&profile.name, profile.memory_mib) else { continue };
-                let (least, most) = size("", name).unwrap().memory_mib;
-                assert!((least..=most).contains(&(memory as f64)), "{name}: {memory} MiB");
+    fn memory_that_a_driver_reported_is_possible() {
+        let possible = |name: &str, mib: f64| {
+            let (least, most) = size("", name).unwrap().memory_mib.unwrap();
+            (least..=most).contains(&mib)
+        };
+        for profile in cards::cards().iter().flat_map(|card| &card.profiles) {
+            if let (Some(name), Some(mib)) = (&profile.name, profile.memory_mib) {
+                assert!(possible(name, mib as f64), "{name}: {mib} MiB");
             }
         }
-        let (least, most) = size("", "7g.79gb").unwrap().memory_mib;
-        assert!((least..=most).contains(&(79.0 * 1024.0)));
+        for (name, gib) in [
+            ("7g.79gb", 79.0),
+            ("7g.80gb", 78.75),
+            ("1g.12gb", 10.75),
+            ("2g.24gb", 21.62),
+            ("1g.23gb", 20.5),
+            ("1g.24gb", 20.0),
+            ("1g.24gb", 23.12),
+        ] {
+            assert!(possible(name, gib * 1024.0), "{name}: {gib} GiB");
+        }
+        assert!(!possible("1g.10gb", 20.0 * 1024.0) && !possible("3g.40gb", 20.0 * 1024.0));
+        assert_eq!(size("NVIDIA Thor", "1g.0gb").unwrap().memory_mib, None);
     }
 }

@@ -3,7 +3,7 @@
 use super::profile::ProfileName;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -302,6 +302,39 @@ impl Topology {
         Ok(serde_json::from_str(text)?)
     }
 
+    /// What is there twice and can be there only once, in words: the index of a GPU, or of a MIG
+    /// device on it, or a UUID.
+    pub fn listed_twice(&self) -> Option<String> {
+        let mut seen: BTreeMap<String, String> = BTreeMap::new();
+        let mut again = |key: String, what: &str, place: &str| {
+            let before = seen.insert(key, place.to_owned())?;
+            Some(format!("{what} is listed twice, as {before} and as {place}"))
+        };
+        for (at, gpu) in self.gpus.iter().enumerate() {
+            let place = format!("gpus[{at}]");
+            let index = again(format!("index {}", gpu.index), &format!("GPU {}", gpu.index), &place);
+            let mut uuid = |uuid: &str, place: &str| {
+                (!uuid.is_empty()).then(|| again(uuid.to_ascii_lowercase(), uuid, place)).flatten()
+            };
+            let mut twice = index.or_else(|| uuid(&gpu.uuid, &place));
+            for (at, mig) in gpu.mig_devices.iter().enumerate() {
+                twice = twice.or_else(|| uuid(&mig.uuid, &format!("{place}.mig_devices[{at}]")));
+                let same = |other: &MigDevice| other.index == mig.index;
+                let before = gpu.mig_devices[..at].iter().position(same);
+                twice = twice.or_else(|| {
+                    let (device, before) = (format!("Device {} of GPU {}", mig.index, gpu.index), before?);
+                    Some(format!(
+                        "{device} is listed twice, as mig_devices[{before}] and as mig_devices[{at}]"
+                    ))
+                });
+            }
+            if twice.is_some() {
+                return twice;
+            }
+        }
+        None
+    }
+
     /// The first number of the driver's version.
     pub fn driver_major(&self) -> Option<u32> {
         self.driver_version.as_deref()?.split('.').next()?.parse().ok()
@@ -319,6 +352,46 @@ impl Gpu {
         self.mig_devices
             .iter()
             .filter(move |other| mig.gi_id.is_some() && other.gi_id == mig.gi_id && other.ci_id != mig.ci_id)
+    }
+
+    /// Does this process see every MIG device that there can be on this GPU, and so everybody who may
+    /// compute on it?
+    ///
+    /// A container or job is shown its own MIG devices only, and without the privilege to list the GPU
+    /// instances nothing says that there are others. All are seen where the listed GPU instances each
+    /// have a MIG device here, or where those that are here take all compute slices or all of the
+    /// memory.
+    pub fn shows_all_mig_devices(&self) -> bool {
+        let unreadable = |field: &str| field == "mig_mode" || field.starts_with("mig_devices");
+        if self.mig_mode.is_none() {
+            // NVML 3: the card knows no MIG.
+            return self.unread.get("mig_mode").is_none_or(|why| why.starts_with("NVML 3:"));
+        }
+        if self.mig_enabled() == Some(false) && self.mig_devices.is_empty() {
+            return true;
+        }
+        if self.unread.keys().any(|field| unreadable(field)) {
+            return false;
+        }
+        let seen: BTreeSet<u32> = self.mig_devices.iter().filter_map(|mig| mig.gi_id).collect();
+        if let Some(instances) = &self.gpu_instances {
+            return instances.iter().all(|instance| seen.contains(&instance.id));
+        }
+        if self.unread.keys().any(|field| field.starts_with("profiles")) {
+            return false;
+        }
+        let mut slices = 0;
+        let mut memory_mib = 0;
+        for gi in &seen {
+            let device = self.mig_devices.iter().find(|mig| mig.gi_id == Some(*gi));
+            let name = device.and_then(|mig| mig.profile.as_deref()?.parse::<ProfileName>().ok());
+            slices += name.map_or(0, |name| name.gi_slices);
+            memory_mib += device.and_then(|mig| mig.memory_mib).unwrap_or(0);
+        }
+        let most = |of: fn(&Profile) -> Option<u64>| self.profiles.iter().filter_map(of).max();
+        most(|p| p.slices.map(u64::from)).is_some_and(|all| u64::from(slices) >= all)
+            // Rounding leaves two halves a little short of the whole.
+            || most(|p| p.memory_mib).is_some_and(|all| memory_mib > 0 && memory_mib * 100 >= all * 98)
     }
 
     /// Processes in this MIG device.
@@ -393,7 +466,8 @@ pub(crate) mod tests {
 
     /// GPU 0 with MIG off, GPU 1 cut into 3g and 1g, GPU 2 with MIG on and empty.
     pub(crate) fn mixed() -> Topology {
-        let mig = |uuid: &str, gi, profile: &str, sm| MigDevice {
+        let mig = |index, uuid: &str, gi, profile: &str, sm| MigDevice {
+            index,
             uuid: uuid.into(),
             gi_id: Some(gi),
             ci_id: Some(0),
@@ -421,8 +495,8 @@ pub(crate) mod tests {
                     "GPU-aaaabbbb-0000-4000-8000-000000000001",
                     true,
                     vec![
-                        mig("MIG-11111111-0000-5000-8000-000000000001", 1, "3g.40gb", 60),
-                        mig("MIG-11112222-0000-5000-8000-000000000002", 9, "1g.10gb", 16),
+                        mig(0, "MIG-11111111-0000-5000-8000-000000000001", 1, "3g.40gb", 60),
+                        mig(1, "MIG-11112222-0000-5000-8000-000000000002", 9, "1g.10gb", 16),
                     ],
                 ),
                 gpu(2, "GPU-cccccccc-0000-4000-8000-000000000002", true, vec![]),
@@ -448,6 +522,38 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_is_there_twice_is_named_with_both_places() {
+        let twice = |change: fn(&mut Topology)| {
+            let mut topology = mixed();
+            change(&mut topology);
+            topology.listed_twice()
+        };
+        assert_eq!(twice(|_| {}), None);
+        assert_eq!(
+            twice(|t| t.gpus[2].index = 0).unwrap(),
+            "GPU 0 is listed twice, as gpus[0] and as gpus[2]"
+        );
+        assert_eq!(
+            twice(|t| t.gpus[2].uuid = t.gpus[0].uuid.to_uppercase()).unwrap(),
+            "GPU-AAAAAAAA-0000-4000-8000-000000000000 is listed twice, as gpus[0] and as gpus[2]"
+        );
+        assert_eq!(
+            twice(|t| t.gpus[1].mig_devices[1].uuid = t.gpus[1].mig_devices[0].uuid.clone()).unwrap(),
+            "MIG-11111111-0000-5000-8000-000000000001 is listed twice, as gpus[1].mig_devices[0] and as \
+             gpus[1].mig_devices[1]"
+        );
+        assert_eq!(
+            twice(|t| t.gpus[1].mig_devices[1].index = 0).unwrap(),
+            "Device 0 of GPU 1 is listed twice, as mig_devices[0] and as mig_devices[1]"
+        );
+        assert_eq!(
+            twice(|t| (t.gpus[1].uuid, t.gpus[2].uuid) = Default::default()),
+            None,
+            "two that are lost"
+        );
+    }
+
+    #[test]
     fn placements_are_written_as_nvidia_smi_does() {
         for text in ["{0,1,2,3,4,5,6}:1", "{0}:8", "", "{0,4}:4 {2}:2"] {
             assert_eq!(text.parse::<Placements>().unwrap().to_string(), text);
@@ -455,6 +561,51 @@ pub(crate) mod tests {
         for text in ["{}:1", "{0}", "{0}:", "0:1", "{a}:1", "{0}:1}"] {
             assert!(text.parse::<Placements>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn all_mig_devices_are_seen_only_where_that_can_be_told() {
+        let mig = |gi: u32, profile: &str, mib| MigDevice {
+            index: gi,
+            gi_id: Some(gi),
+            ci_id: Some(0),
+            profile: Some(profile.into()),
+            memory_mib: Some(mib),
+            ..MigDevice::default()
+        };
+        let offered =
+            |slices, mib| Profile { slices: Some(slices), memory_mib: Some(mib), ..Profile::default() };
+        let cut = |mig_devices: Vec<MigDevice>, listed: Option<&[u32]>| Gpu {
+            mig_mode: Some(Mode { current: true, pending: true }),
+            profiles: vec![offered(1, 16_384), offered(3, 71_424), offered(7, 143_360)],
+            gpu_instances: listed
+                .map(|ids| ids.iter().map(|&id| GpuInstance { id, ..GpuInstance::default() }).collect()),
+            mig_devices,
+            ..Gpu::default()
+        };
+        let halves = || vec![mig(1, "3g.71gb", 71_424), mig(2, "3g.71gb", 71_424)];
+        let sevenths: Vec<MigDevice> = (7..14).map(|gi| mig(gi, "1g.18gb", 16_384)).collect();
+        // Who may list the GPU instances knows.
+        assert!(cut(halves(), Some(&[1, 2])).shows_all_mig_devices());
+        assert!(!cut(halves(), Some(&[1, 2, 9])).shows_all_mig_devices());
+        // Who may not knows it of a full GPU only.
+        assert!(cut(halves(), None).shows_all_mig_devices());
+        assert!(cut(sevenths.clone(), None).shows_all_mig_devices());
+        assert!(!cut(sevenths[1..].to_vec(), None).shows_all_mig_devices());
+        assert!(!cut(halves()[1..].to_vec(), None).shows_all_mig_devices());
+        assert!(!cut(vec![], None).shows_all_mig_devices());
+        let part = vec![mig(1, "1c.3g.71gb", 71_424), mig(1, "2c.3g.71gb", 71_424)];
+        assert!(!cut(part, None).shows_all_mig_devices(), "two compute instances of one half");
+        let mut refused = cut(halves(), Some(&[1, 2]));
+        refused.unread.insert("mig_devices.2".into(), "NVML 4: no permission".into());
+        assert!(!refused.shows_all_mig_devices());
+        // A whole GPU has no MIG devices to hide.
+        assert!(mixed().gpus[0].shows_all_mig_devices());
+        let mut no_mig = Gpu::default();
+        no_mig.unread.insert("mig_mode".into(), "NVML 3: not supported".into());
+        assert!(no_mig.shows_all_mig_devices());
+        no_mig.unread.insert("mig_mode".into(), "NVML 4: no permission".into());
+        assert!(!no_mig.shows_all_mig_devices());
     }
 
     #[test]

@@ -7,8 +7,10 @@
 use super::protocol::FromWorker;
 use super::recorder::{LOWEST_NS, encode};
 use super::resident;
+use crate::machine::thread;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
@@ -71,7 +73,13 @@ struct Turn {
 
 impl Intervals {
     /// Of these metrics; each interval is handed to `send` on a thread of its own.
-    pub fn new(metrics: &[Metric], mut send: impl FnMut(FromWorker) + Send + 'static) -> Intervals {
+    ///
+    /// # Errors
+    /// That thread cannot be created.
+    pub fn new(
+        metrics: &[Metric],
+        mut send: impl FnMut(FromWorker) + Send + 'static,
+    ) -> io::Result<Intervals> {
         let (full, to_write) = sync_channel::<Full>(4);
         let mut turns = Vec::new();
         let mut back = Vec::new();
@@ -81,7 +89,7 @@ impl Intervals {
             back.push((metric, give));
             turns.push(Turn { metric, start: 0, current: resident::histogram(), full: full.clone(), empty });
         }
-        let writer = std::thread::spawn(move || {
+        let writer = thread::start("intervals", move || {
             while let Ok(Full { metric, start, end, mut histogram }) = to_write.recv() {
                 let text = encode(&histogram);
                 send(FromWorker::Interval(Interval {
@@ -95,8 +103,8 @@ impl Intervals {
                     let _ = give.try_send(histogram);
                 }
             }
-        });
-        Intervals { metrics: turns, writer: Some(writer) }
+        })?;
+        Ok(Intervals { metrics: turns, writer: Some(writer) })
     }
 
     /// The window opens.
@@ -157,7 +165,8 @@ mod tests {
         let mut intervals = Intervals::new(&[Metric::Latency, Metric::Response], move |message| {
             let FromWorker::Interval(interval) = message else { panic!("an interval") };
             sink.lock().unwrap().push(interval);
-        });
+        })
+        .unwrap();
         intervals.open(500);
         for i in 0..4000 {
             let now = 500 + (i + 1) * 1_000_000;

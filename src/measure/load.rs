@@ -7,7 +7,8 @@
 //!   lane is free and the batch is full or its oldest sample has waited for `max_delay`, which is how
 //!   Triton's dynamic batcher works.
 
-use anyhow::{Context, Result, bail, ensure};
+use crate::machine::decode;
+use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::VecDeque;
@@ -143,19 +144,23 @@ impl Arrivals {
     /// A line that is no such number, none at all, or too many.
     pub fn parse_trace(text: &str) -> Result<Arrivals> {
         let mut times = Vec::new();
-        for (number, line) in text.lines().map(str::trim).enumerate() {
+        for (number, line) in decode::lines(text) {
+            let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let seconds: f64 = line
-                .parse()
-                .with_context(|| format!("line {}: '{line}' is no number of seconds", number + 1))?;
+            let Ok(seconds) = line.parse::<f64>() else {
+                bail!(
+                    "line {number}: '{line}' is no number of seconds (a trace holds one a line, from its start; \
+                     # begins a comment)"
+                );
+            };
             if !(0.0..1e9).contains(&seconds) {
-                bail!("line {}: {line} s is not from 0 on", number + 1);
+                bail!("line {number}: {line} s is not from 0 on, in seconds from the start of the trace");
             }
             let time = (seconds * 1e9).round() as u64;
             if times.last().is_some_and(|&last| last > time) {
-                bail!("line {}: {line} s is before the line above", number + 1);
+                bail!("line {number}: {line} s is before the line above: sort the trace");
             }
             times.push(time);
         }
@@ -344,11 +349,20 @@ mod tests {
         assert_eq!(trace, Arrivals::Trace(vec![0, 500_000_000, 500_000_000, 1_250_000_000]));
         assert!((trace.rate() - 3.2).abs() < 1e-12);
         let error = |text: &str| Arrivals::parse_trace(text).unwrap_err().to_string();
-        assert_eq!(error("1\nx"), "line 2: 'x' is no number of seconds");
-        assert_eq!(error("1\n0.5"), "line 2: 0.5 s is before the line above");
-        assert_eq!(error("-1"), "line 1: -1 s is not from 0 on");
-        assert_eq!(error("NaN"), "line 1: NaN s is not from 0 on");
+        assert!(error("1\nx").starts_with("line 2: 'x' is no number of seconds (a trace holds one a line"));
+        assert!(error("0,5").starts_with("line 1: '0,5' is no number of seconds"));
+        assert_eq!(error("1\n0.5"), "line 2: 0.5 s is before the line above: sort the trace");
+        assert!(error("-1").starts_with("line 1: -1 s is not from 0 on"));
+        assert!(error("NaN").starts_with("line 1: NaN s is not from 0 on"));
         assert_eq!(error(""), "no arrivals in it");
+    }
+
+    #[test]
+    fn a_trace_of_another_system_is_the_same() {
+        let trace = Arrivals::parse_trace("0\n0.5\n1.25\n").unwrap();
+        for text in ["\u{feff}0\r\n0.5\r\n1.25\r\n", "0\r0.5\r1.25", "0\n\n 0.5\t\n1.25"] {
+            assert_eq!(Arrivals::parse_trace(text).unwrap(), trace, "{text:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::load::Load;
 use super::recorder::Recording;
 use super::records::Extras;
 use super::stopping::Rule;
+use crate::machine::text;
 use crate::workload::{DeviceIdentity, Own, Settings, Stages};
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
@@ -85,6 +86,7 @@ pub enum FromWorker {
     /// The device is open; nothing has run on it.
     Hello {
         /// What it says of itself.
+        #[serde(deserialize_with = "text::deserialize_names")]
         identity: DeviceIdentity,
     },
     /// Warmed up, and loading the device until the window opens.
@@ -127,10 +129,14 @@ pub enum FromWorker {
         /// Relative L2 error of the output; none for a workload without output, or when stopped early.
         output_error: Option<f64>,
         /// Why the output is wrong, if it is.
+        #[serde(default, deserialize_with = "text::deserialize_reason")]
         output_failure: Option<String>,
         /// Not all of it was checked.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         output_partial: bool,
+        /// Elements of it are NaN or infinite, and the reference agrees.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        output_non_finite: bool,
         /// The user's program did not end when it was told to, and was ended.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         forced: bool,
@@ -140,6 +146,7 @@ pub enum FromWorker {
         /// In which phase.
         phase: String,
         /// Why.
+        #[serde(deserialize_with = "text::deserialize_reason")]
         error: String,
     },
 }
@@ -212,11 +219,13 @@ mod tests {
         fn messages_survive_the_line(batches in any::<u64>(), error in "\\PC{0,80}", value in any::<f64>()) {
             for message in [
                 FromWorker::Progress { unmeasured: 1, batches },
-                FromWorker::Failed { phase: "window".into(), error: format!("{error}\n{error}") },
+                // One line, and what it is about.
+                FromWorker::Failed { phase: "window".into(), error: text::reason(&format!("{error}\n{error}")) },
                 FromWorker::Done {
                     output_error: Some(value).filter(|v| v.is_finite()),
                     output_failure: None,
                     output_partial: batches % 3 == 0,
+                    output_non_finite: batches % 5 == 0,
                     forced: batches % 2 == 0,
                 },
             ] {

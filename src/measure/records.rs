@@ -10,6 +10,7 @@ use super::recorder::{Recorder, Recording};
 use super::resident;
 use super::stopping::Rule;
 use serde::{Deserialize, Serialize};
+use std::io;
 
 /// A batch is late by the harness's fault when it was issued so long after both its arrival and its
 /// lane were there, or this share of its service time.
@@ -68,6 +69,9 @@ pub struct Extras {
     /// Batches under way at once, from the file that a program left behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imported: Option<u32>,
+    /// The time stamps of that file are coarser than 1 % of the median latency.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub coarse_times: bool,
     /// How well mean and p99 are known, where that was asked for.
     pub known: Option<Known>,
     /// The device's clock just before and just after it, in MHz, where it can be read.
@@ -110,10 +114,14 @@ impl Records {
     }
 
     /// Hands in the histogram of each second, too.
-    pub fn keep_intervals(&mut self, send: impl FnMut(FromWorker) + Send + 'static) {
+    ///
+    /// # Errors
+    /// The thread that sends them cannot be created.
+    pub fn keep_intervals(&mut self, send: impl FnMut(FromWorker) + Send + 'static) -> io::Result<()> {
         let metrics: &[Metric] =
             if self.arrivals.is_some() { &[Metric::Latency, Metric::Response] } else { &[Metric::Latency] };
-        self.intervals = Some(Intervals::new(metrics, send));
+        self.intervals = Some(Intervals::new(metrics, send)?);
+        Ok(())
     }
 
     /// The window is over: returns when every interval is handed in.

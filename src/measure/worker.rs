@@ -7,44 +7,53 @@ use super::program;
 use super::protocol::{self, Device, FromWorker, Job, ToWorker};
 use super::records::{Extras, Records};
 use super::window::{Control, Ended, Task, Window};
-use crate::machine::host;
+use crate::machine::{child, host, processes, thread};
 use crate::workload::scripted::{Script, Scripted};
 use crate::workload::{DeviceIdentity, Kind, Own, Spec, Sync, Workload, check, cpu, cuda, onnx};
 use anyhow::{Context, Result, bail};
-use rustix::process::{Signal, kill_current_process_group, set_parent_process_death_signal};
+use rustix::process::{Signal, getpid, getppid, kill_process};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Between two progress messages: at most 10 a second.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// From the parent's end until what the worker started is left alone: as long as a supervisor takes to
+/// end a program.
+const LEAVE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What `migbench worker` answers a person.
+pub const BY_HAND: &str = "migbench worker is the process that 'migbench run' starts on each instance and speaks \
+                           with; it does nothing without that parent: call 'migbench run'";
+
+/// Whether a migbench started this worker: by hand there is neither a job nor a parent that would miss it.
+pub fn has_parent() -> bool {
+    let parent = getppid().map(|pid| pid.as_raw_pid().to_string());
+    std::env::var(child::PARENT).ok() == parent && parent.is_some()
+}
 
 /// Speaks the protocol on standard input and output until the job is done.
 ///
 /// # Errors
 /// What went wrong; the parent has been told, if it could be.
 pub fn run() -> Result<()> {
-    // The kernel ends this worker with its parent; of a parent that is gone already, standard input
-    // is at its end.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
     let out = Out::take_stdout()?;
     let mut stdin = BufReader::new(std::io::stdin());
     let job = match read_message(&mut stdin)? {
         Some(ToWorker::Job(job)) => *job,
-        other => {
-            bail!("expected a job on standard input, got {other:?}: workers are started by migbench itself")
-        }
+        other => bail!("expected a job on standard input, got {other:?}"),
     };
     // Before any thread is started: they inherit it.
     host::stay_on(&job.cpus)?;
     let control = Arc::new(Control::default());
-    std::thread::spawn({
+    thread::start("listener", {
         let control = Arc::clone(&control);
         move || listen(stdin, &control)
-    });
-    report_progress(&control, &out);
+    })?;
+    report_progress(&control, &out)?;
     let mut phase = Phase::Hello;
     let outcome = dispatch(&job, &control, &out, &mut phase);
     if let Err(error) = &outcome {
@@ -66,13 +75,13 @@ impl Out {
     }
 
     pub(super) fn send(&self, message: &FromWorker) -> Result<()> {
-        let mut file = self.0.lock().expect("no thread panics while it writes");
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         file.write_all(&protocol::encode(message)).context("the parent is gone")
     }
 
     fn fault(&self, fault: Option<Fault>, phase: Phase) -> Result<()> {
         match fault {
-            Some(fault) => fault.at(phase, &mut *self.0.lock().expect("no thread panics while it writes")),
+            Some(fault) => fault.at(phase, &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)),
             None => Ok(()),
         }
     }
@@ -87,9 +96,8 @@ fn read_message(stdin: &mut impl BufRead) -> Result<Option<ToWorker>> {
     protocol::decode(&line).map(Some)
 }
 
-/// The reader thread. The end of the stream means that the parent is gone: so is the worker, then, at
-/// once and without tidying up under the feet of the thread that measures. A program that it supervises
-/// is of its process group and ends with it.
+/// The reader thread. The end of the stream means that the parent is gone: so is the worker, then, with
+/// whatever it started, and without tidying up under the feet of the thread that measures.
 fn listen(mut stdin: impl BufRead, control: &Control) {
     loop {
         match read_message(&mut stdin) {
@@ -98,7 +106,8 @@ fn listen(mut stdin: impl BufRead, control: &Control) {
             Ok(Some(ToWorker::Cut)) => control.cut.store(true, Relaxed),
             Ok(Some(ToWorker::Stop)) => control.stop.store(true, Relaxed),
             Ok(Some(ToWorker::Job(_)) | None) | Err(_) => {
-                let _ = kill_current_process_group(Signal::KILL);
+                processes::end_descendants(LEAVE_LIMIT);
+                let _ = kill_process(getpid(), Signal::KILL);
             }
         }
     }
@@ -221,7 +230,7 @@ impl Session<'_> {
             records.keep_intervals(move |message| {
                 // A parent that is gone ends the worker by itself.
                 let _ = out.send(&message);
-            });
+            })?;
         }
         let mut window = Window::new(clock, workload, &task, self.control);
         // Before the warm-up: the probe is made when it is first asked for.
@@ -241,6 +250,7 @@ impl Session<'_> {
                 output_error: None,
                 output_failure: None,
                 output_partial: false,
+                output_non_finite: false,
                 forced: false,
             });
         }
@@ -259,10 +269,13 @@ impl Session<'_> {
                 known: records.known(),
                 sm_clock_mhz: [clock_before.as_slice(), window.clocks(), clock_after.as_slice()].concat(),
                 imported: None,
+                coarse_times: false,
             }),
             load: window.log(),
             cut: ended == Ended::Cut,
-            cpu_throttled_us: throttled_after.zip(throttled_before).map(|(after, before)| after - before),
+            cpu_throttled_us: throttled_after
+                .zip(throttled_before)
+                .and_then(|(after, before)| after.checked_sub(before)),
         })?;
 
         window.load_while(|_, c| !c.stages.load(Relaxed) && !c.stop.load(Relaxed))?;
@@ -275,11 +288,11 @@ impl Session<'_> {
         }
         window.load_while(|_, c| !c.stop.load(Relaxed))?;
         self.enter(Phase::Done)?;
-        let (output_error, output_failure, output_partial) = match (before, ended) {
+        let verdict = match (before, ended) {
             (Some(before), Ended::Rule | Ended::Saturated) if self.computes => {
                 let after = workload.checked_output(batch)?.unwrap_or_default();
                 let network = self.spec.network();
-                let verdict = match workload.judge(&before, &after)? {
+                Some(match workload.judge(&before, &after)? {
                     Some(verdict) => verdict,
                     None => {
                         // It shows that this worker is alive.
@@ -287,19 +300,24 @@ impl Session<'_> {
                         let outputs = [&before[..], &after[..]];
                         check::check(workload, &network, &self.job.settings, &sizes, outputs, &alive)?
                     }
-                };
-                (Some(verdict.error).filter(|e| e.is_finite()), verdict.failure, verdict.partial)
+                })
             }
-            _ => (None, None, false),
+            _ => None,
         };
-        self.out.send(&FromWorker::Done { output_error, output_failure, output_partial, forced: false })
+        self.out.send(&FromWorker::Done {
+            output_error: verdict.as_ref().map(|verdict| verdict.error).filter(|error| error.is_finite()),
+            output_partial: verdict.as_ref().is_some_and(|verdict| verdict.partial),
+            output_non_finite: verdict.as_ref().is_some_and(|verdict| verdict.non_finite),
+            output_failure: verdict.and_then(|verdict| verdict.failure),
+            forced: false,
+        })
     }
 }
 
 /// The progress thread: tells how far the worker is whenever that has changed.
-fn report_progress(control: &Arc<Control>, out: &Out) {
+fn report_progress(control: &Arc<Control>, out: &Out) -> Result<()> {
     let (control, out) = (Arc::clone(control), out.clone());
-    std::thread::spawn(move || {
+    thread::start("progress", move || {
         let mut last = (0, 0);
         loop {
             std::thread::sleep(PROGRESS_EVERY);
@@ -310,5 +328,6 @@ fn report_progress(control: &Arc<Control>, out: &Out) {
             }
             last = now;
         }
-    });
+    })?;
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! What `list` found: a tree for people, JSON for programs, CSV for spreadsheets.
 
 use super::columns::{Side, lines};
+use crate::machine::text::spreadsheet;
 use crate::machine::topology::{MigDevice, Profile, Source};
 use crate::machine::{Gpu, Instance, InstanceKind, Topology};
 use serde::Serialize;
@@ -85,7 +86,12 @@ fn versions(topology: &Topology) -> String {
 fn title(gpu: &Gpu) -> String {
     if gpu.uuid.is_empty() {
         let why = gpu.unread.get("handle").or(gpu.unread.get("uuid")).map_or("", String::as_str);
-        return format!("GPU {}  does not answer: {why}", gpu.index);
+        let which = match (&gpu.pci_bus_id, gpu.unread.contains_key("index")) {
+            (Some(address), true) => format!("at {address}"),
+            (None, true) => "of unknown index".to_owned(),
+            (_, false) => gpu.index.to_string(),
+        };
+        return format!("GPU {which}  does not answer: {why}");
     }
     let memory = match (gpu.memory_mib, gpu.unread.get("memory_mib")) {
         (Some(mib), _) => format!("{mib} MiB"),
@@ -270,7 +276,8 @@ pub fn json(out: &mut dyn Write, listing: &Listing) -> io::Result<()> {
     writeln!(out)
 }
 
-/// For spreadsheets: one line an instance. An empty cell is not known.
+/// For spreadsheets: one line an instance. An empty cell is not known; a text that would be taken for a
+/// formula has an apostrophe in front.
 ///
 /// # Errors
 /// The stream does not take it.
@@ -307,7 +314,7 @@ pub fn csv(out: &mut dyn Write, listing: &Listing) -> io::Result<()> {
             }
             _ => Vec::new(),
         };
-        writer.write_record([
+        let line = [
             instance.kind.to_string(),
             text(instance.gpu_index.as_ref().map(|v| v as _)),
             instance.gpu_name.clone(),
@@ -324,7 +331,8 @@ pub fn csv(out: &mut dyn Write, listing: &Listing) -> io::Result<()> {
             text(usable.as_ref().map(|v| v as _)),
             text(reason.map(|v| v as _)),
             pids.join(" "),
-        ])?;
+        ];
+        writer.write_record(line.iter().map(|cell| spreadsheet(cell).into_owned()))?;
     }
     writer.flush()
 }

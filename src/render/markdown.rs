@@ -1,5 +1,7 @@
 //! Text that stays text inside Markdown.
 
+use crate::machine::text::is_visible;
+
 /// Escapes what GitHub and GitLab would take for markup in a table's cell.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -9,7 +11,7 @@ pub fn escape(text: &str) -> String {
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '&' => escaped.push_str("&amp;"),
-            c if c.is_control() => escaped.push(' '),
+            c if !is_visible(c) => escaped.push(' '),
             c => escaped.push(c),
         }
     }

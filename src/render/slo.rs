@@ -10,13 +10,7 @@ use std::io::{self, Write};
 /// # Errors
 /// The stream does not take it.
 pub fn write(out: &mut dyn Write, rows: &[Row], unfinished: &[Row]) -> io::Result<()> {
-    let mut searches: BTreeMap<_, Vec<&Row>> = BTreeMap::new();
-    for row in rows {
-        if let Some(key) = key(row) {
-            searches.entry(key).or_default().push(row);
-        }
-    }
-    for (search, probes) in searches {
+    for (search, probes) in searches(rows) {
         let interrupted = unfinished.iter().any(|row| key(row).as_ref() == Some(&search));
         let ((.., label), (workload, batch, inflight, mode, target), round) = search;
         let lanes = if inflight > 1 { format!(", {inflight} in flight") } else { String::new() };
@@ -25,6 +19,22 @@ pub fn write(out: &mut dyn Write, rows: &[Row], unfinished: &[Row]) -> io::Resul
         writeln!(out, "{label}, {workload}, batch {batch}{lanes}, {mode}, round {round}: {found}")?;
     }
     Ok(())
+}
+
+/// Has any search ended without an answer?
+pub fn any_undecided(rows: &[Row]) -> bool {
+    searches(rows).values().any(|probes| undecided(probes, best(probes)).is_some())
+}
+
+/// The probes of each search.
+fn searches(rows: &[Row]) -> BTreeMap<Key<'_>, Vec<&Row>> {
+    let mut searches: BTreeMap<_, Vec<&Row>> = BTreeMap::new();
+    for row in rows {
+        if let Some(key) = key(row) {
+            searches.entry(key).or_default().push(row);
+        }
+    }
+    searches
 }
 
 /// Whose search a probe belongs to, in their order; none of a row that is no probe.
@@ -40,13 +50,8 @@ fn key(row: &Row) -> Option<Key<'_>> {
 
 /// What the probes of a search say.
 fn found(probes: &[&Row], target: &str, interrupted: bool) -> String {
-    let rate = |row: &Row| row.rates.offered.unwrap_or(0.0);
-    let met = probes.iter().filter(|row| row.slo.met == Some(true));
-    let best = met.copied().reduce(|best, row| if rate(row) > rate(best) { row } else { best });
-    // The lowest rate above it, as it was asked last.
-    let above = probes.iter().filter(|row| best.is_none_or(|best| rate(row) > rate(best)));
-    let above = above.copied().reduce(|low, row| if rate(row) <= rate(low) { row } else { low });
-    let undecided = above.filter(|row| row.slo.met.is_none()).map(|row| reason(row, probes));
+    let best = best(probes);
+    let undecided = undecided(probes, best).map(|row| reason(row, probes));
     let Some(best) = best else {
         return match undecided {
             _ if interrupted => format!("interrupted before a rate with {target} was found"),
@@ -62,6 +67,23 @@ fn found(probes: &[&Row], target: &str, interrupted: bool) -> String {
         Some(reason) => format!("at least {what}; undecided above it: {reason}"),
         None => what,
     }
+}
+
+fn rate(row: &Row) -> f64 {
+    row.rates.offered.unwrap_or(0.0)
+}
+
+/// The probe with the highest rate that met the target.
+fn best<'a>(probes: &[&'a Row]) -> Option<&'a Row> {
+    let met = probes.iter().filter(|row| row.slo.met == Some(true));
+    met.copied().reduce(|best, row| if rate(row) > rate(best) { row } else { best })
+}
+
+/// The probe with the lowest rate above the best, as it was asked last, if it could not tell.
+fn undecided<'a>(probes: &[&'a Row], best: Option<&Row>) -> Option<&'a Row> {
+    let above = probes.iter().filter(|row| best.is_none_or(|best| rate(row) > rate(best)));
+    let above = above.copied().reduce(|low, row| if rate(row) <= rate(low) { row } else { low });
+    above.filter(|row| row.slo.met.is_none())
 }
 
 /// Why a probe decides nothing, and of how many that is said.

@@ -7,10 +7,31 @@ use serde::forward_to_deserialize_any;
 /// The text of a cell.
 pub struct Cell<'de>(pub &'de str);
 
+/// pandas writes whole numbers of a column with empty cells as 3.0.
+fn whole(text: &str) -> &str {
+    match text.split_once('.') {
+        Some((whole, zeros)) if !zeros.is_empty() && zeros.bytes().all(|byte| byte == b'0') => whole,
+        _ => text,
+    }
+}
+
+/// Python writes True, Excel TRUE.
+fn boolean(text: &str) -> &str {
+    match text {
+        "True" | "TRUE" => "true",
+        "False" | "FALSE" => "false",
+        _ => text,
+    }
+}
+
+fn as_it_is(text: &str) -> &str {
+    text
+}
+
 macro_rules! parsed {
-    ($($method:ident $visit:ident $type:ty;)*) => {
+    ($($method:ident $visit:ident $type:ty, $clean:ident;)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-            let value: $type = self.0.parse().map_err(serde::de::Error::custom)?;
+            let value: $type = $clean(self.0).parse().map_err(serde::de::Error::custom)?;
             visitor.$visit(value)
         })*
     };
@@ -20,10 +41,10 @@ impl<'de> Deserializer<'de> for Cell<'de> {
     type Error = Error;
 
     parsed! {
-        deserialize_u32 visit_u32 u32;
-        deserialize_u64 visit_u64 u64;
-        deserialize_f64 visit_f64 f64;
-        deserialize_bool visit_bool bool;
+        deserialize_u32 visit_u32 u32, whole;
+        deserialize_u64 visit_u64 u64, whole;
+        deserialize_f64 visit_f64 f64, as_it_is;
+        deserialize_bool visit_bool bool, boolean;
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {

@@ -3,10 +3,12 @@
 //! A cell never holds a line break (a row is one line, so that a torn one shows), which makes every
 //! line readable by itself: after a damaged line the next one is as good as ever.
 
-use anyhow::{Context, Result, bail};
+use super::foreign;
+use crate::machine::file;
+use anyhow::{Context, Result, ensure};
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Seek};
 use std::path::Path;
 
 /// Longer lines are refused: the largest row, with two histograms of 33,792 different counts each,
@@ -19,17 +21,17 @@ const CHUNK: usize = 4 << 20;
 /// Opens a file to be read as CSV.
 ///
 /// # Errors
-/// It isn't there, can't be read, or is no regular file.
+/// As [`file::open`], or it begins as no CSV file does.
 pub fn open(path: &Path) -> Result<File> {
     let shown = path.display();
-    let metadata = path.metadata().with_context(|| format!("cannot read {shown}"))?;
-    if metadata.is_dir() {
-        bail!("{shown} is a directory: name the files in it, as '{shown}/*.csv'");
-    }
-    if !metadata.is_file() {
-        bail!("{shown} is not a regular file (a pipe or a device): save it to a file first");
-    }
-    File::open(path).with_context(|| format!("cannot read {shown}"))
+    ensure!(!path.is_dir(), "{shown} is a directory: name the files in it, as '{shown}/*.csv'");
+    let context = || format!("cannot read {shown}");
+    let mut file = file::open(path)?;
+    let mut start = Vec::with_capacity(foreign::ENOUGH);
+    Read::by_ref(&mut file).take(foreign::ENOUGH as u64).read_to_end(&mut start).with_context(context)?;
+    foreign::refuse(&start).with_context(context)?;
+    file.rewind().with_context(context)?;
+    Ok(file)
 }
 
 /// Whole lines of a file, in chunks.
@@ -315,15 +317,6 @@ mod tests {
         let error = lines.next_chunk(1).err().unwrap();
         assert_eq!(error.to_string(), "line 1 is longer than 1 MiB: this is no CSV file of rows");
         assert_eq!(lines.buffer.len(), CHUNK);
-    }
-
-    #[test]
-    fn only_a_regular_file_is_opened() {
-        let folder = tempfile::tempdir().unwrap();
-        let text = |path: &Path| format!("{:#}", open(path).unwrap_err());
-        assert!(text(folder.path()).contains("is a directory: name the files in it, as '"));
-        assert!(text(Path::new("/dev/null")).contains("is not a regular file (a pipe or a device)"));
-        assert!(text(&folder.path().join("no")).contains("No such file"));
     }
 
     #[test]

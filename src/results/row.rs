@@ -2,7 +2,7 @@
 //!
 //! An empty field was not measured or could not be read; it is never 0 instead.
 
-use crate::machine::Instance;
+use crate::machine::{Instance, text};
 use crate::measure::protocol::Device;
 use crate::workload::{Gemm, Precision, Sync};
 use serde::{Deserialize, Serialize};
@@ -416,6 +416,11 @@ pub enum Warning {
     PartlyChecked,
     /// The trace's last arrival came before the window was to end.
     TraceEnded,
+    /// Elements of the output are NaN or infinite, in the reference as well.
+    NonFiniteOutput,
+    /// The time stamps that were imported are coarser than 1 % of the median latency: `inflight` and the
+    /// percentiles are known to that step only.
+    CoarseTimes,
     /// Without co-runners: for long no batch was done although one was due or in flight.
     Paused,
 }
@@ -465,8 +470,7 @@ impl Row {
 
 /// A cell holds no line break: a line without its end is torn.
 fn one_line(text: &str) -> String {
-    let lines: Vec<&str> = text.split(['\n', '\r']).map(str::trim_end).filter(|l| !l.is_empty()).collect();
-    lines.join(" | ")
+    text::reason(text)
 }
 
 /// What gives a number its meaning, hashed: 16 hexadecimal digits of SHA-256. Rows of one point may

@@ -1,15 +1,18 @@
 //! The columns: one line below for each, in the order of the file.
 
 use super::cell;
+use super::lines::split;
 use super::row::{Row, Warnings};
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
+use std::collections::HashMap;
 
-/// From one list: the flat struct that serde turns into a CSV record, and both conversions.
+/// From one list: the flat struct that serde turns into a CSV record, and the way back.
 macro_rules! columns {
     ($($column:ident: $($field:ident).+ as $type:ty;)*) => {
         /// A row as the CSV file has it: flat, in the order of the columns.
-        #[derive(Serialize, Deserialize)]
+        #[derive(Serialize)]
         struct WireRow { $($column: $type,)* }
 
         impl From<&Row> for WireRow {
@@ -18,12 +21,14 @@ macro_rules! columns {
             }
         }
 
-        impl From<WireRow> for Row {
-            fn from(wire: WireRow) -> Row {
-                let mut row = Row::default();
-                $(row.$($field).+ = wire.$column;)*
-                row
-            }
+        /// The inverse of [`line()`], of cells in the order of [`COLUMNS`].
+        ///
+        /// # Errors
+        /// A cell that is not of its column's type: which column, what it holds and what it should.
+        pub fn from_cells<'a>(mut cells: impl Iterator<Item = &'a str>) -> Result<Row> {
+            let mut row = Row::default();
+            $(row.$($field).+ = read(stringify!($column), stringify!($type), cells.next().unwrap_or_default())?;)*
+            Ok(row)
         }
 
         /// The names of the columns.
@@ -33,7 +38,12 @@ macro_rules! columns {
 
         /// The columns, for who looks at single cells.
         pub const COLUMNS: &[Column] = &[$(
-            Column { name: stringify!($column), accepts: accepts::<$type>, holds: holds(stringify!($type)) }
+            Column {
+                name: stringify!($column),
+                part: stringify!($($field).+),
+                accepts: accepts::<$type>,
+                holds: holds(stringify!($type)),
+            }
         ),*];
     };
 }
@@ -43,6 +53,8 @@ macro_rules! columns {
 pub struct Column {
     /// Its name.
     pub name: &'static str,
+    /// The field of [`Row`] that it shows, as `point.batch`.
+    pub part: &'static str,
     /// Is this text a cell of it?
     pub accepts: fn(&str) -> bool,
     /// What it holds, in words.
@@ -54,6 +66,26 @@ fn accepts<T: serde::de::DeserializeOwned>(text: &str) -> bool {
     T::deserialize(cell::Cell(text)).is_ok()
 }
 
+/// The value of a cell.
+fn read<T: serde::de::DeserializeOwned>(column: &str, ty: &'static str, text: &str) -> Result<T> {
+    T::deserialize(cell::Cell(text)).map_err(|error| {
+        // Of a word the error lists those that there are.
+        let expected = match holds(ty) {
+            WORD => error.to_string(),
+            number if text.contains(['e', 'E']) => {
+                format!(
+                    "expected {number}; a spreadsheet may have shortened the number when it saved the file"
+                )
+            }
+            holds => format!("expected {holds}"),
+        };
+        let shown: String = text.chars().take(60).collect();
+        anyhow!("{column} is '{shown}': {expected}")
+    })
+}
+
+const WORD: &str = "a word of docs/columns.md";
+
 /// A type in a reader's words.
 const fn holds(ty: &str) -> &str {
     match ty.as_bytes() {
@@ -62,7 +94,7 @@ const fn holds(ty: &str) -> &str {
         b"Option<f64>" => "a number or nothing",
         b"Option<bool>" => "true, false or nothing",
         b"String" | b"Option<String>" => "text",
-        _ => "a word of docs/columns.md",
+        _ => WORD,
     }
 }
 
@@ -185,16 +217,34 @@ columns! {
 }
 
 /// Where a file with this header has each column. A file of an older migbench lacks columns that came
-/// later; its cells of those are absent. None where the header is not one of this schema.
+/// later; its cells of those are absent. pandas may have put an index in front and the columns into
+/// another order. None where the header is not one of this schema.
 pub fn places<T: AsRef<str>>(header: &[T]) -> Option<Vec<Option<usize>>> {
-    let mut names = header.iter().map(AsRef::as_ref).enumerate().peekable();
+    let is_index = |name: &str| matches!(name, "" | "Unnamed: 0" | "index");
+    let first = usize::from(header.first().is_some_and(|name| is_index(name.as_ref())));
+    let mut at = HashMap::new();
+    for (place, name) in header.iter().enumerate().skip(first) {
+        // A column twice.
+        if at.insert(name.as_ref(), place).is_some() {
+            return None;
+        }
+    }
     let places = COLUMNS.iter().map(|column| {
-        let here = names.next_if(|(_, name)| *name == column.name).map(|(at, _)| at);
+        let here = at.remove(column.name);
         (here.is_some() || (column.accepts)("")).then_some(here)
     });
     let places = places.collect::<Option<Vec<_>>>()?;
     let known = 2 * places.iter().flatten().count() > COLUMNS.len();
-    (known && names.next().is_none()).then_some(places)
+    (known && at.is_empty()).then_some(places)
+}
+
+/// The cells of a row, in the order of [`COLUMNS`].
+pub fn cells(row: &Row) -> Vec<String> {
+    let line = line(row);
+    let text = String::from_utf8_lossy(&line);
+    let mut cells = Vec::new();
+    split(text.trim_end_matches('\n'), &mut cells).expect("a line as it is written here");
+    cells.into_iter().map(Cow::into_owned).collect()
 }
 
 /// A row as one line of the file, newline included.
@@ -202,15 +252,6 @@ pub fn line(row: &Row) -> Vec<u8> {
     let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
     writer.serialize(WireRow::from(row)).expect("plain cells in memory");
     writer.into_inner().expect("a Vec takes every byte")
-}
-
-/// The inverse of [`line()`], by the names in `header`; without one, in the order of this schema.
-///
-/// # Errors
-/// A cell that is not of its column's type, or a missing column.
-pub fn from_record(record: &csv::StringRecord, header: Option<&csv::StringRecord>) -> Result<Row> {
-    let wire: WireRow = record.deserialize(header).context("not a row of this schema")?;
-    Ok(wire.into())
 }
 
 impl Serialize for Warnings {
@@ -250,11 +291,8 @@ mod tests {
         let text = line(row);
         let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_slice());
         let record = reader.records().next().unwrap().unwrap();
-        {
-            let named = from_record(&record, Some(&csv::StringRecord::from(header()))).unwrap();
-            assert_eq!(named, from_record(&record, None).unwrap());
-            named
-        }
+        assert!(record.iter().eq(cells(row)));
+        from_cells(record.iter()).unwrap()
     }
 
     #[test]
@@ -291,6 +329,51 @@ mod tests {
         assert_eq!(places(&without("batch")), None, "a row has a batch");
         assert_eq!(places(&[&all[..], &["other"]].concat()), None);
         assert_eq!(places(&["schema_version"]), None);
+        assert_eq!(places(&[&all[..], &["batch"]].concat()), None, "twice");
+    }
+
+    #[test]
+    fn what_pandas_makes_of_a_header_is_understood() {
+        let all = header();
+        for index in ["", "Unnamed: 0", "index"] {
+            let places = places(&[&[index], &all[..]].concat()).unwrap();
+            assert!(places.into_iter().eq((1..=all.len()).map(Some)), "{index}");
+        }
+        let turned: Vec<&str> = all.iter().rev().copied().collect();
+        assert!(places(&turned).unwrap().into_iter().eq((0..all.len()).rev().map(Some)));
+    }
+
+    #[test]
+    fn what_spreadsheets_and_pandas_make_of_a_cell_is_read_or_named() {
+        let mut row = Row::default();
+        (row.point.graph, row.point.batch, row.window.start_ns) = (Some(true), 8, Some(1_193_855_564_129));
+        let with = |column: &str, text: &str| {
+            let mut cells = cells(&row);
+            cells[header().iter().position(|name| *name == column).unwrap()] = text.to_owned();
+            from_cells(cells.iter().map(String::as_str)).map_err(|error| error.to_string())
+        };
+        for (column, text) in
+            [("graph", "True"), ("graph", "TRUE"), ("batch", "8.0"), ("window_start_ns", "1193855564129.0")]
+        {
+            assert_eq!(with(column, text).as_ref(), Ok(&row), "{column} {text}");
+        }
+        for (column, text, error) in [
+            ("graph", "yes", "graph is 'yes': expected true, false or nothing"),
+            ("batch", "", "batch is '': expected a whole number"),
+            ("batch", "8.5", "batch is '8.5': expected a whole number"),
+            ("latency_mean_ms", "2,5", "latency_mean_ms is '2,5': expected a number or nothing"),
+            (
+                "window_start_ns",
+                "1.19386E+12",
+                "window_start_ns is '1.19386E+12': expected a whole number or nothing; a spreadsheet may have \
+                 shortened the number when it saved the file",
+            ),
+            ("status", "fine", "status is 'fine': unknown variant `fine`, expected one of `ok`, `failed`"),
+            ("warnings", "drift;odd", "warnings is 'drift;odd': unknown variant `odd`"),
+        ] {
+            let found = with(column, text).unwrap_err();
+            assert!(found.starts_with(error), "{found}");
+        }
     }
 
     proptest! {
@@ -302,6 +385,7 @@ mod tests {
             flag in any::<Option<bool>>(),
         ) {
             let mut row = Row::default();
+            let text = crate::machine::text::cell(&text).into_owned();
             row.provenance.scope.clone_from(&text);
             row.point.workload.clone_from(&text);
             row.outcome.error = Some(text).filter(|t| !t.is_empty());

@@ -1,30 +1,38 @@
 //! What it costs to speak with workers, for `migbench selftest`.
 
+use crate::machine::child;
 use crate::measure::clock::{Clock, Monotonic};
 use crate::measure::costs::{Cost, echoed, median, quantile};
 use crate::measure::protocol::{self, ToWorker};
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 const ROUND_TRIPS: usize = 2000;
 const BARRIERS: usize = 50;
 /// From the message to the moment at which all are to begin.
 const AHEAD_NS: u64 = 5_000_000;
+/// How long the part that uses a GPU may take: it takes seconds.
+const DEVICE_LIMIT: Duration = Duration::from_secs(120);
 
 /// A process of this program that answers.
 struct Echo {
-    child: Child,
+    /// Killed when it is dropped.
+    _child: child::Running,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
 
 impl Echo {
     fn start() -> Result<Echo> {
-        let mut child = command("echo").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut command = command("echo");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = child::spawn(command, Signal::KILL)?;
         let input = child.stdin.take().context("a pipe")?;
         let output = BufReader::new(child.stdout.take().context("a pipe")?);
-        Ok(Echo { child, input, output })
+        Ok(Echo { _child: child, input, output })
     }
 
     fn say(&mut self, at_ns: u64) -> Result<()> {
@@ -35,13 +43,6 @@ impl Echo {
         let mut line = Vec::new();
         self.output.read_until(b'\n', &mut line)?;
         echoed(&line)
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -85,7 +86,7 @@ pub fn with_workers(workers: usize) -> Result<Vec<Cost>> {
 /// # Errors
 /// The device cannot be used, and why.
 pub fn on_device() -> Result<Vec<Cost>> {
-    let output = command("device").output()?;
+    let output = child::output(command("device"), DEVICE_LIMIT)?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("{}", said.trim().trim_start_matches("migbench: "));

@@ -4,11 +4,11 @@
 //! that fails leaves the others alone; it is out of the conversation, with its reason.
 
 use super::identity;
-use super::launch::{Heard, Launcher, Worker};
-use super::monitor::Monitor;
+use super::launch::{Ended, Ending, Heard, Launcher, Worker};
+use super::monitor::{Monitor, RunTelemetry};
 use super::patience::Patience;
 use super::plan::{Member, Run};
-use super::telemetry::{Edges, Moment};
+use super::telemetry::Edges;
 use super::together::Together;
 use crate::machine::Instance;
 use crate::measure::bins::LoadLog;
@@ -20,6 +20,7 @@ use crate::measure::records::Extras;
 use crate::results::environment::now_rfc3339;
 use crate::results::row::{Identity, Warning};
 use crate::workload::{DeviceIdentity, Own, Stages};
+use rustix::process::Signal;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -28,6 +29,8 @@ use std::time::Duration;
 const START_IN_NS: u64 = 20_000_000;
 /// How often interruptions and deadlines are looked at.
 const TICK: Duration = Duration::from_millis(50);
+/// The same while workers end: most do so within a few milliseconds, and the next run waits for it.
+const ENDING_TICK: Duration = Duration::from_millis(2);
 /// A worker that has said its last word ends within this, or is ended.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -120,6 +123,7 @@ pub type Observer<'a> = dyn FnMut(usize, Stage, u64) + 'a;
 
 struct Player {
     worker: Option<Worker>,
+    leaving: Option<Leaving>,
     stage: Stage,
     patience: Patience,
     batches: u64,
@@ -128,22 +132,23 @@ struct Player {
     outcome: Outcome,
 }
 
+/// A worker that is out of the conversation and is about to end.
+struct Leaving {
+    ending: Ending,
+    /// How its process ended belongs to the reason.
+    with_status: bool,
+}
+
 /// Plays a run to its end; one outcome a member, in their order.
 pub fn play(run: &Run, conductor: &Conductor, observer: &mut Observer) -> Vec<Outcome> {
     let (sender, receiver) = channel();
     // All are looked at before the first worker of ours is there.
-    let busy: Vec<_> = run.members.iter().map(|member| conductor.busy(&member.instance)).collect();
+    let busy = conductor.busy(run);
     let members = run.members.iter().enumerate().zip(busy);
     let players = members.map(|((i, member), busy)| start(i, member, busy, conductor, &sender)).collect();
     drop(sender);
-    let mut group = Group {
-        run,
-        conductor,
-        players,
-        interrupts_seen: 0,
-        before: Vec::new(),
-        together: Together::default(),
-    };
+    let together = Together::default();
+    let mut group = Group { run, conductor, players, interrupts_seen: 0, telemetry: None, together };
     group.converse(&receiver, observer);
     group.players.into_iter().map(|player| player.outcome).collect()
 }
@@ -157,6 +162,7 @@ fn start(
 ) -> Player {
     let mut player = Player {
         worker: None,
+        leaving: None,
         stage: Stage::Starting,
         patience: Patience::new(conductor.patience),
         batches: 0,
@@ -168,8 +174,13 @@ fn start(
         player.fail(reason, Duration::ZERO);
         return player;
     }
-    match conductor.launcher.start(&member.instance, index, sender.clone()) {
-        Ok(mut worker) => {
+    // A supervisor ends the program first, wherever its processes have gone.
+    let death = match member.job.own {
+        Some(Own::Program(_)) => Signal::TERM,
+        _ => Signal::KILL,
+    };
+    match conductor.launcher.start(&member.instance, death, index, sender.clone()) {
+        Ok(worker) => {
             worker.send(&ToWorker::Job(Box::new(member.job.clone())));
             player.worker = Some(worker);
         }
@@ -195,27 +206,50 @@ impl Player {
         self.leave(reason, GRACE, false);
     }
 
-    fn leave(&mut self, mut reason: String, grace: Duration, with_status: bool) {
-        if let Some(worker) = self.worker.take() {
-            let (status, mut stderr) = worker.end(grace);
-            // What it said by the protocol it also wrote for whoever runs it by hand: once is enough.
-            stderr.retain(|line| !line.strip_prefix("worker: ").is_some_and(|said| reason.contains(said)));
-            if with_status {
-                reason = format!("{reason}; the worker {status}");
-            }
-            if !stderr.is_empty() {
-                reason = format!("{reason}; its last lines: {}", stderr.join(" | "));
-            }
-        }
-        self.stage = Stage::Over;
+    fn leave(&mut self, reason: String, grace: Duration, with_status: bool) {
         self.outcome.failure = Some(reason);
+        self.part(grace, with_status);
     }
 
     fn finish(&mut self) {
-        if let Some(worker) = self.worker.take() {
-            worker.end(GRACE);
-        }
+        self.part(GRACE, false);
+    }
+
+    fn part(&mut self, grace: Duration, with_status: bool) {
         self.stage = Stage::Over;
+        if let Some(worker) = self.worker.take() {
+            self.leaving = Some(Leaving { ending: Ending::new(worker, grace), with_status });
+        }
+    }
+
+    /// Looks after a worker that is about to end, and completes the reason once it has.
+    fn see_off(&mut self) {
+        let Some(leaving) = &mut self.leaving else { return };
+        let Some(ended) = leaving.ending.poll() else { return };
+        let with_status = leaving.with_status;
+        self.leaving = None;
+        if let Some(reason) = &mut self.outcome.failure {
+            complete(reason, ended, with_status);
+        }
+    }
+}
+
+/// Adds how a worker ended to the reason why it failed.
+fn complete(reason: &mut String, ended: Ended, with_status: bool) {
+    let Ended { status, mut stderr, left } = ended;
+    // What it said by the protocol it also wrote for whoever runs it by hand: once is enough.
+    stderr.retain(|line| !line.strip_prefix("worker: ").is_some_and(|said| reason.contains(said)));
+    if with_status {
+        *reason = format!("{reason}; the worker {status}");
+    }
+    // A supervisor names what it could not end itself.
+    for process in left {
+        if !reason.contains(&format!("pid {} ", process.pid)) {
+            *reason = format!("{reason}; {process}");
+        }
+    }
+    if !stderr.is_empty() {
+        *reason = format!("{reason}; its last lines: {}", stderr.join(" | "));
     }
 }
 
@@ -224,27 +258,30 @@ struct Group<'a> {
     conductor: &'a Conductor,
     players: Vec<Player>,
     interrupts_seen: usize,
-    /// The GPUs before the common start.
-    before: Vec<(String, Moment)>,
+    /// The GPUs since the common start.
+    telemetry: Option<RunTelemetry>,
     /// How long all have loaded together.
     together: Together,
 }
 
 impl Group<'_> {
     fn converse(&mut self, receiver: &Receiver<(usize, Heard)>, observer: &mut Observer) {
-        while self.players.iter().any(|p| p.stage != Stage::Over) {
-            match receiver.recv_timeout(TICK) {
+        while self.players.iter().any(|p| p.stage != Stage::Over || p.leaving.is_some()) {
+            let is_ending = self.players.iter().any(|p| p.leaving.is_some());
+            let tick = if is_ending { ENDING_TICK } else { TICK };
+            match receiver.recv_timeout(tick) {
                 Ok((member, heard)) => {
                     self.hear(member, heard);
                     let player = &self.players[member];
                     observer(member, player.stage, player.batches);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(tick),
             }
             self.check_interrupts();
             self.check_patience();
             self.move_on();
+            self.players.iter_mut().for_each(Player::see_off);
         }
     }
 
@@ -300,8 +337,12 @@ impl Group<'_> {
                 player.outcome.load = Some(load);
                 player.stage = Stage::Split;
             }
-            (Stage::Stopping, FromWorker::Done { output_error, output_failure, output_partial, forced }) => {
+            (
+                Stage::Stopping,
+                FromWorker::Done { output_error, output_failure, output_partial, output_non_finite, forced },
+            ) => {
                 player.outcome.output_partial = output_partial;
+                player.outcome.warnings.extend(output_non_finite.then_some(Warning::NonFiniteOutput));
                 player.outcome.warnings.extend(forced.then_some(Warning::EndedByForce));
                 player.outcome.output_error = output_error;
                 player.outcome.output_failure = output_failure;
@@ -323,7 +364,7 @@ impl Group<'_> {
         }
         // Readings make latency spikes: these two are outside of every window.
         match reached {
-            Some(Stage::Ready) => self.before = self.look(),
+            Some(Stage::Ready) => self.telemetry = self.begin_telemetry(),
             Some(Stage::Measured) => self.note_edges(),
             _ => {}
         }
@@ -358,16 +399,17 @@ impl Group<'_> {
         self.together.is_enough(Monotonic.now(), &told.collect::<Vec<_>>()) || alone
     }
 
-    fn look(&self) -> Vec<(String, Moment)> {
-        self.conductor.monitor.as_ref().map_or_else(Vec::new, |monitor| monitor.look(self.run))
+    fn begin_telemetry(&self) -> Option<RunTelemetry> {
+        self.conductor.monitor.as_ref().map(|monitor| monitor.begin(self.run))
     }
 
     /// The last window is done, and everyone still loads.
     fn note_edges(&mut self) {
-        let Some(monitor) = &self.conductor.monitor else { return };
-        let after = monitor.look(self.run);
-        for (player, member) in self.players.iter_mut().zip(&self.run.members) {
-            player.outcome.edges = monitor.edges(&member.instance, &self.before, &after);
+        let (Some(monitor), Some(telemetry)) = (&self.conductor.monitor, self.telemetry.take()) else {
+            return;
+        };
+        for (player, edges) in self.players.iter_mut().zip(monitor.end(self.run, &telemetry)) {
+            player.outcome.edges = edges;
         }
     }
 
@@ -392,6 +434,9 @@ impl Group<'_> {
                     player.fail("interrupted before its window".into(), Duration::ZERO);
                 }
             }
+            if let Some(leaving) = player.leaving.as_mut().filter(|_| interrupts > 1) {
+                leaving.ending.hurry();
+            }
         }
     }
 
@@ -408,9 +453,10 @@ impl Group<'_> {
 }
 
 impl Conductor {
-    /// Who keeps an instance from being measured.
-    fn busy(&self, instance: &Instance) -> Option<String> {
-        self.monitor.as_ref().filter(|_| !self.allow_busy)?.busy(instance)
+    /// Who keeps the instance of each member from being measured.
+    fn busy(&self, run: &Run) -> Vec<Option<String>> {
+        let monitor = self.monitor.as_ref().filter(|_| !self.allow_busy);
+        monitor.map_or_else(|| vec![None; run.members.len()], |monitor| monitor.busy(run))
     }
 
     /// Notes the verdict on a worker's device; a reason if it must not be measured.

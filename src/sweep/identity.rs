@@ -1,5 +1,6 @@
 //! Does the worker sit on the device that it was pinned to? Pure.
 
+use crate::machine::uuid::digits;
 use crate::machine::{Instance, InstanceKind};
 use crate::results::row::{Identity, Warning};
 use crate::workload::DeviceIdentity;
@@ -35,8 +36,11 @@ pub fn judge(asked: &Instance, found: &DeviceIdentity) -> Judgement {
             found.device_count
         ));
     }
-    let comparable = found.uuid.as_deref().filter(|_| digits(wanted).is_some());
-    if let Some(uuid) = comparable.filter(|uuid| digits(uuid) != digits(wanted)) {
+    // The names of MIG devices before R470 hold no UUID of theirs.
+    let comparable = found.uuid.as_deref().and_then(digits).zip(digits(wanted));
+    if let (Some(uuid), Some((runs_on, asked_for))) = (&found.uuid, &comparable)
+        && runs_on != asked_for
+    {
         return refute(format!("the worker runs on {uuid}, not on {wanted}"));
     }
     if let (Some(asked), Some(found)) = (asked.sm_count, found.sm_count)
@@ -55,13 +59,6 @@ pub fn judge(asked: &Instance, found: &DeviceIdentity) -> Judgement {
     }
     let identity = if comparable.is_some() { Identity::Proven } else { Identity::Consistent };
     Judgement { identity: Some(identity), warnings, refuted: None }
-}
-
-/// The UUID proper, without `GPU-` or `MIG-`; none for the names of MIG devices before R470.
-fn digits(uuid: &str) -> Option<String> {
-    let digits = uuid.strip_prefix("GPU-").or_else(|| uuid.strip_prefix("MIG-"))?;
-    let is_uuid = digits.len() == 36 && digits.chars().all(|c| c == '-' || c.is_ascii_hexdigit());
-    is_uuid.then(|| digits.to_ascii_lowercase())
 }
 
 fn memory_differs(asked: &Instance, found: &DeviceIdentity) -> bool {
@@ -106,6 +103,23 @@ mod tests {
             judgement,
             Judgement { identity: Some(Identity::Proven), warnings: vec![], refuted: None }
         );
+    }
+
+    #[test]
+    fn a_uuid_is_compared_by_its_digits() {
+        let plain = UUID[4..].replace('-', "");
+        for spelling in
+            [UUID.to_lowercase(), UUID[4..].to_owned(), plain.to_uppercase(), format!("GPU-{plain}")]
+        {
+            let judgement = judge(&asked(), &DeviceIdentity { uuid: Some(spelling.clone()), ..found() });
+            assert_eq!(judgement.identity, Some(Identity::Proven), "{spelling}");
+        }
+        let other = plain.replace("0001", "0002");
+        let judgement = judge(&asked(), &DeviceIdentity { uuid: Some(other), ..found() });
+        assert_eq!(judgement.identity, Some(Identity::Refuted));
+        // What is no UUID says nothing of the device.
+        let judgement = judge(&asked(), &DeviceIdentity { uuid: Some("cuda:0".into()), ..found() });
+        assert_eq!(judgement.identity, Some(Identity::Consistent));
     }
 
     #[test]

@@ -1,25 +1,41 @@
 //! One worker process: pinned, spoken with, ended.
 
-use crate::machine::{Instance, host};
+use crate::machine::processes::{self, Killer, Left};
+use crate::machine::{Instance, child, text, thread};
 use crate::measure::program::status_text;
 use crate::measure::protocol::{self, FromWorker, ToWorker};
-use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How many lines of a worker's standard error are kept.
 const STDERR_LINES: usize = 8;
-/// Longer lines of standard error are cut.
-const STDERR_LINE_BYTES: u64 = 4096;
+/// From the kill of a worker until it is no longer waited for. A killed process ends within milliseconds,
+/// or within seconds when the driver has much memory to take back; one that is inside a call of a broken
+/// driver, never.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// The same after the user has interrupted twice: the program must end within a second.
+const HURRIED_LIMIT: Duration = Duration::from_millis(500);
+/// From the end of a worker, and of what it started, until the rest of its standard error is no longer
+/// waited for: a process that cannot be ended may hold the pipe open.
+const STDERR_LIMIT: Duration = Duration::from_millis(200);
+/// The program itself. Not the path by which it was started: a file that was replaced or deleted
+/// meanwhile must still be this version.
+const PROGRAM: &str = "/proc/self/exe";
+/// Where a worker looks for an MPS daemon: a path that does not exist, as /tmp/nvidia-mps does not on a
+/// machine without MPS, and that nobody can create. A folder of our own would have to be kept from other
+/// users and removed after a kill. On an H200 with a daemon on the default path, a process is its client
+/// by default and is none with this variable (CU_DEVICE_ATTRIBUTE_MPS_ENABLED).
+const NO_MPS: &str = "/proc/self/migbench-without-mps";
 
 /// What a worker said, or that its stream ended.
 #[derive(Debug)]
@@ -32,44 +48,47 @@ pub enum Heard {
     Closed,
 }
 
-/// What starts workers: the program itself, and a place without an MPS daemon.
-pub struct Launcher {
-    program: PathBuf,
-    mps_folder: tempfile::TempDir,
-}
+/// What starts workers.
+pub struct Launcher(());
 
 /// A running worker.
 pub struct Worker {
-    child: Child,
-    reaped: bool,
-    stdin: ChildStdin,
+    child: child::Running,
+    /// To the thread that writes to it. The end of this channel is the end of its standard input.
+    messages: Sender<Vec<u8>>,
     stderr: Arc<Mutex<VecDeque<String>>>,
-    stderr_thread: Option<JoinHandle<()>>,
+    stderr_thread: JoinHandle<()>,
 }
 
 impl Launcher {
-    /// Workers are this same program.
+    /// Workers are this same program. Whatever they leave behind becomes a child of this process.
     ///
     /// # Errors
-    /// The program or the temporary folder can't be found.
+    /// /proc is missing: without it neither can this program be started again, nor can the processes be
+    /// found that a worker leaves behind.
     pub fn new() -> Result<Launcher> {
-        Ok(Launcher {
-            // Not the path it was started by: a replaced or deleted file must still be this version.
-            program: Path::new("/proc/self/exe").to_owned(),
-            mps_folder: tempfile::Builder::new()
-                .prefix("migbench-no-mps-")
-                .tempdir()
-                .context("cannot create a temporary folder")?,
-        })
+        ensure!(
+            Path::new(PROGRAM).exists(),
+            "there is no {PROGRAM}: workers cannot be started without /proc: mount it (mount -t proc proc /proc)"
+        );
+        child::adopt_orphans().context("cannot become the subreaper of the workers' children")?;
+        Ok(Launcher(()))
     }
 
-    /// Starts a worker that sees `instance` alone and tells what it hears to `heard`, with `member`
-    /// as sender. To be called on a thread that outlives the worker: the worker dies with it.
+    /// Starts a worker that sees `instance` alone and passes what it says on to `heard`, with `member`
+    /// as sender. `death` is the signal that it gets when this process ends: a worker that supervises a
+    /// program must have time to end it.
     ///
     /// # Errors
-    /// The process can't be started.
-    pub fn start(&self, instance: &Instance, member: usize, heard: Sender<(usize, Heard)>) -> Result<Worker> {
-        let mut command = Command::new(&self.program);
+    /// The process or one of the threads that speak with it can't be started.
+    pub fn start(
+        &self,
+        instance: &Instance,
+        death: Signal,
+        member: usize,
+        heard: Sender<(usize, Heard)>,
+    ) -> Result<Worker> {
+        let mut command = Command::new(PROGRAM);
         command
             .arg0("migbench")
             .arg("worker")
@@ -77,7 +96,8 @@ impl Launcher {
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stderr(Stdio::piped())
+            .env(child::PARENT, std::process::id().to_string());
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_mps_variable(name)) {
             command.env_remove(name);
         }
@@ -86,17 +106,28 @@ impl Launcher {
                 .env("CUDA_VISIBLE_DEVICES", uuid)
                 .env("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
                 // Without the variable a daemon on the default path would still be used.
-                .env("CUDA_MPS_PIPE_DIRECTORY", self.mps_folder.path());
+                .env("CUDA_MPS_PIPE_DIRECTORY", NO_MPS);
         }
-        let mut child = command.spawn().context("cannot start a worker")?;
-        let stdin = child.stdin.take().expect("asked for a pipe");
-        let stdout = child.stdout.take().expect("asked for a pipe");
-        std::thread::spawn(move || listen(BufReader::new(stdout), member, &heard));
+        let mut child = child::spawn(command, death).context("cannot start a worker")?;
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(stdin), Some(stdout), Some(pipe)) = pipes else { bail!("a worker has no pipes") };
+        let (messages, to_write) = channel();
+        thread::start("to worker", move || write_all(stdin, &to_write))?;
+        thread::start("from worker", move || listen(BufReader::new(stdout), member, &heard))?;
         let stderr = Arc::new(Mutex::new(VecDeque::new()));
-        let pipe = child.stderr.take().expect("asked for a pipe");
         let lines = Arc::clone(&stderr);
-        let stderr_thread = Some(std::thread::spawn(move || keep_last_lines(BufReader::new(pipe), &lines)));
-        Ok(Worker { child, reaped: false, stdin, stderr, stderr_thread })
+        let stderr_thread = thread::start("stderr", move || keep_last_lines(BufReader::new(pipe), &lines))?;
+        Ok(Worker { child, messages, stderr, stderr_thread })
+    }
+}
+
+/// Writes messages until there will be no more or the worker listens no longer. A job may be larger than
+/// a pipe, and a worker that does not read it must not hold up the conversation with the others.
+fn write_all(mut stdin: impl Write, messages: &Receiver<Vec<u8>>) {
+    while let Ok(message) = messages.recv() {
+        if stdin.write_all(&message).is_err() {
+            return;
+        }
     }
 }
 
@@ -129,14 +160,8 @@ fn listen(mut stdout: impl BufRead, member: usize, heard: &Sender<(usize, Heard)
 
 /// Reads to the end, so that the worker never blocks on a full pipe, and keeps the last lines.
 fn keep_last_lines(mut stderr: impl BufRead, lines: &Mutex<VecDeque<String>>) {
-    let mut line = Vec::new();
-    while matches!(stderr.by_ref().take(STDERR_LINE_BYTES).read_until(b'\n', &mut line), Ok(1..)) {
-        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-        line.clear();
-        if text.is_empty() {
-            continue;
-        }
-        let mut lines = lines.lock().expect("no thread panics with it");
+    while let Ok(Some(text)) = text::read_line(&mut stderr) {
+        let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() == STDERR_LINES {
             lines.pop_front();
         }
@@ -145,59 +170,123 @@ fn keep_last_lines(mut stderr: impl BufRead, lines: &Mutex<VecDeque<String>>) {
 }
 
 impl Worker {
-    /// Sends a message. A worker that no longer listens is found out by the end of its stream.
-    pub fn send(&mut self, message: &ToWorker) {
-        let _ = self.stdin.write_all(&protocol::encode(message));
+    /// Sends a message without waiting. A worker that no longer listens is found out by the end of its
+    /// stream, one that does not read by its silence.
+    pub fn send(&self, message: &ToWorker) {
+        let _ = self.messages.send(protocol::encode(message));
     }
 
-    /// Ends the worker and whatever it started, at once.
-    pub fn kill(&mut self) {
-        if self.reaped {
-            return;
-        }
-        if let Some(group) = Pid::from_raw(self.child.id() as i32) {
-            // What has left the group would keep the worker's standard error open.
-            let started = host::descendants(group);
-            let _ = kill_process_group(group, Signal::KILL);
-            for pid in started {
-                let _ = kill_process(pid, Signal::KILL);
-            }
-        }
-    }
-
-    /// Waits up to `grace` for it to end by itself, ends it else, together with whatever it started;
-    /// returns how it ended and the last lines of its standard error.
-    pub fn end(mut self, grace: Duration) -> (String, Vec<String>) {
-        let deadline = Instant::now() + grace;
-        while !self.has_ended() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        let by_itself = self.has_ended();
-        // Before it is reaped: its process id, and with it the group's, cannot have been reused yet.
-        self.kill();
-        let status = match self.child.wait() {
-            Ok(status) if by_itself => status_text(status),
-            _ => "was ended".to_owned(),
-        };
-        self.reaped = true;
-        if let Some(thread) = self.stderr_thread.take() {
-            let _ = thread.join();
-        }
-        let lines = self.stderr.lock().expect("no thread panics with it").iter().cloned().collect();
-        (status, lines)
-    }
-
-    fn has_ended(&self) -> bool {
-        let Some(pid) = Pid::from_raw(self.child.id() as i32) else { return true };
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        !matches!(waitid(WaitId::Pid(pid), options), Ok(None))
+    fn last_lines(&self) -> Vec<String> {
+        self.stderr.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }
 
-impl Drop for Worker {
-    /// No worker outlives the parent, nor the parent's interest in it.
-    fn drop(&mut self) {
-        self.kill();
-        let _ = self.child.wait();
+/// A worker on its way out: it may end by itself for a while, then it is killed, together with whatever
+/// it started. Nothing here waits: [`Self::poll`] is called until it is over.
+pub struct Ending {
+    worker: Worker,
+    /// Until then it may end by itself.
+    grace_until: Instant,
+    /// The user has interrupted twice.
+    hurried: bool,
+    /// When it had ended by itself or was killed.
+    killed: Option<Killed>,
+    killer: Killer,
+}
+
+struct Killed {
+    by_itself: bool,
+    /// From then on nothing is waited for.
+    give_up: Instant,
+    /// When nothing of it ran any more.
+    quiet_since: Option<Instant>,
+}
+
+/// How a worker ended.
+pub struct Ended {
+    /// After "the worker".
+    pub status: String,
+    /// The last lines of its standard error.
+    pub stderr: Vec<String>,
+    /// What it started and could not be ended.
+    pub left: Vec<Left>,
+}
+
+impl Ending {
+    /// Lets the worker end by itself for as long as `grace`.
+    pub fn new(worker: Worker, grace: Duration) -> Ending {
+        let grace_until = Instant::now() + grace;
+        Ending { worker, grace_until, hurried: false, killed: None, killer: Killer::default() }
+    }
+
+    /// The user has lost patience: no grace any more.
+    pub fn hurry(&mut self) {
+        let now = Instant::now();
+        self.grace_until = now;
+        self.hurried = true;
+        if let Some(killed) = &mut self.killed {
+            killed.give_up = killed.give_up.min(now + HURRIED_LIMIT);
+        }
+    }
+
+    /// Does what is due; returns how the worker ended as soon as nothing of it is left, or what is left
+    /// is not worth waiting for.
+    pub fn poll(&mut self) -> Option<Ended> {
+        let now = Instant::now();
+        let has_ended = self.worker.child.has_ended();
+        if self.killed.is_none() && !has_ended && now < self.grace_until {
+            return None;
+        }
+        let mut killed = self.killed.take().unwrap_or_else(|| self.kill(has_ended, now));
+        let status = self.worker.child.reap();
+        let has_gone = !matches!(status, Ok(None));
+        let (remains, all) = self.remains(has_gone);
+        let running = self.killer.round(remains);
+        child::reap_strangers();
+        if has_gone && all && running.is_empty() {
+            killed.quiet_since.get_or_insert(now);
+        }
+        let is_quiet = killed
+            .quiet_since
+            .is_some_and(|since| self.worker.stderr_thread.is_finished() || now >= since + STDERR_LIMIT);
+        if !is_quiet && now < killed.give_up {
+            self.killed = Some(killed);
+            return None;
+        }
+        Some(Ended {
+            status: ending_text(status.unwrap_or_default(), killed.by_itself),
+            stderr: self.worker.last_lines(),
+            left: self.killer.left(&running),
+        })
+    }
+
+    /// Kills the worker and its process group. It is not reaped yet: neither its process id nor the
+    /// group's can have been given to others.
+    fn kill(&mut self, by_itself: bool, now: Instant) -> Killed {
+        // Before it ends: afterwards what it started has another parent.
+        let started = processes::descendants(self.worker.child.pid());
+        let _ = kill_process_group(self.worker.child.pid(), Signal::KILL);
+        self.killer.round(started);
+        let limit = if self.hurried { HURRIED_LIMIT } else { KILL_LIMIT };
+        Killed { by_itself, give_up: now + limit, quiet_since: None }
+    }
+
+    /// The processes that are to end with the worker: itself, and what it leaves behind; whether that is
+    /// all of them.
+    fn remains(&self, has_gone: bool) -> (Vec<Pid>, bool) {
+        let worker = (!has_gone).then(|| self.worker.child.pid());
+        let adopted = child::adopted();
+        let all = adopted.is_some();
+        let roots: Vec<Pid> = worker.into_iter().chain(adopted.into_iter().flatten()).collect();
+        let below = roots.iter().flat_map(|&root| processes::descendants(root)).collect();
+        ([roots, below].concat(), all)
+    }
+}
+
+fn ending_text(status: Option<ExitStatus>, by_itself: bool) -> String {
+    match status {
+        Some(status) if by_itself => status_text(status),
+        Some(_) => "was ended".to_owned(),
+        None => "was killed and has not ended: it may be inside a call of the driver".to_owned(),
     }
 }

@@ -5,6 +5,7 @@
 pub mod corun;
 pub mod costs;
 pub mod estimate;
+pub mod extent;
 pub mod group;
 mod identity;
 pub mod launch;

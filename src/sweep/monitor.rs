@@ -1,19 +1,23 @@
-//! The parent's eye on the GPUs, open for the whole sweep: readings at the edges of each run, periodic
-//! ones if asked for, and who else is there. Reads, never sets.
+//! The parent's view of the GPUs, open for the whole sweep: readings at the edges of each run, periodic
+//! ones if asked for, and which other processes compute there. Reads, never sets.
+//!
+//! A helper process asks the driver. Where it does not answer, a run has no readings and its neighbours
+//! are unknown; nothing else changes.
 
 use super::plan::Run;
 use super::telemetry::{Company, Edges, Moment};
-use crate::machine::nvml::Library;
+use crate::machine::nvml::{Client, Snapshot, Target};
 use crate::machine::topology::{Gpu, Process};
-use crate::machine::{Instance, InstanceKind};
-use crate::measure::clock::{Clock, Monotonic};
+use crate::machine::{Instance, InstanceKind, thread};
 use anyhow::{Context, Result};
 use serde::Serialize;
+use std::cell::RefCell;
 use std::fs::File;
 use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 /// A process that has just ended may stay in the driver's list for a moment.
 const LINGERS: Duration = Duration::from_secs(1);
@@ -21,9 +25,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// NVML and the GPUs it is asked about.
 pub struct Monitor {
-    library: Arc<Library>,
-    gpus: Vec<Gpu>,
+    client: RefCell<Client>,
+    gpus: Vec<Target>,
+    /// How often the user has asked to stop.
+    interrupts: &'static AtomicUsize,
     sampler: Option<Sampler>,
+    notes: Receiver<String>,
+    note: Sender<String>,
 }
 
 /// One line of the telemetry file.
@@ -40,112 +48,212 @@ struct Sample<'a> {
 /// The thread that reads periodically, until it is dropped.
 struct Sampler {
     interval: Duration,
-    taken: Arc<Mutex<Vec<(String, Moment)>>>,
+    kept: Arc<Mutex<Kept>>,
     _end: Sender<()>,
+}
+
+/// Periodic readings with the UUID of their GPU, of the run that is being measured only: a sweep may
+/// take days.
+#[derive(Default)]
+struct Kept {
+    wanted: bool,
+    moments: Vec<(String, Moment)>,
+}
+
+/// A run that is being measured: its GPUs before the common start, and the periodic readings since.
+pub struct RunTelemetry {
+    before: Vec<(String, Moment)>,
+    kept: Option<Arc<Mutex<Kept>>>,
+}
+
+impl Drop for RunTelemetry {
+    fn drop(&mut self) {
+        if let Some(kept) = &self.kept {
+            *lock(kept) = Kept::default();
+        }
+    }
+}
+
+fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
+    kept.lock().expect("no thread panics with it")
 }
 
 impl Monitor {
     /// Of these GPUs; reads nothing yet.
-    pub fn new(library: Library, gpus: Vec<Gpu>) -> Monitor {
-        Monitor { library: Arc::new(library), gpus, sampler: None }
+    pub fn new(client: Client, gpus: &[Gpu], interrupts: &'static AtomicUsize) -> Monitor {
+        let (note, notes) = channel();
+        Monitor {
+            client: RefCell::new(client),
+            gpus: gpus.iter().map(Target::from).collect(),
+            interrupts,
+            sampler: None,
+            notes,
+            note,
+        }
     }
 
     /// Reads every `interval` from now on, into a CSV file; what it holds already stays.
     ///
     /// # Errors
-    /// The file can't be written.
+    /// The file can't be written, or there is no thread.
     pub fn sample_every(&mut self, interval: Duration, path: &Path) -> Result<()> {
-        let shown = path.display();
+        let shown = path.display().to_string();
         let opened = File::options().create(true).append(true).open(path);
         let file = opened.with_context(|| format!("cannot write {shown} for --telemetry"))?;
         let empty = file.metadata()?.len() == 0;
         let mut writer = csv::WriterBuilder::new().has_headers(empty).from_writer(file);
-        let taken = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::new(Mutex::new(Kept::default()));
         let (end, ended) = channel();
-        let (library, gpus, kept) = (Arc::clone(&self.library), self.gpus.clone(), Arc::clone(&taken));
-        std::thread::spawn(move || {
+        // A helper of its own: a reading that hangs must not hold up those at the edges.
+        let mut client = self.client.borrow().another();
+        let (gpus, to, note) = (self.gpus.clone(), Arc::clone(&kept), self.note.clone());
+        let sample = move || {
+            // Opens NVML now rather than in the first window.
+            client.read(&[], &|| false);
             while ended.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-                for gpu in &gpus {
-                    let moment = Moment {
-                        at_ns: Monotonic.now(),
-                        reading: library.reading(gpu),
-                        company: Company::default(),
-                    };
-                    let _ = writer.serialize(sample(gpu, &moment));
-                    kept.lock().expect("no thread panics with it").push((gpu.uuid.clone(), moment));
+                let snapshots = client.read(&gpus, &|| false);
+                report_losses(&mut client, &note, "--telemetry takes no further readings");
+                let Some(snapshots) = snapshots else { return };
+                if let Err(error) = write(&mut writer, &gpus, &snapshots) {
+                    let _ =
+                        note.send(format!("cannot write {shown}: {error}; no further readings are saved"));
+                    return;
                 }
-                let _ = writer.flush();
+                let mut kept = lock(&to);
+                if kept.wanted {
+                    kept.moments.extend(moments(&gpus, snapshots));
+                }
             }
-        });
-        self.sampler = Some(Sampler { interval, taken, _end: end });
+        };
+        thread::start("telemetry", sample).context("cannot start the thread for --telemetry")?;
+        self.sampler = Some(Sampler { interval, kept, _end: end });
         Ok(())
     }
 
-    /// One moment of every GPU that has a member of `run`, by UUID.
-    pub fn look(&self, run: &Run) -> Vec<(String, Moment)> {
-        let of_run = |gpu: &&Gpu| {
-            run.members.iter().any(|m| m.instance.gpu_uuid.as_deref() == Some(gpu.uuid.as_str()))
-        };
-        let moment = |gpu: &Gpu| Moment {
-            at_ns: Monotonic.now(),
-            reading: self.library.reading(gpu),
-            company: company(self.library.processes(gpu)),
-        };
-        self.gpus.iter().filter(of_run).map(|gpu| (gpu.uuid.clone(), moment(gpu))).collect()
+    /// Everything the user should know and has not been told: a line each.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.try_iter().collect()
     }
 
-    /// The edges of an instance's GPU.
-    pub fn edges(
-        &self,
-        instance: &Instance,
-        before: &[(String, Moment)],
-        after: &[(String, Moment)],
-    ) -> Option<Edges> {
-        let uuid = instance.gpu_uuid.as_deref()?;
-        let of =
-            |moments: &[(String, Moment)]| moments.iter().find(|(u, _)| u == uuid).map(|(_, m)| m.clone());
-        let (before, after) = (of(before)?, of(after)?);
-        let Some(sampler) = &self.sampler else {
-            return Some(Edges { before, after, ..Edges::default() });
-        };
-        let taken = sampler.taken.lock().expect("no thread panics with it");
-        let inside =
-            taken.iter().filter(|(u, m)| u == uuid && (before.at_ns..=after.at_ns).contains(&m.at_ns));
-        let samples = inside.map(|(_, moment)| moment.clone()).collect();
-        Some(Edges { before, after, samples, interval_ns: Some(sampler.interval.as_nanos() as u64) })
+    /// One moment of every GPU that has a member of `run`, just before the common start.
+    pub fn begin(&self, run: &Run) -> RunTelemetry {
+        let kept = self.sampler.as_ref().map(|sampler| Arc::clone(&sampler.kept));
+        if let Some(kept) = &kept {
+            lock(kept).wanted = true;
+        }
+        // An interrupted run is not measured.
+        RunTelemetry { before: self.read(run, 1), kept }
     }
 
-    /// Somebody else's processes in an instance, in words; none if it is free, or can't be seen.
-    pub fn busy(&self, instance: &Instance) -> Option<String> {
-        let gpu = self.gpus.iter().find(|gpu| instance.gpu_uuid.as_deref() == Some(gpu.uuid.as_str()))?;
-        let mut waited = Duration::ZERO;
+    /// Another one after the last window: the edges of each member's GPU, in the order of the members.
+    /// None where either was not read.
+    pub fn end(&self, run: &Run, telemetry: &RunTelemetry) -> Vec<Option<Edges>> {
+        let after = self.read(run, 2);
+        let edges = |uuid: &str| {
+            let of = |moments: &[(String, Moment)]| {
+                moments.iter().find(|(of, _)| of == uuid).map(|(_, moment)| moment.clone())
+            };
+            let (before, after) = (of(&telemetry.before)?, of(&after)?);
+            let Some(sampler) = &self.sampler else {
+                return Some(Edges { before, after, ..Edges::default() });
+            };
+            let inside = |(of, moment): &&(String, Moment)| {
+                of == uuid && (before.at_ns..=after.at_ns).contains(&moment.at_ns)
+            };
+            let samples = lock(&sampler.kept).moments.iter().filter(inside).map(|(_, m)| m.clone()).collect();
+            Some(Edges { before, after, samples, interval_ns: Some(sampler.interval.as_nanos() as u64) })
+        };
+        run.members.iter().map(|member| edges(member.instance.gpu_uuid.as_deref()?)).collect()
+    }
+
+    /// Other users' processes in the instance of each member, in words; none if it is free, or can't be
+    /// seen.
+    pub fn busy(&self, run: &Run) -> Vec<Option<String>> {
+        let gpus = self.of(run);
+        let begin = Instant::now();
         loop {
-            let there = self.library.processes(gpu)?;
-            let others: Vec<String> = there
-                .iter()
-                .filter(|process| is_in(process, instance) && kin(process.pid) != Kin::Ours)
-                .map(|process| describe(process.pid))
-                .collect();
-            if others.is_empty() {
-                return None;
-            }
-            if waited >= LINGERS {
-                return Some(others.join(", "));
+            let lists = self.client.borrow_mut().processes(&gpus, &|| self.is_interrupted(1));
+            self.report_losses();
+            let found = |instance: &Instance| {
+                let at = gpus.iter().position(|gpu| instance.gpu_uuid.as_deref() == Some(&gpu.uuid))?;
+                others(lists.as_ref()?.get(at)?.as_ref()?, instance)
+            };
+            let busy: Vec<_> = run.members.iter().map(|member| found(&member.instance)).collect();
+            if begin.elapsed() >= LINGERS || busy.iter().all(Option::is_none) || self.is_interrupted(1) {
+                return busy;
             }
             std::thread::sleep(LOOK_EVERY);
-            waited += LOOK_EVERY;
         }
+    }
+
+    fn read(&self, run: &Run, interrupts: usize) -> Vec<(String, Moment)> {
+        let gpus = self.of(run);
+        let snapshots = self.client.borrow_mut().snapshot(&gpus, &|| self.is_interrupted(interrupts));
+        self.report_losses();
+        moments(&gpus, snapshots.unwrap_or_default()).collect()
+    }
+
+    /// The GPUs that have a member of `run`.
+    fn of(&self, run: &Run) -> Vec<Target> {
+        let has_member = |gpu: &&Target| {
+            run.members.iter().any(|m| m.instance.gpu_uuid.as_deref() == Some(gpu.uuid.as_str()))
+        };
+        self.gpus.iter().filter(has_member).cloned().collect()
+    }
+
+    fn is_interrupted(&self, times: usize) -> bool {
+        self.interrupts.load(Relaxed) >= times
+    }
+
+    fn report_losses(&self) {
+        let lost = "this run and later ones have no readings of the GPU, and their neighbours are unknown";
+        report_losses(&mut self.client.borrow_mut(), &self.note, lost);
     }
 }
 
-fn sample<'a>(gpu: &'a Gpu, moment: &Moment) -> Sample<'a> {
+/// Once for each helper that was lost: there are at most two.
+fn report_losses(client: &mut Client, note: &Sender<String>, lost: &str) {
+    for loss in client.losses() {
+        let then = if loss.last { lost } else { "trying once more in a new process" };
+        let _ = note.send(format!(
+            "cannot read the GPUs from NVML: {}; {then}; `migbench doctor` says what to do",
+            loss.why
+        ));
+    }
+}
+
+/// Each reading with the UUID of its GPU.
+fn moments(gpus: &[Target], snapshots: Vec<Snapshot>) -> impl Iterator<Item = (String, Moment)> {
+    let moment = |snapshot: Snapshot| Moment {
+        at_ns: snapshot.at_ns,
+        reading: snapshot.reading,
+        company: company(snapshot.processes),
+    };
+    gpus.iter().zip(snapshots).map(move |(gpu, snapshot)| (gpu.uuid.clone(), moment(snapshot)))
+}
+
+fn write(writer: &mut csv::Writer<File>, gpus: &[Target], snapshots: &[Snapshot]) -> Result<()> {
+    for (gpu, snapshot) in gpus.iter().zip(snapshots) {
+        writer.serialize(sample(gpu, snapshot))?;
+    }
+    Ok(writer.flush()?)
+}
+
+/// Processes of others in an instance, in words.
+fn others(processes: &[Process], instance: &Instance) -> Option<String> {
+    let foreign = processes.iter().filter(|p| is_in(p, instance) && kin(p.pid) != Kin::Ours);
+    let named: Vec<String> = foreign.map(|process| describe(process.pid)).collect();
+    (!named.is_empty()).then(|| named.join(", "))
+}
+
+fn sample<'a>(gpu: &'a Target, snapshot: &Snapshot) -> Sample<'a> {
     Sample {
-        at_ns: moment.at_ns,
+        at_ns: snapshot.at_ns,
         gpu_index: gpu.index,
         gpu_uuid: &gpu.uuid,
-        gpu_sm_clock_mhz: moment.reading.sm_clock_mhz,
-        gpu_power_w: moment.reading.power_mw.map(|mw| f64::from(mw) / 1e3),
-        gpu_temperature_c: moment.reading.temperature_c,
+        gpu_sm_clock_mhz: snapshot.reading.sm_clock_mhz,
+        gpu_power_w: snapshot.reading.power_mw.map(|mw| f64::from(mw) / 1e3),
+        gpu_temperature_c: snapshot.reading.temperature_c,
     }
 }
 
@@ -184,7 +292,7 @@ fn parent(pid: u32) -> Option<u32> {
 
 fn describe(pid: u32) -> String {
     match std::fs::read_to_string(format!("/proc/{pid}/comm")) {
-        Ok(name) => format!("pid {pid} ({})", name.trim_end()),
+        Ok(name) => format!("pid {pid} ({})", crate::machine::text::line(&name)),
         Err(_) => format!("pid {pid}"),
     }
 }
@@ -213,6 +321,17 @@ fn company(processes: Option<Vec<Process>>) -> Company {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn periodic_readings_are_kept_for_one_run_only() {
+        let kept = Arc::new(Mutex::new(Kept::default()));
+        kept.lock().unwrap().wanted = true;
+        let telemetry = RunTelemetry { before: Vec::new(), kept: Some(Arc::clone(&kept)) };
+        kept.lock().unwrap().moments.push(("GPU-1".into(), Moment::default()));
+        drop(telemetry);
+        let kept = kept.lock().unwrap();
+        assert!(!kept.wanted && kept.moments.is_empty(), "no run, nothing to keep");
+    }
 
     #[test]
     fn kin_is_told_by_the_chain_of_parents() {

@@ -4,8 +4,8 @@
 //! rows of one run are written together, so a run that lacks one of its rows runs again as a whole.
 
 use super::plan::{Member, Run};
-use crate::results::Row;
 use crate::results::row::{Mode, Point, Status};
+use crate::results::{COLUMNS, Column, Row, cells};
 use anyhow::{Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,33 +23,39 @@ struct Place {
     inflight: u32,
 }
 
-/// A column and its cell.
-type Column = (&'static str, fn(&Row) -> String);
-
-/// Columns that a sweep decides once.
-const CONFIGURATION: [Column; 18] = [
-    ("host", |row| row.provenance.host.clone()),
-    ("migbench_version", |row| row.provenance.migbench_version.clone()),
-    ("git_revision", |row| row.provenance.git_revision.clone()),
-    ("driver_version", |row| text(&row.subject.driver_version)),
-    ("cuda_version", |row| text(&row.subject.cuda_version)),
-    ("os_kernel", |row| text(&row.provenance.os_kernel)),
-    ("gpu_vbios", |row| text(&row.subject.gpu_vbios)),
-    ("gpu_power_limit_w", |row| text(&row.subject.gpu_power_limit_w)),
-    ("gpu_name", |row| row.subject.instance.gpu_name.clone()),
-    ("profile", |row| text(&row.subject.instance.profile)),
-    ("seed", |row| row.provenance.seed.to_string()),
-    ("precision", |row| text(&row.point.precision)),
-    ("sync", |row| text(&row.point.sync)),
-    ("graph", |row| text(&row.point.graph)),
-    ("transfers", |row| text(&row.point.transfers)),
-    ("threads", |row| text(&row.point.threads)),
-    ("cpus", |row| row.point.cpus.clone()),
-    ("window_rule", |row| row.window.rule.clone()),
+/// Columns of a row's provenance, subject and point that say nothing of what was planned: they are of one
+/// invocation, only the worker tells them, or a place in the plan has them ([`Place`]). All others of
+/// these, and the rule for the window, must be the same as before.
+const NOT_PLANNED: [&str; 23] = [
+    "run_id",
+    "session_id",
+    "point_id",
+    "attempt",
+    "started_at",
+    "scope",
+    "kernels",
+    "gemm_version",
+    "gpu_index",
+    "sm_count",
+    "memory_mib",
+    "identity",
+    "sharing",
+    "neighbours",
+    "repetition",
+    "worker",
+    "workload",
+    "batch",
+    "mode",
+    "corunners",
+    "missing_corunners",
+    "load",
+    "inflight",
 ];
 
-fn text<T: ToString>(value: &Option<T>) -> String {
-    value.as_ref().map_or(String::new(), ToString::to_string)
+/// Must rows that are gone on with have the same cell in this column?
+fn is_planned(column: &Column) -> bool {
+    let condition = ["provenance.", "subject.", "point."].iter().any(|part| column.part.starts_with(part));
+    (condition || column.part == "window.rule") && !NOT_PLANNED.contains(&column.name)
 }
 
 fn place(row: &Row) -> Place {
@@ -142,10 +148,10 @@ pub fn left(
 }
 
 fn differ(row: &Row, expected: &Row, differences: &mut BTreeSet<String>) {
-    for (column, of) in CONFIGURATION {
-        let (there, now) = (of(row), of(expected));
+    let planned = COLUMNS.iter().zip(cells(row).into_iter().zip(cells(expected)));
+    for (column, (there, now)) in planned.filter(|(column, _)| is_planned(column)) {
         if there != now {
-            differences.insert(format!("{column} is '{there}' there and '{now}' now"));
+            differences.insert(format!("{} is '{there}' there and '{now}' now", column.name));
         }
     }
 }
@@ -229,6 +235,30 @@ mod tests {
         again.outcome.status = Status::Ok;
         all.push(again);
         assert_eq!(shape(&all, true), [(0, 2), (2, 2)], "the highest attempt counts");
+    }
+
+    /// Whatever column gives a number its meaning, a resumed sweep has the same cell in it.
+    #[test]
+    fn every_condition_is_compared() {
+        use crate::analysis::compare::KEY;
+        let by_place = ["workload", "batch", "mode", "corunners", "load", "inflight", "sm_count", "sharing"];
+        for key in KEY {
+            let column = COLUMNS.iter().find(|column| column.name == key.name).unwrap();
+            assert!(is_planned(column) || by_place.contains(&key.name), "{}", key.name);
+        }
+        for name in NOT_PLANNED {
+            assert!(COLUMNS.iter().any(|column| column.name == name), "{name}");
+        }
+        let mut all = rows(&runs());
+        all[0].point.extra_work_us = Some(500);
+        all[1].point.gemm = Some(crate::workload::Gemm::Cublaslt);
+        all[2].point.graph = Some(true);
+        let error = left(&runs(), &all, &planned, false).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "it was measured otherwise: extra_work_us is '500' there and '' now; gemm is 'cublaslt' there and '' now; \
+             graph is 'true' there and '' now"
+        );
     }
 
     #[test]

@@ -4,14 +4,14 @@ use super::corun;
 use super::group::Outcome;
 use super::plan::{Member, Run};
 use super::telemetry::Edges;
-use crate::machine::{Instance, InstanceKind, Topology, host};
+use crate::machine::{Gpu, Instance, InstanceKind, Topology, host};
 use crate::measure::bins::LoadLog;
 use crate::measure::load::Arrivals;
 use crate::measure::protocol::{Device, Job};
 use crate::measure::recorder::Recording;
 use crate::results::Row;
 use crate::results::row::{
-    Health, Mode, Neighbours, Point, Provenance, Sharing, Status, Subject, Warning, Window,
+    Health, Mode, Neighbours, Point, Provenance, Rates, Sharing, Status, Subject, Warning, Window,
 };
 use crate::results::summary;
 use crate::workload::{DeviceIdentity, Gemm, Own, Spec};
@@ -178,6 +178,9 @@ fn row(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> Row 
             row.outcome.warnings.0.insert(Warning::TraceEnded);
         }
     }
+    if outcome.extras.coarse_times {
+        row.outcome.warnings.0.insert(Warning::CoarseTimes);
+    }
     if without_a_word(outcome) {
         row.outcome.warnings.0.insert(Warning::Unproven);
     }
@@ -341,7 +344,8 @@ fn subject(context: &Context, run: &Run, member: &Member, outcome: &Outcome) -> 
         worker,
         neighbours: (instance.kind != InstanceKind::Cpu).then(|| {
             let here = workers_on(run, |other| other.gpu_uuid == member.instance.gpu_uuid);
-            outcome.edges.as_ref().map_or(Neighbours::Unknown, |edges| edges.neighbours(here))
+            let all_seen = gpu.is_some_and(Gpu::shows_all_mig_devices);
+            outcome.edges.as_ref().map_or(Neighbours::Unknown, |edges| edges.neighbours(here, all_seen))
         }),
         driver_version: context.topology.driver_version.clone(),
         cuda_version: context.topology.cuda_version.clone(),
@@ -476,8 +480,12 @@ fn conclude(mut row: Row, outcome: &Outcome) -> Row {
             row = row.failed(reason);
             row.outcome.status = Status::Interrupted;
         }
-        // What was measured before the failure stays in the row, and is not used.
-        (Some(reason), _) => row = row.failed(reason),
+        // How long it took until the failure stays in the row. It is no batch that was served, so it makes
+        // no throughput.
+        (Some(reason), _) => {
+            row = row.failed(reason);
+            row.rates = Rates { offered: row.rates.offered, ..Rates::default() };
+        }
         (None, Some(reason)) => row.invalid(&format!("wrong output: {reason}")),
         (None, None) if outcome.cut => row.outcome.status = Status::Interrupted,
         (None, None) if summary::too_late(&row.window) => {

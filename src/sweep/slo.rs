@@ -16,7 +16,8 @@ use crate::measure::load::Load;
 use crate::results::Row;
 use crate::results::row::Status;
 use crate::results::summary;
-use anyhow::{Context, Result, bail};
+use crate::workload::scripted::parse_ns;
+use anyhow::{Context, Result, anyhow, bail};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -57,7 +58,7 @@ impl FromStr for Slo {
         let wanted = || format!("'{text}' is no target: write a percentile and a time, as p99=10ms");
         let (percentile, time) = text.split_once('=').with_context(wanted)?;
         let percent: f64 = percentile.strip_prefix('p').and_then(|p| p.parse().ok()).with_context(wanted)?;
-        let limit = crate::workload::scripted::parse_ns(time).with_context(wanted)?;
+        let limit = parse_ns(time).map_err(|error| anyhow!("{}: {error}", wanted()))?;
         if !(50.0..=99.9).contains(&percent) || limit == 0 {
             bail!("{}: from p50 to p99.9", wanted());
         }

@@ -106,15 +106,18 @@ impl Edges {
         counter(&self.after.reading)?.checked_sub(counter(&self.before.reading)?)
     }
 
-    /// Who else computes on the GPU, of which `here` workers of this run are.
-    pub fn neighbours(&self, here: usize) -> Neighbours {
-        let company = self.before.company;
-        if company.foreign > 0 || self.after.company.foreign > 0 {
+    /// Who else computes on the GPU, of which `here` workers of this run are. `all_seen`: this process
+    /// sees all of the GPU's MIG devices.
+    pub fn neighbours(&self, here: usize, all_seen: bool) -> Neighbours {
+        let (before, after) = (self.before.company, self.after.company);
+        if before.foreign > 0 || after.foreign > 0 {
             return Neighbours::Foreign;
         }
         // In a container the driver names no process, or numbers that mean nothing here: who does not
         // see his own workers does not see others' either.
-        if !company.known || company.hidden > 0 || company.ours < here {
+        let listed = |company: Company| company.known && company.hidden == 0;
+        // Of this run's workers, some may have failed meanwhile.
+        if !all_seen || !listed(before) || !listed(after) || before.ours < here {
             return Neighbours::Unknown;
         }
         if here > 1 { Neighbours::Ours } else { Neighbours::NoneSeen }
@@ -191,10 +194,11 @@ mod tests {
 
     #[test]
     fn neighbours_are_claimed_only_where_the_own_worker_is_seen() {
-        let of = |company, here| {
-            let before = Moment { company, ..Moment::default() };
-            Edges { before, ..Edges::default() }.neighbours(here)
+        let moment = |company| Moment { company, ..Moment::default() };
+        let around = |before, after, here| {
+            Edges { before: moment(before), after: moment(after), ..Edges::default() }.neighbours(here, true)
         };
+        let of = |company, here| around(company, company, here);
         let seen = Company { known: true, ours: 2, ..Company::default() };
         assert_eq!(of(seen, 1), Neighbours::NoneSeen);
         assert_eq!(of(seen, 2), Neighbours::Ours);
@@ -202,5 +206,14 @@ mod tests {
         assert_eq!(of(Company::default(), 1), Neighbours::Unknown);
         assert_eq!(of(Company { hidden: 1, ..seen }, 1), Neighbours::Unknown);
         assert_eq!(of(Company { foreign: 1, ..seen }, 1), Neighbours::Foreign);
+        // Later, one of this run's workers has failed, or somebody came whom nobody can see.
+        assert_eq!(around(seen, Company { ours: 1, ..seen }, 2), Neighbours::Ours);
+        assert_eq!(around(seen, Company { hidden: 1, ..seen }, 2), Neighbours::Unknown);
+        assert_eq!(around(seen, Company::default(), 2), Neighbours::Unknown);
+        assert_eq!(around(seen, Company { foreign: 1, ..seen }, 2), Neighbours::Foreign);
+        let before = |company| Moment { company, ..Moment::default() };
+        let partly = |company| Edges { before: before(company), ..Edges::default() }.neighbours(1, false);
+        assert_eq!(partly(seen), Neighbours::Unknown, "others may be in MIG devices that are not shown");
+        assert_eq!(partly(Company { foreign: 1, ..seen }), Neighbours::Foreign);
     }
 }

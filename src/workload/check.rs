@@ -32,6 +32,8 @@ pub struct Verdict {
     pub failure: Option<String>,
     /// Not every element of every operation was checked: it would have taken too long.
     pub partial: bool,
+    /// Elements of the output are NaN or infinite, and the reference agrees.
+    pub non_finite: bool,
 }
 
 /// The largest relative rounding error of the format, u: half a unit in the last place.
@@ -101,6 +103,8 @@ pub fn check(
         error: worst.unwrap_or(f64::NAN),
         failure: (!failures.is_empty()).then(|| summary(&failures)),
         partial: coverage.is_partial(),
+        // Of the built-in networks they are failures.
+        non_finite: false,
     })
 }
 

@@ -62,20 +62,23 @@ impl Script {
     }
 }
 
-/// A duration with its unit: ns, us, ms, s, m or h; seconds without one. For options, too.
+/// A duration with its unit: ns, us, ms, s, m or h. For options, too: a number without a unit is refused,
+/// because seconds and milliseconds are equally likely to be meant.
 ///
 /// # Errors
 /// Not a number with a unit, negative, or beyond 2^63 ns.
 pub fn parse_ns(text: &str) -> Result<u64> {
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
+    let number = number.trim();
     let factor = match unit {
         "ns" => 1.0,
         "us" => 1e3,
         "ms" => 1e6,
-        "s" | "" => 1e9,
+        "s" => 1e9,
         "m" => 60e9,
         "h" => 3600e9,
+        "" if number.parse::<f64>().is_ok() => bail!("'{text}' has no unit: write {number}ms or {number}s"),
         _ => bail!("'{text}' is not a duration: write for example 500ms, 10s or 2m"),
     };
     let value: f64 = number
@@ -119,5 +122,36 @@ impl<T: Passing> Workload for Scripted<T> {
 
     fn is_done(&mut self, lane: usize) -> Result<bool> {
         Ok(self.time.time() >= self.done_at[lane])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_a_unit() {
+        for (text, ns) in [
+            ("5ns", 5),
+            ("2us", 2_000),
+            ("500ms", 500_000_000),
+            ("1.5s", 1_500_000_000),
+            ("10 s", 10_000_000_000),
+            ("2m", 120_000_000_000),
+            ("1h", 3_600_000_000_000),
+        ] {
+            assert_eq!(parse_ns(text).unwrap(), ns, "{text}");
+        }
+        let error = |text: &str| parse_ns(text).unwrap_err().to_string();
+        for text in ["10", "500", "0", "1.5"] {
+            assert_eq!(error(text), format!("'{text}' has no unit: write {text}ms or {text}s"));
+        }
+        for text in ["", "ms", "x", "10x", "10sec"] {
+            assert_eq!(
+                error(text),
+                format!("'{text}' is not a duration: write for example 500ms, 10s or 2m")
+            );
+        }
+        assert_eq!(error("-5s"), "'-5s' is not a duration that can be measured");
     }
 }

@@ -4,7 +4,7 @@
 use migbench::machine::topology::{
     Clocks, Engines, GpuInstance, Mode, Pcie, Placement, Process, RemappedRows,
 };
-use migbench::machine::{Gpu, MigDevice, Topology, profile, refusal};
+use migbench::machine::{Gpu, MigDevice, Topology, cards, refusal};
 
 /// One GPU instance: profile, GI id, first memory slice, and its compute instances by their slices.
 pub struct Cut(pub &'static str, pub u32, pub u32, pub &'static [u32]);
@@ -52,7 +52,7 @@ pub fn gpu(index: u32, name: &str, memory_mib: u64) -> Gpu {
         processes: Some(Vec::new()),
         ..Gpu::default()
     };
-    gpu.profiles = profile::known(&gpu).map(|card| card.profiles.clone()).unwrap_or_default();
+    gpu.profiles = cards::known(&gpu).map(|card| card.profiles.clone()).unwrap_or_default();
     for profile in &mut gpu.profiles {
         (profile.source, profile.free) = (None, profile.max);
         profile.number = profile.name.as_deref().map(|name| number(profile.id, name));

@@ -34,6 +34,7 @@ fn libraries() -> &'static Path {
         cargo
             .args(["--example", "standin_nvml", "--example", "standin_cuda"])
             .args(["--example", "standin_onnxruntime", "--example", "standin_cublaslt"])
+            .args(["--example", "standin_trap"])
             .arg("--target-dir")
             .arg(target);
         if profile.ends_with("release") {

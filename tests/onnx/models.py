@@ -46,6 +46,25 @@ save("text", [h.make_node("Identity", ["x"], ["y"])], [value("x", T.STRING, ["ba
 # Different each time: no output check can pass it.
 save("dice", [h.make_node("RandomUniformLike", ["x"], ["y"], high=100.0)], [x], [value("y", T.FLOAT, ["batch", 16])])
 
+# Shapes in which the batch stands elsewhere, is fixed, or is nowhere.
+relu = [h.make_node("Relu", ["x"], ["y"])]
+save("eight", relu, [value("x", T.FLOAT, [8, 3, 8, 8])], [value("y", T.FLOAT, [8, 3, 8, 8])])
+save("image", relu, [value("x", T.FLOAT, [3, 64, 64])], [value("y", T.FLOAT, [3, 64, 64])])
+save("no-input", [h.make_node("Relu", ["w"], ["y"])], [], [value("y", T.FLOAT, [4])],
+     [("w", np.ones(4, dtype=np.float32))])
+save("recurrent",
+     [h.make_node("ReduceMean", ["x"], ["mean"], axes=[1], keepdims=1), h.make_node("Add", ["state", "mean"], ["next"])],
+     [value("x", T.FLOAT, ["batch", "length"]), value("state", T.FLOAT, [2, "batch", 128])],
+     [value("next", T.FLOAT, [2, "batch", 128])])
+save("cached", [h.make_node("Concat", ["past", "x"], ["y"], axis=1)],
+     [value("past", T.FLOAT, ["batch", "past", 4]), value("x", T.FLOAT, ["batch", "seq", 4])],
+     [value("y", T.FLOAT, ["batch", "all", 4])])
+# Outputs that are no numbers, in ONNX Runtime's reference as well.
+zero = h.make_node("Sub", ["x", "x"], ["zero"])
+rows = [value("x", T.FLOAT, ["b", 4])], [value("y", T.FLOAT, ["b", 4])]
+save("nan", [zero, h.make_node("Div", ["zero", "zero"], ["y"])], *rows)
+save("inf", [zero, h.make_node("Div", ["one", "zero"], ["y"])], *rows, [("one", np.ones(4, dtype=np.float32))])
+
 np.save("ids.npy", np.arange(12, dtype=np.int64).reshape(2, 6))
 np.save("floats.npy", np.zeros((2, 6), dtype=np.float32))
 with open("junk.onnx", "w") as file:

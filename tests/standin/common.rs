@@ -4,11 +4,12 @@
 //! line (`#` begins a comment):
 //!
 //! ```text
-//! CALL[@WHOM] [after N] = CODE | hang | crash | lost CODE | lie TEXT | WORD
+//! CALL[@WHOM] [after N] = CODE | hang | crash | slow MS | lost CODE | lie TEXT | WORD
 //! ```
 //!
 //! WHOM is a GPU's index, or what this process's CUDA_VISIBLE_DEVICES begins with; `after N` lets the
-//! first N calls pass. What a lie or a word means is the call's own business.
+//! first N calls pass. A call that hangs leaves a file `hanging` beside the topology; a slow one takes
+//! MS longer and tells the truth. What a lie or a word means is the call's own business.
 
 use migbench::machine::doctor::evidence::Case;
 use migbench::machine::{Topology, capture};
@@ -93,11 +94,20 @@ fn find(call: &str, gpu: Option<u32>) -> Option<&'static str> {
 /// The code to fail with, if this call is to fail now. May never return.
 pub fn fault(call: &str, gpu: Option<u32>) -> Option<u32> {
     match find(call, gpu)? {
-        "hang" => loop {
-            std::thread::sleep(Duration::from_secs(3600));
-        },
+        "hang" => {
+            let topology = std::env::var_os("MIGBENCH_STANDIN").unwrap_or_default();
+            let _ = std::fs::write(std::path::Path::new(&topology).with_file_name("hanging"), call);
+            loop {
+                std::thread::sleep(Duration::from_secs(3600));
+            }
+        }
         "crash" => std::process::abort(),
-        action => action.parse().ok(),
+        action => {
+            if let Some(ms) = action.strip_prefix("slow ").and_then(|ms| ms.trim().parse().ok()) {
+                std::thread::sleep(Duration::from_millis(ms));
+            }
+            action.parse().ok()
+        }
     }
 }
 

@@ -22,7 +22,8 @@ mod contexts;
 
 use common::{case, lie, setting, stand_in, topology, write_text};
 use migbench::machine::doctor::evidence::CudaDevice;
-use migbench::machine::{Instance, InstanceKind, profile, visible};
+use migbench::machine::visible::{self, Why};
+use migbench::machine::{Instance, InstanceKind, cards};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
@@ -197,10 +198,8 @@ fn enumerate() -> Result<Vec<Device>, u32> {
     let used = visible::used(value.as_deref(), topology(), topology().driver_major());
     if used.devices.is_empty() {
         // Seen on a real H200: 101 for something named twice, 100 for everything else.
-        let twice = |token: &String| {
-            value.iter().flat_map(|v| v.split(',')).filter(|t| t.trim() == token).count() > 1
-        };
-        return Err(if used.invalid.as_ref().is_some_and(twice) { INVALID_DEVICE } else { NO_DEVICE });
+        let twice = used.refused.is_some_and(|refused| matches!(refused.why, Why::Twice(_)));
+        return Err(if twice { INVALID_DEVICE } else { NO_DEVICE });
     }
     Ok(used.devices.iter().map(device).collect())
 }
@@ -213,7 +212,7 @@ fn device(instance: &Instance) -> Device {
         .and_then(|evidence| evidence.cuda.as_ref()?.as_ref().ok())
         .and_then(|cuda| cuda.devices.iter().find(|device| device.uuid.as_deref() == Some(uuid)));
     let gpu = topology().gpus.iter().find(|gpu| Some(&gpu.uuid) == instance.gpu_uuid.as_ref());
-    let card = gpu.and_then(profile::known);
+    let card = gpu.and_then(cards::known);
     let name = match (instance.kind, &instance.profile) {
         (InstanceKind::Mig, Some(profile)) => format!("{} MIG {profile}", instance.gpu_name),
         _ => instance.gpu_name.clone(),

@@ -23,7 +23,7 @@ macro_rules! export {
 
 mod counters;
 
-use common::{lie, stand_in, topology, write_text};
+use common::{lie, setting, stand_in, topology, write_text};
 use migbench::machine::topology::{Engines, Placement, Profile, Unread};
 use migbench::machine::{Gpu, MigDevice, refusal};
 use nvml_wrapper_sys::bindings::*;
@@ -105,6 +105,12 @@ unsafe fn answer<T: Into<U>, U>(to: *mut U, value: Result<T, u32>) -> u32 {
     }
 }
 
+/// A count, or the number that is told in its place.
+fn counted(call: &str, device: Option<u32>, count: usize) -> u32 {
+    let told = lie(call, device);
+    told.map_or(count as u32, |number| number.parse().expect("this call's lie is a number"))
+}
+
 /// # Safety
 /// `to` has room for `length` bytes.
 unsafe fn answer_text(to: *mut c_char, length: c_uint, text: Result<String, u32>) -> u32 {
@@ -125,11 +131,17 @@ fn number(device: nvmlDevice_t) -> Option<u32> {
 extern "C" fn nvmlInit_v2() -> u32 {
     may_fail!("nvmlInit_v2", None);
     topology();
+    // Real libraries write to their own files and to standard error; nothing keeps one from this.
+    if setting("chatter").is_some() {
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), "NVML says hello");
+    }
     OK
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn nvmlShutdown() -> u32 {
+    may_fail!("nvmlShutdown", None);
     OK
 }
 
@@ -150,7 +162,7 @@ export! {
         answer(to, number().ok_or(refused(&topology().unread, "cuda_version")))
     };
     fn nvmlDeviceGetCount_v2(to: *mut c_uint) for None => {
-        answer(to, Ok(topology().gpus.len() as u32))
+        answer(to, Ok(counted("nvmlDeviceGetCount_v2", None, topology().gpus.len())))
     };
     fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, to: *mut nvmlDevice_t) for Some(index) => {
         let found = topology().gpus.iter().find(|gpu| gpu.index == index);
@@ -320,8 +332,9 @@ export! {
             Ok(list) => list,
             Err(code) => return code,
         };
-        let room = std::mem::replace(&mut *count, list.len() as u32);
-        if (room as usize) < list.len() {
+        let told = counted("nvmlDeviceGetComputeRunningProcesses_v3", number(device), list.len());
+        let room = std::mem::replace(&mut *count, told);
+        if (room as usize) < list.len() || (to.is_null() && told > 0) {
             return INSUFFICIENT_SIZE;
         }
         for (i, process) in list.into_iter().enumerate() {
@@ -383,7 +396,8 @@ export! {
             Ok(placements) => &placements.0,
             Err(code) => return code,
         };
-        let room = std::mem::replace(&mut *count, placements.len() as u32);
+        let told = counted("nvmlDeviceGetGpuInstancePossiblePlacements_v2", number(device), placements.len());
+        let room = std::mem::replace(&mut *count, told);
         if to.is_null() {
             return OK;
         }
@@ -409,6 +423,7 @@ export! {
             *to.add(i) = gpu_instance(gpu.index, gi.id);
             *count += 1;
         }
+        *count = counted("nvmlDeviceGetGpuInstances", number(device), *count as usize);
         OK
     };
     fn nvmlDeviceGetGpuInstanceById(device: nvmlDevice_t, id: c_uint, to: *mut nvmlGpuInstance_t) for number(device) => {

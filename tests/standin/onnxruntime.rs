@@ -1,5 +1,6 @@
 //! A stand-in for ONNX Runtime's library: an entry point that names the version in MIGBENCH_STANDIN_ORT
-//! and gives no interface, as a library that is too old for the one asked for.
+//! and gives no interface, as a library that is too old for the one asked for. With the version `null` it does
+//! not name one.
 
 use std::ffi::{CString, c_char, c_void};
 use std::ptr::null;
@@ -20,7 +21,8 @@ extern "C" fn get_version() -> *const c_char {
     static VERSION: OnceLock<CString> = OnceLock::new();
     let version =
         || CString::new(std::env::var("MIGBENCH_STANDIN_ORT").unwrap_or_default()).unwrap_or_default();
-    VERSION.get_or_init(version).as_ptr()
+    let version = VERSION.get_or_init(version);
+    if version.as_bytes() == b"null" { null() } else { version.as_ptr() }
 }
 
 static BASE: ApiBase = ApiBase { get_api, get_version };

@@ -1,5 +1,6 @@
 //! What is wrong with a cell, and a bounded heap of such findings.
 
+use crate::machine::text;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -51,9 +52,10 @@ impl Finding {
 
 /// The beginning of a text, without what would break a line of output.
 fn shorten(text: &str) -> String {
-    let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-    let mut short: String = text.chars().take(LONGEST).map(clean).collect();
-    if short.len() < text.len() && text.chars().nth(LONGEST).is_some() {
+    let shown = |c: char| if text::is_visible(c) { c } else { char::REPLACEMENT_CHARACTER };
+    let start: String = text.chars().take(LONGEST).map(shown).collect();
+    let mut short = text::cell(&start).into_owned();
+    if text.chars().nth(LONGEST).is_some() {
         short.push('…');
     }
     short

@@ -10,9 +10,11 @@ mod numbers;
 mod own;
 mod ratio;
 mod recorded;
+mod table;
 
-pub use field::{Field, LatencyUnit, Mapping};
+pub use field::{Field, Mapping, TimeUnit};
 pub use finding::{Finding, Findings};
+pub use table::{Uncompared, check_table};
 
 use crate::results::lines::{Chunk, split};
 use crate::results::{COLUMNS, header};
@@ -37,8 +39,12 @@ pub struct Report {
     pub statuses: BTreeMap<&'static str, u64>,
     /// What is wrong.
     pub findings: Findings,
-    /// What findings have in common.
+    /// What findings have in common, and what was not read.
     pub notes: Vec<String>,
+    /// Columns of another tool's file that were given a meaning and could not be compared everywhere.
+    pub uncompared: Vec<Uncompared>,
+    /// No column of another tool's file could be compared in any row.
+    pub nothing_compared: bool,
 }
 
 /// Number of a file's rows and findings.
@@ -66,11 +72,10 @@ impl Totals {
 /// Shares of a chunk for each thread.
 const SHARES: usize = 32;
 
-/// Checks one file, chunk by chunk.
+/// Checks one file of migbench's own, chunk by chunk.
 pub struct Checker {
     file: String,
     view: Option<View>,
-    mapping: Option<Mapping>,
     keep: usize,
     tools: Vec<Mutex<Tools>>,
     rows: u64,
@@ -91,16 +96,15 @@ struct Found {
     ratios: Ratios,
     across: Across,
     statuses: BTreeMap<&'static str, u64>,
+    rows: u64,
 }
 
 impl Checker {
-    /// Of a file; `mapping` is for another tool's. Keeps the first `keep` findings of each rule and
-    /// column.
-    pub fn new(file: &str, mapping: Option<Mapping>, keep: usize) -> Checker {
+    /// Of a file. Keeps the first `keep` findings of each rule and column.
+    pub fn new(file: &str, keep: usize) -> Checker {
         Checker {
             file: file.to_owned(),
             view: None,
-            mapping,
             keep,
             // Nobody waits for a lock: each thread of the pool has its own.
             tools: (0..rayon::current_num_threads()).map(|_| Mutex::default()).collect(),
@@ -146,14 +150,14 @@ impl Checker {
             for (status, count) in part.statuses {
                 *self.found.statuses.entry(status).or_default() += count;
             }
+            self.rows += part.rows;
         }
-        self.rows += lines.len() as u64;
         Ok(())
     }
 
     fn header(&mut self, line: &[u8]) -> Result<View> {
-        if line.starts_with(&[0xff, 0xfe]) || line.starts_with(&[0xfe, 0xff]) || line.contains(&0) {
-            bail!("line 1 is not text in UTF-8 (UTF-16, or no text at all): convert it with iconv");
+        if line.contains(&0) {
+            bail!("line 1 is no text: it holds a zero byte");
         }
         let text = String::from_utf8_lossy(line);
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
@@ -162,20 +166,20 @@ impl Checker {
             bail!("line 1: the quotes of cell {cell} do not match");
         }
         let names = cells.iter().map(|cell| cell.trim().to_owned()).collect();
-        let view = View::new(names, self.mapping.as_ref()).map_err(|error| error.context("line 1"))?;
-        if view.own && view.places.is_none() {
+        let view = View::own(names).map_err(|error| error.context("line 1"))?;
+        if view.places.is_none() {
             let has = |name: &str| view.header.iter().any(|column| column == name);
             let missing: Vec<&str> = header().into_iter().filter(|name| !has(name)).collect();
             let known = |name: &str| COLUMNS.iter().any(|column| column.name == name);
             let foreign: Vec<&str> =
                 view.header.iter().map(String::as_str).filter(|name| !known(name)).collect();
             let found = match (missing.is_empty(), foreign.is_empty()) {
-                (true, true) => "another order, or a column twice".to_owned(),
+                (true, true) => "a column twice".to_owned(),
                 (false, true) => format!("without {}", missing.join(", ")),
                 (true, false) => format!("with {}", foreign.join(", ")),
                 (false, false) => format!("without {}, with {}", missing.join(", "), foreign.join(", ")),
             };
-            let expected = "the columns of schema 1 or 2, in their order";
+            let expected = "the columns of schema 1 or 2, each once";
             self.found.findings.push(Finding::new(1, "the header", "schema", &found, expected));
         }
         Ok(view)
@@ -183,7 +187,7 @@ impl Checker {
 
     /// The last line has no end and was left out.
     pub fn torn(&mut self, line: u64) {
-        let expected = "a newline at its end: a write was cut off; the line is not read, remove it";
+        let expected = "a newline; the line is not read: add it if the line is whole, or remove the line";
         self.found.findings.push(Finding::new(line, "the line", "torn", "no newline", expected));
     }
 
@@ -200,21 +204,23 @@ impl Checker {
             self.found.findings.push(Finding::new(1, "the file", "empty", found, "rows"));
         }
         self.found.across.finish(&mut self.found.findings);
-        let name = |column: &str| match &self.view {
-            Some(view) => {
-                let field = Field::ALL.iter().copied().find(|field| field.name() == column);
-                field.map_or(column.to_owned(), |field| view.column(field).to_owned())
-            }
-            None => column.to_owned(),
-        };
+        let notes = self.view.as_ref().map(|view| self.found.ratios.explain(view)).unwrap_or_default();
         Report {
             file: self.file,
             rows: self.rows,
             statuses: self.found.statuses,
-            notes: self.found.ratios.explain(name),
             findings: self.found.findings,
+            notes,
+            uncompared: Vec::new(),
+            nothing_compared: false,
         }
     }
+}
+
+/// The names of the columns in the middle of a file.
+fn repeated_header(line: u64) -> Finding {
+    let expected = "a row: two files were joined; remove the line, or check them one by one";
+    Finding::new(line, "the line", "header", "the header again", expected)
 }
 
 /// One line.
@@ -227,6 +233,11 @@ fn row<'a>(
     found: &mut Found,
 ) {
     let findings = &mut found.findings;
+    // A row is never empty; an editor or a spreadsheet may have added such a line.
+    if line.trim_ascii().is_empty() {
+        return;
+    }
+    found.rows += 1;
     let text = match std::str::from_utf8(line) {
         Ok(text) => text,
         Err(error) => {
@@ -255,15 +266,18 @@ fn row<'a>(
         return;
     }
     let row = Cells::new(view, number, cells);
+    if row.text(Field::SchemaVersion) == Field::SchemaVersion.name() && cells.iter().eq(&view.header) {
+        findings.push(repeated_header(number));
+        found.rows -= 1;
+        return;
+    }
     numbers::check(&row, findings, &mut found.ratios);
-    if view.own {
-        own::check(&row, &mut tools.memory, findings);
-        recorded::check(&row, &mut tools.decoder, findings);
-        found.across.add(&row);
-        let known = ["ok", "failed", "invalid", "interrupted"];
-        if let Some(status) = known.into_iter().find(|known| *known == row.text(Field::Status)) {
-            *found.statuses.entry(status).or_default() += 1;
-        }
+    own::check(&row, &mut tools.memory, findings);
+    recorded::check(&row, &mut tools.decoder, findings);
+    found.across.add(&row);
+    let known = ["ok", "failed", "invalid", "interrupted"];
+    if let Some(status) = known.into_iter().find(|known| *known == row.text(Field::Status)) {
+        *found.statuses.entry(status).or_default() += 1;
     }
 }
 

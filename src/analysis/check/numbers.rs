@@ -35,19 +35,55 @@ const MAY_BE_ZERO: [Field; 15] = [
 /// Shares of a window: at most all of it.
 const SHARES: [Field; 4] =
     [Field::Overlap, Field::PowerCappedShare, Field::HeatCappedShare, Field::HwSlowdownShare];
+/// What is counted: no rounding makes 0 of it.
+const COUNTS: [Field; 5] = [Field::Batch, Field::Batches, Field::Inflight, Field::Inferences, Field::SmCount];
 
 /// Percentiles and the share of batches below them.
 pub const PERCENTILES: [(Field, f64); 5] =
     [(Field::P50, 0.5), (Field::P90, 0.9), (Field::P95, 0.95), (Field::P99, 0.99), (Field::P999, 0.999)];
 
-/// All of them.
-pub fn check(row: &Cells, findings: &mut Findings, ratios: &mut Ratios) {
+/// Fields of a row that were compared with others; a bit for each.
+#[derive(Clone, Copy, Default)]
+pub struct Compared(u128);
+
+const _: () = assert!(NUMBERS <= 128, "a bit for each number");
+
+impl Compared {
+    fn add(&mut self, fields: &[Field]) {
+        fields.iter().for_each(|&field| self.0 |= 1 << field as u32);
+    }
+
+    /// Was this one?
+    pub fn has(self, field: Field) -> bool {
+        (field as usize) < NUMBERS && self.0 >> field as u32 & 1 == 1
+    }
+}
+
+/// What the formulas compare, each with all of its fields.
+pub const FORMULAS: [&[Field]; 4] = {
+    use Field::{Batch, Batches, Elapsed, Inferences, Inflight, Mean, Throughput, Wall};
+    [
+        &[Throughput, Mean, Batch],
+        &[Throughput, Mean, Batch, Inflight],
+        &[Wall, Batches, Batch, Elapsed],
+        &[Wall, Inferences, Elapsed],
+    ]
+};
+
+/// What is compared with its neighbours, in their order.
+pub const ORDER: [Field; 7] =
+    [Field::Min, Field::P50, Field::P90, Field::P95, Field::P99, Field::P999, Field::Max];
+
+/// All of them; says which fields it has compared with others.
+pub fn check(row: &Cells, findings: &mut Findings, ratios: &mut Ratios) -> Compared {
+    let mut compared = Compared::default();
     signs(row, findings);
-    order(row, findings);
-    formulas(row, findings, ratios);
-    spread(row, findings);
-    busy(row, findings);
-    enough(row, findings);
+    order(row, findings, &mut compared);
+    formulas(row, findings, ratios, &mut compared);
+    spread(row, findings, &mut compared);
+    busy(row, findings, &mut compared);
+    enough(row, findings, &mut compared);
+    compared
 }
 
 /// Finite, and positive where 0 can't be measured.
@@ -62,9 +98,9 @@ fn signs(row: &Cells, findings: &mut Findings) {
         };
         let Some(value) = row.number(field) else {
             // Of own files, what is no number is found by its type.
-            match text.trim().parse::<f64>() {
+            match row.view.normal(text).parse::<f64>() {
                 Ok(_) => add("finite", "a finite number"),
-                Err(_) if !text.trim().is_empty() && !row.view.own => add("type", "a number"),
+                Err(_) if !text.trim().is_empty() && !row.view.own => add("type", readable(text)),
                 Err(_) => {}
             }
             continue;
@@ -72,7 +108,9 @@ fn signs(row: &Cells, findings: &mut Findings) {
         let zero_counts = MAY_BE_ZERO.contains(&field)
             || field == Field::CpuThrottled
             || (field == Field::Min && row.warns("out-of-range"));
-        if value == 0.0 && !zero_counts {
+        // Another tool's 0.00 may be 0.004.
+        let rounded = || !row.view.own && text.contains(['.', ',']) && !COUNTS.contains(&field);
+        if value == 0.0 && !zero_counts && !rounded() {
             add("zero", "more than 0, or nothing where it was not measured");
         } else if value < 0.0 && field != Field::Drift {
             add("sign", "more than 0");
@@ -84,11 +122,27 @@ fn signs(row: &Cells, findings: &mut Findings) {
     }
 }
 
+/// What another tool should have written instead of a cell that is no number.
+fn readable(text: &str) -> &'static str {
+    let text = text.trim();
+    let number = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    if number.len() < text.len() && number.trim().parse::<f64>().is_ok() {
+        "a number without its unit: the unit belongs into the header"
+    } else if text.split_once(',').is_some_and(|(a, b)| [a, b].iter().all(|part| part.parse::<u64>().is_ok()))
+    {
+        "a number with a decimal point: --decimal-comma reads this one"
+    } else if text.parse::<f64>().is_err() && !text.bytes().any(|byte| byte.is_ascii_digit()) {
+        "a number, or an empty cell where nothing was measured"
+    } else {
+        "a number"
+    }
+}
+
 /// Quantiles ascend, and the mean lies between the extremes.
-fn order(row: &Cells, findings: &mut Findings) {
-    use Field::{Max, Mean, Min, P50, P90, P95, P99, P99Upper, P999};
+fn order(row: &Cells, findings: &mut Findings, compared: &mut Compared) {
+    use Field::{Max, Mean, Min, P99, P99Upper};
     let chains: [&[Field]; 10] = [
-        &[Min, P50, P90, P95, P99, P999, Max],
+        &ORDER,
         &[P99, P99Upper, Max],
         &[Min, Mean, Max],
         &[
@@ -107,13 +161,18 @@ fn order(row: &Cells, findings: &mut Findings) {
         &[Field::BatchesCommon, Field::Batches],
     ];
     // Rounding may put a printed mean just outside.
-    let slack = |a: Field, b: Field| if row.view.own { EXACT } else { row.slack(a) + row.slack(b) };
+    let slack = |(a, least): (Field, f64), b: Field| {
+        if row.view.own { EXACT * least } else { row.unit(a) + row.unit(b) }
+    };
     for chain in chains {
         let mut last: Option<(Field, f64)> = None;
         for &field in chain {
             let Some(value) = row.number(field) else { continue };
+            if let Some((below, _)) = last {
+                compared.add(&[below, field]);
+            }
             if let Some((below, least)) = last
-                && value < least * (1.0 - slack(below, field))
+                && value < least - slack((below, least), field)
             {
                 let expected = format!("at least {} of {}", row.text(below).trim(), row.view.column(below));
                 findings.push(
@@ -127,29 +186,48 @@ fn order(row: &Cells, findings: &mut Findings) {
 }
 
 /// Columns that are computed from others.
-fn formulas(row: &Cells, findings: &mut Findings, ratios: &mut Ratios) {
-    use Field::{Batch, Batches, Elapsed, Mean, Throughput, Wall};
+fn formulas(row: &Cells, findings: &mut Findings, ratios: &mut Ratios, compared: &mut Compared) {
+    use Field::{Batch, Batches, Elapsed, Inflight, Mean, Throughput, Wall};
     let batch = row.number(Batch);
-    if let (Some(mean), Some(batch)) = (row.number(Mean), batch) {
-        let shown = || format!("(1000 / {}) x {batch}", short(mean));
-        equal(row, Throughput, 1000.0 / mean * batch, &[Mean], &shown, findings, ratios);
+    // Another tool's 0.00 is some time that is too short for its digits.
+    let positive = |field| row.number(field).filter(|&number| row.view.own || number > 0.0);
+    let mut equal = |field, expected, from: &[Field], shown: &dyn Fn() -> String| {
+        if equal(row, field, expected, from, shown, findings, ratios) {
+            compared.add(from);
+            compared.add(&[field]);
+        }
+    };
+    if let (Some(mean), Some(batch)) = (positive(Mean), batch) {
+        // migbench claims this throughput of one batch in flight only.
+        match row.number(Inflight).filter(|_| !row.view.own) {
+            None => {
+                let shown = || format!("(1000 / {}) x {batch}", short(mean));
+                equal(Throughput, 1000.0 / mean * batch, &[Mean, Batch], &shown);
+            }
+            Some(lanes) => {
+                let shown = || format!("{lanes} in flight x (1000 / {}) x {batch}", short(mean));
+                equal(Throughput, lanes * 1000.0 / mean * batch, &[Mean, Batch, Inflight], &shown);
+            }
+        }
     }
-    if let (Some(samples), Some(elapsed)) = (row.number(Field::Inferences), row.number(Elapsed)) {
+    if let (Some(samples), Some(elapsed)) = (row.number(Field::Inferences), positive(Elapsed)) {
         let shown = || format!("{samples} / {} s", short(elapsed));
-        equal(row, Wall, samples / elapsed, &[Elapsed], &shown, findings, ratios);
+        equal(Wall, samples / elapsed, &[Elapsed, Field::Inferences], &shown);
     } else if let (Some(batches), Some(batch), Some(elapsed)) =
-        (row.number(Batches), batch, row.number(Elapsed))
+        (row.number(Batches), batch, positive(Elapsed))
     {
         let shown = || format!("{batches} x {batch} / {} s", short(elapsed));
-        equal(row, Wall, batches * batch / elapsed, &[Elapsed], &shown, findings, ratios);
+        equal(Wall, batches * batch / elapsed, &[Elapsed, Batches, Batch], &shown);
     }
-    if let (Some(start), Some(end)) = (row.number(Field::WindowStart), row.number(Field::WindowEnd)) {
+    // A spreadsheet's 1.2E+12 is no moment; that it is no whole number is said of it.
+    let moment = |field| row.number(field).filter(|_| !row.text(field).contains(['e', 'E']));
+    if let (Some(start), Some(end)) = (moment(Field::WindowStart), moment(Field::WindowEnd)) {
         let shown = || "(window_end_ns - window_start_ns) / 10^9".to_owned();
-        equal(row, Elapsed, (end - start) / 1e9, &[], &shown, findings, ratios);
+        equal(Elapsed, (end - start) / 1e9, &[Field::WindowStart, Field::WindowEnd], &shown);
     }
 }
 
-/// Is this field what the `from` fields make it?
+/// Is this field what the `from` fields make it? False where there is nothing to compare.
 fn equal(
     row: &Cells,
     field: Field,
@@ -158,35 +236,45 @@ fn equal(
     shown: &dyn Fn() -> String,
     findings: &mut Findings,
     ratios: &mut Ratios,
-) {
-    let Some(found) = row.number(field) else { return };
+) -> bool {
+    let Some(found) = row.number(field) else { return false };
     let ratio = found / expected;
-    let printed = || from.iter().map(|&field| row.slack(field)).sum::<f64>() + row.slack(field);
-    let tolerance = match (row.view.own, field) {
-        // Beyond 2^53 ns (104 days of uptime) the difference of two instants is off by ns.
-        (true, Field::Elapsed) => 1e-6,
-        (true, _) => OWN,
-        (false, _) => printed().max(OTHERS),
+    // By how much the digits of what was printed may be off. Counts are what they are.
+    let printed = || {
+        let times = from.iter().filter(|field| [Field::Mean, Field::Elapsed].contains(field));
+        times.map(|&field| row.unit(field) / row.number(field).unwrap_or(f64::NAN)).sum::<f64>()
     };
+    let (share, unit) = match (row.view.own, field) {
+        // Beyond 2^53 ns (104 days of uptime) the difference of two instants is off by ns.
+        (true, Field::Elapsed) => (1e-6, 0.0),
+        (true, _) => (OWN, 0.0),
+        (false, _) => (printed(), row.unit(field)),
+    };
+    let slack =
+        if row.view.own { share * expected } else { (share * expected + unit).max(OTHERS * expected) };
+    // Numbers that are known to less than themselves say nothing.
+    if slack >= found.max(expected) {
+        return false;
+    }
     if let Some(batch) = row.number(Field::Batch) {
-        ratios.add(field, ratio, batch);
+        ratios.add(row, field, ratio, batch);
     }
-    if (ratio - 1.0).abs() <= tolerance {
-        return;
+    if (found - expected).abs() > slack {
+        let expected = format!("{} = {}", short(expected), shown());
+        let name = row.view.column(field);
+        findings.push(Finding::new(row.line, name, "formula", row.text(field), expected).factor(ratio));
     }
-    let expected = format!("{} = {}", short(expected), shown());
-    findings.push(
-        Finding::new(row.line, row.view.column(field), "formula", row.text(field), expected).factor(ratio),
-    );
+    true
 }
 
 /// A deviation is at most what two values at the extremes make with this mean: its square is at most
 /// (max - mean)(mean - min) (R. Bhatia and C. Davis, 2000, American Mathematical Monthly 107:353-357).
-fn spread(row: &Cells, findings: &mut Findings) {
+fn spread(row: &Cells, findings: &mut Findings, compared: &mut Compared) {
     let (Some(stddev), Some(mean)) = (row.number(Field::Stddev), row.number(Field::Mean)) else { return };
     let (Some(min), Some(max)) = (row.number(Field::Min), row.number(Field::Max)) else { return };
+    compared.add(&[Field::Stddev, Field::Mean, Field::Min, Field::Max]);
     let most = ((max - mean) * (mean - min)).max(0.0).sqrt();
-    let slack = if row.view.own { 1e-6 * mean } else { OTHERS * mean };
+    let slack = if row.view.own { 1e-6 * mean } else { (OTHERS * mean).max(row.unit(Field::Stddev)) };
     if stddev > most * (1.0 + EXACT) + slack {
         let expected = format!("at most {}, given minimum, mean and maximum", short(most));
         let name = row.view.column(Field::Stddev);
@@ -197,7 +285,7 @@ fn spread(row: &Cells, findings: &mut Findings) {
 }
 
 /// Batches one after the other in each of the lanes fit into the window.
-fn busy(row: &Cells, findings: &mut Findings) {
+fn busy(row: &Cells, findings: &mut Findings, compared: &mut Compared) {
     use Field::{Batches, Elapsed, Inflight, Mean};
     let (Some(batches), Some(mean), Some(elapsed)) =
         (row.number(Batches), row.number(Mean), row.number(Elapsed))
@@ -208,8 +296,10 @@ fn busy(row: &Cells, findings: &mut Findings) {
     if !row.view.own && !row.view.has(Inflight) {
         return;
     }
+    compared.add(&[Batches, Mean, Elapsed, Inflight]);
     let (needed, available) = (batches * mean / 1e3, elapsed * lanes);
-    let slack = if row.view.own { EXACT } else { OTHERS.max(row.slack(Mean) + row.slack(Elapsed)) };
+    let printed = || row.unit(Mean) / mean + row.unit(Elapsed) / elapsed;
+    let slack = if row.view.own { EXACT } else { printed().max(OTHERS) };
     if needed > available * (1.0 + slack) {
         let expected =
             format!("at least {} s / {lanes} in flight: {batches} batches took so long", short(needed));
@@ -221,12 +311,16 @@ fn busy(row: &Cells, findings: &mut Findings) {
 }
 
 /// A percentile stands on enough batches.
-fn enough(row: &Cells, findings: &mut Findings) {
+fn enough(row: &Cells, findings: &mut Findings, compared: &mut Compared) {
     let Some(batches) = row.number(Field::Batches) else { return };
     for (field, q) in PERCENTILES.into_iter().chain([(Field::P99Upper, 0.99)]) {
         let needed = NEEDED.with(|cache| cache[index(q)]);
         let name = row.view.column(field);
-        if row.number(field).is_some() && batches < needed as f64 {
+        if row.number(field).is_none() {
+            continue;
+        }
+        compared.add(&[Field::Batches, field]);
+        if batches < needed as f64 {
             let expected = format!("nothing: it needs {needed} batches, and there were {batches}");
             findings.push(Finding::new(row.line, name, "batches-needed", row.text(field), expected));
         }

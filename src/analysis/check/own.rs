@@ -5,7 +5,7 @@ use super::finding::{Finding, Findings};
 use super::numbers::{PERCENTILES, needed};
 use super::short;
 use crate::machine::limits::{self, Ceiling, Figures, Size};
-use crate::results::from_record;
+use crate::results::from_cells;
 use crate::results::row::{SCHEMAS_READ, point_id};
 use crate::workload::model::Network;
 use crate::workload::{Precision, Spec};
@@ -237,7 +237,7 @@ fn device(row: &Cells, known: &Device, findings: &mut Findings) {
         let word = if size.is_part { "at most" } else { "exactly" };
         impossible(row, Field::SmCount, sms, expected, word, findings);
     }
-    let (least, most) = size.memory_mib;
+    let Some((least, most)) = size.memory_mib else { return };
     match row.number(Field::MemoryMib) {
         Some(memory) if memory > most => impossible(row, Field::MemoryMib, memory, most, "at most", findings),
         Some(memory) if memory < least => {
@@ -353,9 +353,9 @@ impl Memory {
                 self.points.clear();
             }
             let cell = |at: &Option<usize>| at.map_or("", |at| row.at(at));
-            let record = row.view.places.iter().flatten().map(cell).collect();
+            let cells = row.view.places.iter().flatten().map(cell);
             // A row with a cell of another type has that finding; the next of this point may have none.
-            let id = from_record(&record, None).ok().map(|parsed| point_id(&parsed));
+            let id = from_cells(cells).ok().map(|parsed| point_id(&parsed));
             let point = Point { id, counts: self.counts(row) };
             self.points.insert(self.key.clone(), point);
         }

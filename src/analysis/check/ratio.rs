@@ -1,9 +1,16 @@
 //! A column that is off in every row is off for a reason: a unit, or batches taken for samples.
 
-use super::field::Field;
+use super::field::{Cells, Field, View};
+use std::collections::BTreeMap;
 
 /// Ratios this close to each other are one.
 const SAME: f64 = 0.02;
+/// The range of no number.
+const NOTHING: (f64, f64) = (f64::INFINITY, 0.0);
+
+fn widen(range: &mut (f64, f64), (low, high): (f64, f64)) {
+    *range = (range.0.min(low), range.1.max(high));
+}
 
 /// Over all rows: found over expected, and that over and times the batch.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,24 +24,34 @@ struct Spread {
     rows: u64,
     /// (smallest, largest) of the ratio, the ratio over the batch, the ratio times the batch.
     ranges: [(f64, f64); 3],
+    /// Rows and (smallest, largest) of the ratio over the number in each column without a meaning, of
+    /// another tool's file.
+    over: BTreeMap<usize, (u64, (f64, f64))>,
 }
 
 impl Ratios {
     /// One row.
-    pub fn add(&mut self, field: Field, ratio: f64, batch: f64) {
+    pub fn add(&mut self, row: &Cells, field: Field, ratio: f64, batch: f64) {
         if !(ratio.is_finite() && ratio > 0.0 && batch >= 1.0) {
             return;
         }
         let spread = self.of(field);
+        if !row.view.own {
+            for (column, number) in row.unmapped().filter(|(_, number)| *number > 0.0) {
+                let (rows, range) = spread.over.entry(column).or_insert((0, NOTHING));
+                *rows += 1;
+                widen(range, (ratio / number, ratio / number));
+            }
+        }
         spread.rows += 1;
-        for ((low, high), value) in spread.ranges.iter_mut().zip([ratio, ratio / batch, ratio * batch]) {
-            (*low, *high) = (low.min(value), high.max(value));
+        for (range, value) in spread.ranges.iter_mut().zip([ratio, ratio / batch, ratio * batch]) {
+            widen(range, (value, value));
         }
     }
 
     fn of(&mut self, field: Field) -> &mut Spread {
         let at = self.columns.iter().position(|(known, _)| *known == field).unwrap_or_else(|| {
-            self.columns.push((field, Spread { rows: 0, ranges: [(f64::INFINITY, 0.0); 3] }));
+            self.columns.push((field, Spread { rows: 0, ranges: [NOTHING; 3], over: BTreeMap::new() }));
             self.columns.len() - 1
         });
         &mut self.columns[at].1
@@ -46,21 +63,27 @@ impl Ratios {
             let ours = self.of(field);
             ours.rows += theirs.rows;
             for (a, b) in ours.ranges.iter_mut().zip(theirs.ranges) {
-                *a = (a.0.min(b.0), a.1.max(b.1));
+                widen(a, b);
+            }
+            for (column, (rows, range)) in theirs.over {
+                let of = ours.over.entry(column).or_insert((0, NOTHING));
+                of.0 += rows;
+                widen(&mut of.1, range);
             }
         }
     }
 
-    /// What the columns that are off have in common, given their names in the file.
-    pub fn explain(&self, name: impl Fn(&str) -> String) -> Vec<String> {
-        let mut columns: Vec<_> = self.columns.iter().map(|(field, spread)| (field.name(), spread)).collect();
-        columns.sort_by_key(|(column, _)| *column);
-        columns.into_iter().filter_map(|(column, spread)| spread.explain(&name(column))).collect()
+    /// What the columns that are off have in common.
+    pub fn explain(&self, view: &View) -> Vec<String> {
+        let mut columns: Vec<_> = self.columns.iter().collect();
+        columns.sort_by_key(|(field, _)| field.name());
+        columns.into_iter().filter_map(|(field, spread)| spread.explain(*field, view)).collect()
     }
 }
 
 impl Spread {
-    fn explain(&self, column: &str) -> Option<String> {
+    fn explain(&self, field: Field, view: &View) -> Option<String> {
+        let column = view.column(field);
         let steady = |&(low, high): &(f64, f64)| high / low - 1.0 <= SAME;
         let middle = |&(low, high): &(f64, f64)| (low * high).sqrt();
         let is_one = |value: f64| (value - 1.0).abs() <= SAME;
@@ -68,6 +91,15 @@ impl Spread {
         let rows = self.rows;
         if rows < 2 || (is_one(plain.0) && is_one(plain.1)) {
             return None;
+        }
+        let mut over = self.over.iter().filter(|(_, (of, _))| *of == rows);
+        let factor = over.find(|(_, (_, range))| steady(range) && is_one(middle(range)));
+        if let Some((&at, _)) = factor.filter(|_| field == Field::Throughput) {
+            let factor = &view.header[at];
+            return Some(format!(
+                "{column} is {factor} times what it should be in all {rows} rows: if that many batches are in \
+                 flight, map it as inflight={factor}"
+            ));
         }
         if steady(times_batch) && is_one(middle(times_batch)) {
             return Some(format!(
@@ -83,7 +115,11 @@ impl Spread {
             let factor = middle(plain);
             let thousands = factor.log10() / 3.0;
             let unit = (thousands - thousands.round()).abs() < 0.003 && thousands.round() != 0.0;
-            let hint = if unit { ": is a latency in another unit (--latency-unit)?" } else { "" };
+            let hint = match field {
+                _ if !unit => "",
+                Field::Wall => ": is the elapsed time in another unit (--elapsed-unit)?",
+                _ => ": is a latency in another unit (--latency-unit)?",
+            };
             return Some(format!(
                 "{column} is {} times what it should be in all {rows} rows{hint}",
                 super::short(factor)
@@ -103,18 +139,42 @@ impl Spread {
 
 #[cfg(test)]
 mod tests {
+    use super::super::field::Mapping;
     use super::*;
+    use std::borrow::Cow;
 
-    fn explain(ratios: &[(f64, f64)]) -> Vec<String> {
+    /// Notes on rows of a ratio, a batch and a third column without a meaning.
+    fn explained(rows: &[(f64, f64, f64)]) -> Vec<String> {
+        let names = ["qps", "b", "Concurrency"].map(str::to_owned).to_vec();
+        let mapping = Mapping::new(vec![(Field::Throughput, "qps".into()), (Field::Batch, "b".into())]);
+        let view = View::mapped(names, "qps,b,Concurrency", ',', &mapping).unwrap();
         let mut all = Ratios::default();
-        for chunk in ratios.chunks(2) {
+        for chunk in rows.chunks(2) {
             let mut some = Ratios::default();
-            for &(ratio, batch) in chunk {
-                some.add(Field::Throughput, ratio, batch);
+            for &(ratio, batch, other) in chunk {
+                let cells = [ratio, batch, other].map(|number| Cow::Owned(number.to_string()));
+                some.add(&Cells::new(&view, 2, &cells), Field::Throughput, ratio, batch);
             }
             all.append(some);
         }
-        all.explain(|_| "qps".into())
+        all.explain(&view)
+    }
+
+    fn explain(ratios: &[(f64, f64)]) -> Vec<String> {
+        explained(&ratios.iter().map(|&(ratio, batch)| (ratio, batch, 77.0)).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_column_that_is_the_factor_is_named() {
+        let notes = explained(&[(1.0, 8.0, 1.0), (2.0, 8.0, 2.0), (4.0, 8.0, 4.0)]);
+        assert_eq!(
+            notes,
+            [
+                "qps is Concurrency times what it should be in all 3 rows: if that many batches are in flight, map it \
+              as inflight=Concurrency"
+            ]
+        );
+        assert!(explained(&[(1.0, 8.0, 1.0), (2.0, 8.0, 2.0), (4.0, 8.0, 5.0)]).is_empty());
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub enum ProblemKind {
     Duplicate,
     /// A cause that was required to be the same.
     Changed,
+    /// A line that could not be read as a row.
+    Unread,
 }
 
 impl ProblemKind {
@@ -70,6 +72,7 @@ impl ProblemKind {
             ProblemKind::Invalid => "INVALID",
             ProblemKind::Duplicate => "DUPLICATE",
             ProblemKind::Changed => "CHANGED",
+            ProblemKind::Unread => "UNREAD",
         }
     }
 }
@@ -185,6 +188,14 @@ impl Comparison {
         } else {
             Outcome::Pass
         }
+    }
+
+    /// Lines of a side, in words, that hold no row: what they held is missing from the comparison.
+    pub fn add_unread(&mut self, side: &str, lines: Vec<String>) {
+        let problem = |line| Problem::new(ProblemKind::Unread, format!("{side}: {line}"));
+        self.problems.extend(lines.into_iter().map(problem));
+        self.problems.sort();
+        self.identical &= self.problems.is_empty();
     }
 
     /// Decisions of a verdict.

@@ -1,27 +1,32 @@
 //! From the command line and what is here to a plan.
 
 use crate::cli::{Preset, RunArgs};
-use crate::cmd::{load, own};
-use crate::machine::nvml::{Absent, Library};
+use crate::cmd::{list, load, own};
+use crate::machine::nvml::{Absent, FIRST_ANSWER, Helper, Silent};
 use crate::machine::topology::Gpu;
-use crate::machine::{Topology, host};
+use crate::machine::{Topology, host, visible};
 use crate::measure::protocol::Device;
+use crate::sweep::extent;
 use crate::sweep::placement::GpuSlots;
 use crate::sweep::plan::{self, Modes, Options, Run};
-use crate::sweep::select::{Selection, Wishes, select};
+use crate::sweep::select::{Inherited, Selection, Wishes, select};
 use crate::workload::{OwnTemplate, Precision, Settings, Spec, Sync};
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
+use std::ffi::OsString;
 use std::path::Path;
 
 /// Rounds of `--preset ci`: with seven a side a shift of 5 % is called (docs/ci.md).
 const CI_ROUNDS: u32 = 7;
 
+/// The variable that limits what this process may see.
+const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+
 /// What is decided without touching anything.
 pub struct Planned {
     /// What is here.
     pub topology: Topology,
-    /// NVML, where it was asked.
-    pub library: Option<Library>,
+    /// What asks NVML, where there is NVML.
+    pub helper: Option<Helper>,
     /// What of it is measured.
     pub selection: Selection,
     /// How.
@@ -35,7 +40,7 @@ pub struct Planned {
 /// # Errors
 /// What is asked for is not there, or can't work.
 pub fn plan_runs(args: &RunArgs) -> Result<Planned> {
-    let (topology, library, mut selection) = choose(args)?;
+    let (topology, helper, mut selection) = choose(args)?;
     if let (Some(least), Some(most)) = (args.duration, args.load.max_duration)
         && least > most
     {
@@ -43,6 +48,7 @@ pub fn plan_runs(args: &RunArgs) -> Result<Planned> {
     }
     let options = options(args, &selection, &topology)?;
     plan::refuse_impossible(&options)?;
+    extent::refuse_too_many(&options)?;
     let runs = plan::plan(&options);
     let together = matches!(args.mode, Some(Modes::Concurrent | Modes::Both));
     if together && runs.iter().all(|run| run.members.len() < 2) {
@@ -50,10 +56,10 @@ pub fn plan_runs(args: &RunArgs) -> Result<Planned> {
             .notes
             .push("there are no two instances that measure at once: each is measured alone".into());
     }
-    Ok(Planned { topology, library, selection, options, runs })
+    Ok(Planned { topology, helper, selection, options, runs })
 }
 
-fn choose(args: &RunArgs) -> Result<(Topology, Option<Library>, Selection)> {
+fn choose(args: &RunArgs) -> Result<(Topology, Option<Helper>, Selection)> {
     let wishes = Wishes {
         uuids: args.uuid.clone(),
         gpus: args.gpu.clone(),
@@ -65,23 +71,44 @@ fn choose(args: &RunArgs) -> Result<(Topology, Option<Library>, Selection)> {
         device: args.device,
         threads: args.threads.map_or_else(host::usable_cores, usize::from),
     };
-    let (library, topology) = if let Some(path) = &args.topology {
-        (None, Ok(crate::cmd::list::saved_topology(path)?))
+    let (helper, topology) = if let Some(path) = &args.topology {
+        (None, Ok(list::saved_topology(path)?))
     } else if args.device == Some(Device::Cpu) {
         (None, Err(Absent::NoLibrary("not asked for".into())))
     } else {
-        match Library::open(args.nvml.as_deref().map(Path::as_os_str)) {
-            Ok(library) => {
-                let topology = library.topology();
-                (Some(library), topology)
-            }
-            Err(absent) => (None, Err(absent)),
-        }
+        ask_nvml(args)?
     };
     // What this process may see says nothing of another machine.
-    let scope = std::env::var("CUDA_VISIBLE_DEVICES").ok().filter(|_| args.topology.is_none());
+    let here = args.topology.is_none();
+    let decides = here && args.device != Some(Device::Cpu);
+    let visible = if decides { visible_devices(std::env::var_os(VISIBLE_DEVICES))? } else { None };
+    let granted_by = visible::granted_by(|name| std::env::var(name).ok().filter(|_| here));
+    let inherited = Inherited { visible, granted_by };
     let known = topology.as_ref().cloned().unwrap_or_default();
-    Ok((known, library, select(&wishes, topology, scope.as_deref())?))
+    Ok((known, helper, select(&wishes, topology, &inherited)?))
+}
+
+/// # Errors
+/// Nobody answers. A machine with such a driver has GPUs, so that its CPU is not measured in their place.
+fn ask_nvml(args: &RunArgs) -> Result<(Option<Helper>, Result<Topology, Absent>)> {
+    let asked = Helper::start(args.nvml.as_deref()).and_then(|mut helper| {
+        let topology = helper.topology(args.nvml_limit.unwrap_or(FIRST_ANSWER))?;
+        Ok((helper, topology))
+    });
+    match asked {
+        Ok((helper, topology)) => Ok((Some(helper), Ok(topology))),
+        Err(Silent::Absent(absent)) => Ok((None, Err(absent))),
+        Err(silent) => Err(list::driver_fails(&silent)),
+    }
+}
+
+/// A value that can't be read hides what it hides: to the driver it is set.
+fn visible_devices(value: Option<OsString>) -> Result<Option<String>> {
+    let text = value.map(OsString::into_string).transpose();
+    text.map_err(|value| {
+        let shown = value.to_string_lossy();
+        anyhow!("{VISIBLE_DEVICES} is not UTF-8 ('{shown}'): set it to UUIDs or indices, or unset it")
+    })
 }
 
 fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result<Options> {
@@ -97,7 +124,8 @@ fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result
     };
     // A program runs as it is, unless it is to be called with several sizes; a probe has its own size.
     let once = own.is_some() || workloads.iter().all(Spec::is_probe);
-    let mut batches = args.batch.clone().unwrap_or(if once { vec![1] } else { vec![1, 32] });
+    let mut batches =
+        args.batch.clone().unwrap_or(if once { vec![args.own.samples.unwrap_or(1)] } else { vec![1, 32] });
     batches.sort_unstable();
     batches.dedup();
     let paces = load::paces(&args.load)?;

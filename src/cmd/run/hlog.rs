@@ -3,55 +3,57 @@
 use crate::measure::clock::{Clock, Monotonic};
 use crate::results::export::{hlog_header, hlog_line, tag_of};
 use crate::results::histogram::Reader;
+use crate::results::output::{IfExists, OutputFile};
 use crate::sweep::group::Outcome;
 use crate::sweep::plan::Run;
-use anyhow::{Context, Result, bail};
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use anyhow::{Context, Result};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// An open log.
 pub struct Hlog {
-    file: File,
+    output: OutputFile,
     /// CLOCK_MONOTONIC of the log's base time, in ns.
     base: u64,
     reader: Reader,
 }
 
 impl Hlog {
-    /// Says no where [`Hlog::open`] would, and touches nothing.
+    /// A new file; with `force` in place of an old one, which stays until the first intervals are
+    /// written.
     ///
     /// # Errors
-    /// The file exists, or there is no folder for it.
-    pub fn refuse(path: &Path, force: bool) -> Result<()> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-            bail!("cannot create {}: there is no folder {}", path.display(), folder.display());
-        }
-        if path.exists() && !force {
-            bail!("{} exists: --force overwrites it", path.display());
-        }
-        Ok(())
-    }
-
-    /// A new file; with `force` in place of an old one.
-    ///
-    /// # Errors
-    /// It exists, or cannot be written.
+    /// The file exists, or cannot be written.
     pub fn open(path: &Path, force: bool) -> Result<Hlog> {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).create_new(!force);
-        let mut file = options.open(path).with_context(|| format!("cannot create {}", path.display()))?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        hlog_header(&mut file, now.as_secs_f64())?;
-        Ok(Hlog { file, base: Monotonic.now(), reader: Reader::default() })
+        let if_exists = if force { IfExists::Replace } else { IfExists::Refuse };
+        let output = OutputFile::create(path, if_exists)?;
+        Ok(Hlog { output, base: Monotonic.now(), reader: Reader::default() })
     }
 
-    /// The intervals of a run's members, in one write.
+    /// Writes the header. To be called before the first worker starts.
     ///
     /// # Errors
-    /// A worker sent what is no histogram, or the file does not take it.
+    /// The file cannot be written.
+    pub fn begin(&mut self) -> Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut header = Vec::new();
+        hlog_header(&mut header, now.as_secs_f64())?;
+        self.base = Monotonic.now();
+        self.write(&header)
+    }
+
+    /// Puts the log in the place of an old one.
+    ///
+    /// # Errors
+    /// The old file can be neither replaced nor overwritten.
+    pub fn publish(&mut self) -> Result<()> {
+        self.output.publish()
+    }
+
+    /// Writes the intervals of a run's members, all or none of them.
+    ///
+    /// # Errors
+    /// A worker sent something that is no histogram, or the file cannot be written.
     pub fn add(&mut self, run: &Run, outcomes: &[Outcome]) -> Result<()> {
         let mut text = Vec::new();
         for (member, outcome) in run.members.iter().zip(outcomes) {
@@ -68,6 +70,11 @@ impl Hlog {
                 hlog_line(&mut text, &tag, start, length, histogram.max(), &interval.histogram)?;
             }
         }
-        self.file.write_all(&text).context("the interval log")
+        self.write(&text)
+    }
+
+    fn write(&mut self, text: &[u8]) -> Result<()> {
+        let written = self.output.write_whole(text);
+        written.with_context(|| format!("cannot write {}", self.output.path().display()))
     }
 }

@@ -1,11 +1,11 @@
 //! What a diagnosis goes by: plain data, gathered once, saved in a capture, judged elsewhere.
 
 use crate::machine::capabilities::{Capabilities, Node};
-use crate::machine::nvml::Absent;
+pub use crate::machine::nvml::Silent;
+use crate::machine::text;
 use crate::machine::topology::Topology;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt;
 
 /// A machine as it was found.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,28 +14,6 @@ pub struct Case {
     pub topology: Result<Topology, Silent>,
     /// Everything else; none for a topology from a file.
     pub evidence: Option<Evidence>,
-}
-
-/// Why there is no answer from NVML.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Silent {
-    /// NVML itself said why.
-    Absent(Absent),
-    /// It did not answer in time, in seconds, and was abandoned.
-    Hung(u64),
-    /// The process that asked ended without an answer.
-    Died(String),
-}
-
-impl fmt::Display for Silent {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Silent::Absent(absent) => absent.fmt(f),
-            Silent::Hung(seconds) => write!(f, "no answer within {seconds} s"),
-            Silent::Died(how) => write!(f, "the process that asked {how}"),
-        }
-    }
 }
 
 /// What CUDA says to a process with the inherited environment. No context is made for it.
@@ -104,6 +82,9 @@ pub struct Cpus {
     pub cores: usize,
     /// The cgroup's limit, in processors.
     pub quota: Option<f64>,
+    /// The kernel does not say whether there is such a limit.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub quota_unknown: bool,
 }
 
 /// Everything but NVML's answers.
@@ -141,6 +122,18 @@ pub struct Evidence {
 }
 
 impl Evidence {
+    /// With the texts of other programs cleaned: names of users and of programs, words of the driver. The
+    /// values of variables keep their meaning, which may be that they name nothing.
+    pub fn cleaned(self) -> Evidence {
+        let environment: BTreeMap<String, String> = self
+            .environment
+            .iter()
+            .map(|(name, value)| (name.clone(), text::visible(value).into()))
+            .collect();
+        let cleaned = text::names(&self).unwrap_or(self);
+        Evidence { environment, ..cleaned }
+    }
+
     /// An inherited variable.
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.environment.get(name).map(String::as_str)
@@ -149,5 +142,28 @@ impl Evidence {
     /// A device node, by its path.
     pub fn node(&self, path: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.path.as_os_str() == path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_have_named_is_clean_and_variables_keep_their_meaning() {
+        let mut evidence = Evidence {
+            kernel_module: Some("580.65\u{1b}[31m.06\n".into()),
+            user: User { name: "=alice".into(), uid: 1000, groups: vec![44] },
+            holders: vec![Program { pid: 9, name: "\u{1b}]0;x\u{7}python3\u{202e}".into(), gpus: vec![0] }],
+            environment: [("CUDA_VISIBLE_DEVICES".to_owned(), "MIG-1\u{200b}".to_owned())].into(),
+            cpus: Cpus { quota: Some(1.5), ..Cpus::default() },
+            ..Evidence::default()
+        };
+        evidence.capabilities.gpus.insert(3, Default::default());
+        let clean = evidence.clone().cleaned();
+        assert_eq!(clean.kernel_module.as_deref(), Some("580.65.06"));
+        assert_eq!((clean.user.name.as_str(), clean.holders[0].name.as_str()), ("alice", "python3"));
+        assert_eq!(clean.variable("CUDA_VISIBLE_DEVICES"), Some("MIG-1\\u{200b}"), "it names no device");
+        assert_eq!((clean.capabilities, clean.cpus), (evidence.capabilities, evidence.cpus));
     }
 }

@@ -1,23 +1,23 @@
 //! Collects the evidence off this machine. Judges nothing, changes nothing, and always ends: what
-//! asks the driver is a child process that is abandoned after five seconds.
+//! asks the driver is a child process that is given up after five seconds.
 
 use super::child::Question;
 use super::evidence::{Case, Cpus, Cuda, Evidence, Program, Silent, User};
-use crate::machine::nvml::Absent;
+use crate::machine::nvml::Helper;
 use crate::machine::topology::Topology;
-use crate::machine::{capabilities, host};
-use serde::de::DeserializeOwned;
+use crate::machine::{capabilities, cgroup, host, text};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// How long the driver may take to answer all questions of one child.
+/// How long the driver may take to answer all questions of one child. Less than `list` and `run` allow:
+/// a diagnosis that takes half a minute looks like another hang.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The variables that CUDA, NVML, container runtimes and MPS go by.
-const VARIABLES: [&str; 14] = [
+const VARIABLES: [&str; 13] = [
     "CUDA_VISIBLE_DEVICES",
     "CUDA_DEVICE_ORDER",
     "CUDA_MPS_PIPE_DIRECTORY",
@@ -31,7 +31,6 @@ const VARIABLES: [&str; 14] = [
     "SLURM_JOB_ID",
     "SLURM_STEP_GPUS",
     "SLURM_JOB_GPUS",
-    "KUBERNETES_SERVICE_HOST",
 ];
 
 /// Daemons that matter, by the beginning of their program's name.
@@ -59,27 +58,28 @@ pub struct Place {
 /// Asks everything.
 pub fn gather(place: &Place) -> Case {
     // Both at once: on a machine without persistence each takes seconds.
-    let nvml = ask("nvml", place);
-    let cuda = ask("cuda", place);
+    let mut nvml = Helper::start(place.nvml.as_deref());
+    nvml.iter_mut().for_each(Helper::ask_topology);
+    let cuda = ask_cuda();
     let mut evidence = surroundings(place);
     evidence.services = programs(&place.root).filter(is_service).collect();
     evidence.holders = programs(&place.root).filter(|program| !program.gpus.is_empty()).collect();
-    let mut topology: Result<Topology, Silent> =
-        nvml.and_then(answer::<Result<Topology, Absent>>).and_then(|said| said.map_err(Silent::Absent));
+    let mut topology = nvml.and_then(|mut helper| helper.topology(PATIENCE));
     if let Ok(topology) = &mut topology {
         attach(topology, &place.root);
     }
     evidence.nodes = nodes(place, topology.as_ref().ok(), &evidence);
+    let topology = topology.map_err(|silent| text::names(&silent).unwrap_or(silent));
     evidence.silent = topology.as_ref().err().cloned();
-    evidence.cuda = Some(cuda.and_then(answer::<Cuda>));
-    Case { topology, evidence: Some(evidence) }
+    evidence.cuda = Some(cuda.and_then(answer));
+    Case { topology, evidence: Some(evidence.cleaned()) }
 }
 
 /// What decides whether this process may use an instance, without a question to the driver.
 pub fn permissions(place: &Place, topology: &Topology) -> Evidence {
     let mut evidence = surroundings(place);
     evidence.nodes = nodes(place, Some(topology), &evidence);
-    evidence
+    evidence.cleaned()
 }
 
 /// What the kernel knows of the cards: their NUMA nodes.
@@ -95,17 +95,14 @@ fn nodes(place: &Place, topology: Option<&Topology>, evidence: &Evidence) -> Vec
     paths.map(|path| capabilities::node(&place.root, &path)).collect()
 }
 
-fn ask(what: &str, place: &Place) -> Result<Question, Silent> {
+fn ask_cuda() -> Result<Question, Silent> {
     // Not the path it was started by: a replaced or deleted file must still be this version.
     let mut command = Command::new("/proc/self/exe");
-    command.args(["probe", what]);
-    if let Some(nvml) = &place.nvml {
-        command.arg("--nvml").arg(nvml);
-    }
-    Question::ask(&mut command, PATIENCE)
+    command.args(["probe", "cuda"]);
+    Question::ask(command, PATIENCE)
 }
 
-fn answer<T: DeserializeOwned>(question: Question) -> Result<T, Silent> {
+fn answer(question: Question) -> Result<Cuda, Silent> {
     let bytes = question.wait()?;
     serde_json::from_slice(&bytes).map_err(|error| Silent::Died(format!("said something else: {error}")))
 }
@@ -131,7 +128,8 @@ fn surroundings(place: &Place) -> Evidence {
         user: users.this(),
         unknown_user: place.user.clone().filter(|_| other_user == Some(None)),
         other_user: other_user.flatten(),
-        environment: variables(|name| std::env::var(name).ok()),
+        // What is not UTF-8 is set all the same.
+        environment: variables(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned())),
         container: container(root, &read("proc/1/cgroup")),
         effective_capabilities: status
             .lines()
@@ -161,6 +159,10 @@ fn container(root: &Path, cgroup_of_init: &str) -> Vec<String> {
         .map(|file| format!("/{file} exists"))
         .collect();
     let words = ["docker", "kubepods", "containerd", "libpod", "lxc"];
+    // Its value is an address of the cluster, which is nobody's business.
+    if root == Path::new("/") && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+        signs.push("KUBERNETES_SERVICE_HOST is set".to_owned());
+    }
     if let Some(word) = words.iter().find(|word| cgroup_of_init.contains(*word)) {
         signs.push(format!("the first process's cgroup says {word}"));
     }
@@ -200,6 +202,7 @@ fn cpus(root: &Path) -> Cpus {
             allowed: host::allowed_cpus().len(),
             cores: host::usable_cores(),
             quota: host::cgroup_cpus(),
+            quota_unknown: !cgroup::is_known(root),
         };
     }
     // A test's tree.
@@ -209,7 +212,7 @@ fn cpus(root: &Path) -> Cpus {
         Some(last.parse::<usize>().ok()?.checked_sub(first.parse().ok()?)? + 1)
     };
     let allowed = online.trim().split(',').filter_map(count).sum();
-    Cpus { allowed, cores: allowed, quota: None }
+    Cpus { allowed, cores: allowed, ..Cpus::default() }
 }
 
 /// The files of users and groups. The machine's name service may know more; the diagnosis says whom

@@ -195,7 +195,11 @@ pub(super) fn dcgm(evidence: &Evidence) -> Check {
 pub(super) fn processors(topology: &Topology, evidence: &Evidence) -> Check {
     let mut check = Check::new("processors", Need::Useful);
     let (cpus, workers) = (evidence.cpus, topology.instances().len());
-    let quota = cpus.quota.map_or(String::new(), |quota| format!(", the cgroup allows {quota} of them"));
+    let quota = match cpus.quota {
+        Some(quota) => format!(", the cgroup allows {quota} of them"),
+        None if cpus.quota_unknown => ", whether a cgroup limits them is unknown".to_owned(),
+        None => String::new(),
+    };
     check.add(
         Verdict::Ok,
         format!(

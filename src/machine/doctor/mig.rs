@@ -2,8 +2,8 @@
 
 use super::evidence::Evidence;
 use super::{Check, Need, Verdict, and, name};
-use crate::machine::Gpu;
 use crate::machine::topology::{Source, Topology};
+use crate::machine::{Gpu, cards};
 use std::collections::BTreeSet;
 
 pub(super) fn capable(topology: &Topology) -> Check {
@@ -27,13 +27,23 @@ pub(super) fn capable(topology: &Topology) -> Check {
                 check.add(Verdict::Unknown, format!("{}: {why}", name(gpu)));
             }
         }
+        if let (Some(card), Some(driver)) = (cards::known(gpu), &topology.driver_version)
+            && let Some(first) = card.since_driver.as_ref().filter(|_| card.is_before_mig(driver))
+        {
+            check.add(
+                Verdict::Warning,
+                format!("{}: driver {driver} is older than {first}, the first with MIG on it", name(gpu)),
+            );
+            check.advise(format!("update the driver to {first} or newer before you partition this GPU"));
+        }
     }
     check
 }
 
 /// Ampere resets the GPU when MIG is switched and keeps the mode over a reboot; later ones neither.
 fn is_ampere(gpu: &Gpu) -> bool {
-    ["A100", "A30", "A800"].iter().any(|model| gpu.name.contains(model))
+    let models = ["A100", "A100X", "A30", "A30X", "A800", "AX800"];
+    cards::words(&gpu.name).first().is_some_and(|word| models.contains(&word.as_str()))
 }
 
 pub(super) fn mode(topology: &Topology, evidence: Option<&Evidence>) -> Check {

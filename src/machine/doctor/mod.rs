@@ -264,7 +264,7 @@ mod tests {
             .gpus
             .insert(1, [files(1, file(11, Access::Open, true)), files(9, file(91, access, modify))].into());
         evidence.nodes = vec![node("/dev/nvidiactl", Access::Open), node("/dev/nvidia1", Access::Open)];
-        evidence.cpus = Cpus { allowed: 8, cores: 4, quota: None };
+        evidence.cpus = Cpus { allowed: 8, cores: 4, ..Cpus::default() };
         Case { topology: Ok(topology), evidence: Some(evidence) }
     }
 

@@ -80,8 +80,8 @@ pub(super) fn visible(topology: &Topology, evidence: &Evidence) -> Check {
             }
         }
     }
-    if let Some(token) = &used.invalid {
-        invalid(&mut check, token, value.unwrap_or_default(), used.devices.is_empty());
+    if let Some(refused) = &used.refused {
+        refuse(&mut check, refused, used.devices.is_empty());
     }
     let several = match major {
         Some(major) if major < visible::SEVERAL_SINCE => format!("driver {major}: one MIG device a process"),
@@ -102,15 +102,10 @@ pub(super) fn visible(topology: &Topology, evidence: &Evidence) -> Check {
     check
 }
 
-/// A token that CUDA does not take.
-fn invalid(check: &mut Check, token: &str, value: &str, nothing_left: bool) {
-    let verdict = if nothing_left { Verdict::Problem } else { Verdict::Warning };
-    if value.split(',').filter(|other| other.trim() == token).count() > 1 {
-        check.add(verdict, format!("'{token}' is named twice: CUDA refuses the whole list (error 101)"));
-        return;
-    }
-    check.add(verdict, format!("'{token}' names nothing here: it hides itself and all after it"));
-    if token.starts_with("MIG-") {
+/// An entry that CUDA does not take.
+fn refuse(check: &mut Check, refused: &visible::Refused, nothing_left: bool) {
+    check.add(if nothing_left { Verdict::Problem } else { Verdict::Warning }, refused.to_string());
+    if refused.token.starts_with("MIG-") {
         check.advise("a MIG UUID is gone when its instance is; `migbench list` shows those that are there");
     } else {
         check.advise("`migbench list` shows what is there");

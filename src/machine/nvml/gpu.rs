@@ -1,13 +1,18 @@
 //! One GPU's answers.
 
 use super::super::topology::{Clocks, Gpu, Mode, Pcie, Process, RemappedRows, Unread};
-use super::{check, instances, note, profiles, symbol};
+use super::{MigTarget, Unreadable, check, instances, note, plausible, profiles, symbol};
 use nvml_wrapper::enum_wrappers::device::{Clock, ComputeMode};
-use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
-use nvml_wrapper::struct_wrappers::device::ProcessInfo;
 use nvml_wrapper::{Device, Nvml};
-use nvml_wrapper_sys::bindings::nvmlMemory_t;
+use nvml_wrapper_sys::bindings::{nvmlMemory_t, nvmlProcessInfo_t};
+
+/// As many processes as one GPU is believed to have.
+const MOST_PROCESSES: u32 = 65_536;
+/// Places for processes that start between the question how many there are and the one for the list.
+const MORE_PROCESSES: u32 = 8;
+/// How often that may happen in a row.
+const LIST_ATTEMPTS: u32 = 5;
 
 /// Asks everything that a topology holds.
 pub(super) fn read(nvml: &Nvml, index: u32, device: &Device) -> Gpu {
@@ -16,7 +21,8 @@ pub(super) fn read(nvml: &Nvml, index: u32, device: &Device) -> Gpu {
     state(nvml, device, &mut gpu, &mut unread);
     profiles::read(nvml, device, &mut gpu, &mut unread);
     instances::read(nvml, device, &mut gpu, &mut unread);
-    gpu.processes = processes(device, &gpu, &mut unread);
+    let slots: Vec<MigTarget> = super::Target::from(&gpu).mig;
+    gpu.processes = processes(nvml, device, &slots, &mut unread);
     gpu.unread = unread;
     gpu
 }
@@ -34,13 +40,20 @@ fn identity(nvml: &Nvml, index: u32, device: &Device, unread: &mut Unread) -> Gp
         vbios: note(unread, "vbios", device.vbios_version()),
         memory_mib: note(unread, "memory_mib", memory_bytes(nvml, device)).map(|bytes| bytes >> 20),
         mig_mode: mig_mode.map(|m| Mode { current: m.current == 1, pending: m.pending == 1 }),
-        // Not a count but the most there can be.
-        mig_devices_max: if mig_on {
-            note(unread, "mig_devices_max", device.mig_device_count())
-        } else {
-            device.mig_device_count().ok()
-        },
+        mig_devices_max: mig_devices_max(device, mig_on, unread),
         ..Gpu::default()
+    }
+}
+
+/// Not a count but the most there can be. With MIG off, drivers may refuse the question.
+fn mig_devices_max(device: &Device, mig_on: bool, unread: &mut Unread) -> Option<u32> {
+    match device.mig_device_count() {
+        Err(_) if !mig_on => None,
+        answer => {
+            let most = answer.map_err(Unreadable::from);
+            let most = most.and_then(|most| plausible("MIG devices", most, instances::MOST_INSTANCES));
+            note(unread, "mig_devices_max", most)
+        }
     }
 }
 
@@ -105,36 +118,70 @@ fn remapped_rows(nvml: &Nvml, device: &Device) -> Result<RemappedRows, NvmlError
 
 /// The GPU's processes with their instance ids; where the GPU as a whole may not be asked, each MIG
 /// device is.
-pub(super) fn processes(device: &Device, gpu: &Gpu, unread: &mut Unread) -> Option<Vec<Process>> {
-    let refused = match device.running_compute_processes() {
-        Ok(found) => return Some(found.into_iter().map(process).collect()),
+pub(super) fn processes(
+    nvml: &Nvml,
+    device: &Device,
+    slots: &[MigTarget],
+    unread: &mut Unread,
+) -> Option<Vec<Process>> {
+    let refused = match compute_processes(nvml, device) {
+        Ok(found) => return Some(found),
         Err(error) => error,
     };
     let mut all = Vec::new();
-    for mig in &gpu.mig_devices {
-        let answer = device.mig_device_by_index(mig.index).and_then(|d| d.running_compute_processes());
-        let Ok(found) = answer else {
-            unread.insert("processes".to_owned(), super::refusal(&refused));
+    for slot in slots {
+        let mig = device.mig_device_by_index(slot.index).map_err(Unreadable::from);
+        let Ok(found) = mig.and_then(|mig| compute_processes(nvml, &mig)) else {
+            unread.insert("processes".to_owned(), refused.to_string());
             return None;
         };
-        let named = |p| Process { gi_id: mig.gi_id, ci_id: mig.ci_id, ..process(p) };
-        all.extend(found.into_iter().map(named));
+        all.extend(found.into_iter().map(|p| Process { gi_id: slot.gi_id, ci_id: slot.ci_id, ..p }));
     }
-    if gpu.mig_devices.is_empty() {
-        unread.insert("processes".to_owned(), super::refusal(&refused));
+    if slots.is_empty() {
+        unread.insert("processes".to_owned(), refused.to_string());
         return None;
     }
     Some(all)
 }
 
-fn process(info: ProcessInfo) -> Process {
+/// The wrapper's own function makes a list as long as the driver says, whatever it says.
+fn compute_processes(nvml: &Nvml, device: &Device) -> Result<Vec<Process>, Unreadable> {
+    let call = symbol(&nvml.lib().nvmlDeviceGetComputeRunningProcesses_v3)?;
+    let mut list: Vec<nvmlProcessInfo_t> = Vec::new();
+    for _ in 0..LIST_ATTEMPTS {
+        let mut count = list.len() as u32;
+        // Without a list, NVML only counts.
+        let to = if list.is_empty() { std::ptr::null_mut() } else { list.as_mut_ptr() };
+        // SAFETY: the handle is this library's; `to` has the `count` places that are said.
+        let answer = check(unsafe { call(device.handle(), &mut count, to) });
+        match answer {
+            Ok(()) => {
+                list.truncate(plausible("processes in its list", count, list.len() as u32)? as usize);
+                return Ok(list.iter().map(process).collect());
+            }
+            Err(NvmlError::InsufficientSize(_)) => {
+                let room = plausible("processes", count, MOST_PROCESSES)? + MORE_PROCESSES;
+                let none = nvmlProcessInfo_t {
+                    pid: 0,
+                    usedGpuMemory: u64::MAX,
+                    gpuInstanceId: u32::MAX,
+                    computeInstanceId: u32::MAX,
+                };
+                list = vec![none; room as usize];
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(NvmlError::InsufficientSize(None).into())
+}
+
+/// All ones mean that a number is not known.
+fn process(info: &nvmlProcessInfo_t) -> Process {
+    let id = |id: u32| Some(id).filter(|&id| id != u32::MAX);
     Process {
         pid: info.pid,
-        gi_id: info.gpu_instance_id,
-        ci_id: info.compute_instance_id,
-        memory_mib: match info.used_gpu_memory {
-            UsedGpuMemory::Used(bytes) => Some(bytes >> 20),
-            UsedGpuMemory::Unavailable => None,
-        },
+        gi_id: id(info.gpuInstanceId),
+        ci_id: id(info.computeInstanceId),
+        memory_mib: Some(info.usedGpuMemory).filter(|&bytes| bytes != u64::MAX).map(|bytes| bytes >> 20),
     }
 }

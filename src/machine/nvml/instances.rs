@@ -4,7 +4,7 @@
 //! and numeric profile, and those that hold no compute instance) are for the privileged.
 
 use super::super::topology::{Engines, Gpu, GpuInstance, MigDevice, Placement, Unread};
-use super::{check, note, refusal, symbol};
+use super::{Unreadable, check, note, plausible, refusal, symbol};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 use nvml_wrapper_sys::bindings::{
@@ -12,8 +12,8 @@ use nvml_wrapper_sys::bindings::{
 };
 use std::ffi::c_uint;
 
-/// No card is known to have more.
-const MOST_INSTANCES: usize = 64;
+/// No card is known to have more GPU instances or MIG devices, of one profile or of all.
+pub(super) const MOST_INSTANCES: u32 = 64;
 
 /// Fills in both kinds.
 pub(super) fn read(nvml: &Nvml, device: &Device, gpu: &mut Gpu, unread: &mut Unread) {
@@ -21,7 +21,10 @@ pub(super) fn read(nvml: &Nvml, device: &Device, gpu: &mut Gpu, unread: &mut Unr
         return;
     }
     gpu.gpu_instances = note(unread, "gpu_instances", gpu_instances(nvml, device, gpu));
-    for slot in 0..gpu.mig_devices_max.unwrap_or(0) {
+    // Where the most is not believed, the slots that there can be are looked at all the same.
+    let implausible = gpu.mig_devices_max.is_none() && !refused(unread, "mig_devices_max");
+    let slots = if implausible { MOST_INSTANCES } else { gpu.mig_devices_max.unwrap_or(0) };
+    for slot in 0..slots {
         match device.mig_device_by_index(slot) {
             Ok(mig) => {
                 let mig = mig_device(nvml, device, &mig, slot, gpu);
@@ -29,11 +32,17 @@ pub(super) fn read(nvml: &Nvml, device: &Device, gpu: &mut Gpu, unread: &mut Unr
             }
             // A hole: there may be more behind it.
             Err(NvmlError::NotFound) => {}
+            Err(NvmlError::InvalidArg) if implausible => break,
             Err(error) => {
                 unread.insert(format!("mig_devices.{slot}"), refusal(&error));
             }
         }
     }
+}
+
+/// NVML refused this field, in contrast to an answer that is not believed.
+fn refused(unread: &Unread, field: &str) -> bool {
+    unread.get(field).is_some_and(|why| super::super::refusal::code(why).is_some())
 }
 
 fn mig_device(nvml: &Nvml, parent: &Device, device: &Device, index: u32, gpu: &Gpu) -> MigDevice {
@@ -94,29 +103,33 @@ fn instance_id<E: std::fmt::Display>(
 }
 
 /// All GPU instances, by asking for each offered profile.
-fn gpu_instances(nvml: &Nvml, device: &Device, gpu: &Gpu) -> Result<Vec<GpuInstance>, NvmlError> {
+fn gpu_instances(nvml: &Nvml, device: &Device, gpu: &Gpu) -> Result<Vec<GpuInstance>, Unreadable> {
     let call = symbol(&nvml.lib().nvmlDeviceGetGpuInstances)?;
     if gpu.profiles.is_empty() {
-        return Err(NvmlError::NotSupported);
+        return Err(NvmlError::NotSupported.into());
     }
     let (mut found, mut answered) = (Vec::new(), false);
     for profile in &gpu.profiles {
-        // The header wants room for `instanceCount` of the profile.
-        let room = MOST_INSTANCES.max(profile.max.unwrap_or(0) as usize);
-        let mut handles: Vec<nvmlGpuInstance_t> = vec![std::ptr::null_mut(); room];
-        let mut count = room as u32;
+        // The header wants room for `instanceCount` of the profile. Where that is not believed, no room
+        // would be enough.
+        if let Some(why) = profile.unread.get("max") {
+            return Err(Unreadable::Implausible(why.clone()));
+        }
+        let mut handles: Vec<nvmlGpuInstance_t> = vec![std::ptr::null_mut(); MOST_INSTANCES as usize];
+        let mut count = MOST_INSTANCES;
         // SAFETY: the handle is this library's; the list has room for more than there can be.
         match check(unsafe { call(device.handle(), profile.id, handles.as_mut_ptr(), &mut count) }) {
             Ok(()) => answered = true,
             Err(NvmlError::NotSupported | NvmlError::NotFound) => continue,
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
+        let count = plausible("GPU instances of a profile", count, MOST_INSTANCES)?;
         for &handle in handles.iter().take(count as usize) {
             found.push(gpu_instance_info(nvml, handle)?);
         }
     }
     if !answered {
-        return Err(NvmlError::NotSupported);
+        return Err(NvmlError::NotSupported.into());
     }
     found.sort_by_key(|gi: &GpuInstance| gi.id);
     // Profiles that differ in their engines only may answer for each other.

@@ -1,7 +1,7 @@
 //! What NVML counts of a whole GPU, at one moment.
 
-use super::{Library, gpu};
-use crate::machine::topology::{Gpu, Process, Unread};
+use super::{Library, Target, gpu};
+use crate::machine::topology::{Process, Unread};
 use nvml_wrapper::Device;
 use nvml_wrapper::enum_wrappers::device::{
     Clock, EccCounter, MemoryError, PerformancePolicy, TemperatureSensor,
@@ -9,9 +9,11 @@ use nvml_wrapper::enum_wrappers::device::{
 use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::sys_exports::field_id;
+use serde::{Deserialize, Serialize};
 
 /// A GPU's counters and state; empty is what the driver or the card does not tell.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Reading {
     /// Since the driver was loaded.
     pub energy_mj: Option<u64>,
@@ -50,8 +52,8 @@ fn hw_slowdown_ns(device: &Device) -> Option<u64> {
 
 impl Library {
     /// Reads counters and state of a GPU.
-    pub fn reading(&self, gpu: &Gpu) -> Reading {
-        let Ok(device) = self.0.device_by_index(gpu.index) else { return Reading::default() };
+    pub(super) fn reading(&self, gpu: &Target) -> Reading {
+        let Some(device) = self.device(gpu) else { return Reading::default() };
         let capped = |policy| device.violation_status(policy).ok().map(|time| time.violation_time);
         Reading {
             energy_mj: device.total_energy_consumption().ok(),
@@ -66,8 +68,14 @@ impl Library {
     }
 
     /// Who computes on a GPU, MIG devices included; none where that can't be read.
-    pub fn processes(&self, gpu: &Gpu) -> Option<Vec<Process>> {
+    pub(super) fn processes(&self, gpu: &Target) -> Option<Vec<Process>> {
+        gpu::processes(&self.0, &self.device(gpu)?, &gpu.mig, &mut Unread::new())
+    }
+
+    /// The GPU, if it is still the same one.
+    fn device(&self, gpu: &Target) -> Option<Device<'_>> {
         let device = self.0.device_by_index(gpu.index).ok()?;
-        gpu::processes(&device, gpu, &mut Unread::new())
+        let same = gpu.uuid.is_empty() || device.uuid().is_ok_and(|uuid| uuid == gpu.uuid);
+        same.then_some(device)
     }
 }

@@ -12,7 +12,7 @@ mod reported;
 
 use self::import::Imported;
 pub use self::process::status_text;
-use self::process::{Process, Read1};
+use self::process::{Process, Read1, end_all};
 use self::reported::{At, Reported};
 use super::bins::LoadLog;
 use super::clock::{Clock, Monotonic};
@@ -21,12 +21,13 @@ use super::protocol::{FromWorker, Job};
 use super::records::Extras;
 use super::window::Control;
 use super::worker::Out;
-use crate::machine::host;
+use crate::machine::{host, thread};
 use crate::workload::DeviceIdentity;
 use crate::workload::command::Program;
 use crate::workload::command::line::Lines;
-use anyhow::{Result, bail, ensure};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use anyhow::{Result, anyhow, bail, ensure};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
@@ -46,9 +47,7 @@ pub(super) fn supervise(
     out: &Out,
     phase: &mut Phase,
 ) -> Result<()> {
-    // Had the kernel ended this process with its parent, the program would stay. The end of standard
-    // input ends the whole group instead.
-    set_parent_process_death_signal(None::<Signal>)?;
+    end_by_signals()?;
     let file_before = program.import.as_deref().and_then(import::written);
     let process = Process::start(program)?;
     let mut session = Session {
@@ -64,11 +63,23 @@ pub(super) fn supervise(
         throttled_before: None,
         file_before,
     };
-    let outcome = session.run();
-    if outcome.is_err() {
-        session.give_up();
-    }
-    outcome
+    session.run().map_err(|error| match session.give_up() {
+        Err(left) => anyhow!("{error:#}; {left}"),
+        Ok(()) => error,
+    })
+}
+
+/// SIGTERM is what the kernel sends when the parent has ended, however that happened: the program ends
+/// first, with all that it started, then this process by that signal.
+fn end_by_signals() -> Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    thread::start("signals", move || {
+        for signal in signals.forever() {
+            end_all();
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+        }
+    })?;
+    Ok(())
 }
 
 struct Session<'a> {
@@ -213,7 +224,7 @@ impl Session<'_> {
             extras: Box::default(),
             load: self.reported.log(),
             cut: self.control.cut.load(Relaxed),
-            cpu_throttled_us: throttled.map(|(after, before)| after - before),
+            cpu_throttled_us: throttled.and_then(|(after, before)| after.checked_sub(before)),
         })
     }
 
@@ -248,22 +259,26 @@ impl Session<'_> {
             self.process.wait(GRACE_NS, &mut alive);
         }
         let status = self.process.end()?;
-        ensure!(
-            !by_itself || status.success(),
-            "the program {} after it was told to stop",
-            status_text(status)
-        );
+        // A program may end its own process group last (`kill 0`), and with it itself.
+        let in_order = status.success() || status.signal() == Some(SIGTERM);
+        ensure!(!by_itself || in_order, "the program {} after it was told to stop", status_text(status));
         self.out.send(&done(!by_itself))
     }
 
-    /// Ends a program that did something wrong.
-    fn give_up(&mut self) {
+    /// Ends a program that did something wrong, unless that was done.
+    ///
+    /// # Errors
+    /// Something of it could not be ended.
+    fn give_up(&mut self) -> Result<()> {
+        if self.process.has_been_ended {
+            return Ok(());
+        }
         let (out, control, signed_at) = (self.out, self.control, &mut self.signed_at);
         if self.process.ended_at().is_none() {
             self.process.terminate();
             self.process.wait(GRACE_NS, &mut || sign(out, control, signed_at));
         }
-        let _ = self.process.end();
+        self.process.end().map(|_| ())
     }
 
     /// It has ended and has reported nothing: the whole of it is the only batch.
@@ -272,18 +287,24 @@ impl Session<'_> {
             (self.process.started_at, self.process.ended_at().unwrap_or_else(|| Monotonic.now()));
         let status = self.process.end()?;
         self.out.send(&FromWorker::Hello { identity: identity(None) })?;
-        self.out.send(&FromWorker::Ready { warmup_batches: 0 })?;
+        let left = match self.program.import.as_ref().filter(|_| status.success()) {
+            Some(file) => import::read(file, &self.program.arguments, self.file_before, start, end),
+            None => Ok(Imported::whole(start, end)),
+        };
+        let warmup_batches = left.as_ref().map_or(0, |left| left.warmup_batches);
+        self.out.send(&FromWorker::Ready { warmup_batches })?;
         self.wait_for(|c| c.start_at.load(Relaxed) > 0 || c.cut.load(Relaxed));
         *self.phase = Phase::Window;
-        let left = match self.program.import.as_ref().filter(|_| status.success()) {
-            Some(file) => import::read(file, self.file_before, start, end)?,
-            None => Imported::whole(start, end),
-        };
+        let left = left?;
         // Who did what in that time is not known.
         let load = LoadLog { start_ns: start, end_ns: end, ..LoadLog::default() };
         self.out.send(&FromWorker::WindowDone {
             latency: left.latency,
-            extras: Box::new(Extras { imported: left.inflight, ..Extras::default() }),
+            extras: Box::new(Extras {
+                imported: left.inflight,
+                coarse_times: left.is_coarse,
+                ..Extras::default()
+            }),
             load: load.clone(),
             cut: false,
             cpu_throttled_us: None,
@@ -313,7 +334,7 @@ fn sign(out: &Out, control: &Control, signed_at: &mut u64) {
     if now - *signed_at >= SIGN_NS {
         *signed_at = now;
         let (unmeasured, batches) = (control.unmeasured.load(Relaxed), control.batches.load(Relaxed));
-        // A parent that is gone ends the group.
+        // A parent that is gone ends this process and the program.
         let _ = out.send(&FromWorker::Progress { unmeasured, batches });
     }
 }
@@ -325,5 +346,11 @@ fn identity(uuid: Option<String>) -> DeviceIdentity {
 
 /// The last message: a program's output is its own affair.
 fn done(forced: bool) -> FromWorker {
-    FromWorker::Done { output_error: None, output_failure: None, output_partial: false, forced }
+    FromWorker::Done {
+        output_error: None,
+        output_failure: None,
+        output_partial: false,
+        output_non_finite: false,
+        forced,
+    }
 }

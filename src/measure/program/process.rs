@@ -1,19 +1,21 @@
 //! The user's program as a process: started beside its supervisor, heard, and ended with all that it
 //! started.
 //!
-//! It stays in the supervisor's process group, so that the end of the group ends it, too; what leaves
-//! the group falls to the supervisor when its parent ends (it is their subreaper), and is ended by it.
+//! It has a process group that neither its supervisor nor itself leads. What a program says to its group
+//! (`kill 0`) must not reach the supervisor, and a program that leads a group cannot begin a session
+//! (setsid), which it can when a script starts it. All that it starts is found in any group and session:
+//! whoever loses its parent becomes a child of the supervisor, which is their subreaper.
 
-use crate::machine::host;
+use crate::machine::{child, lookup, processes, thread};
 use crate::measure::clock::{Clock, Monotonic};
 use crate::workload::command::Program;
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, waitid, waitpid};
+use rustix::process::{Signal, WaitId, WaitIdOptions, getpid, kill_process, waitid};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -23,10 +25,17 @@ const READ_NS: u64 = 20_000_000;
 /// Between two reads while lines come: a supervisor that woke for each of them would take the
 /// processor from the program.
 const PAUSE_NS: u64 = 1_000_000;
+/// From the first kill until a process of the program's that still runs is given up. What can be killed
+/// ends within milliseconds, or within seconds when the driver has much memory to take back.
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// A running program.
 pub struct Process {
-    child: Child,
+    child: child::Running,
+    /// Leads the program's process group. It has ended, and keeps the group's number from others.
+    _leader: child::Running,
+    /// Whether [`Self::end`] was called.
+    pub has_been_ended: bool,
     socket: Option<UnixStream>,
     ended_at: Arc<AtomicU64>,
     buffer: Vec<u8>,
@@ -59,31 +68,54 @@ impl Process {
         // Without CLOEXEC; below 10, because POSIX shells redirect one digit only.
         let theirs: OwnedFd = rustix::io::fcntl_dupfd_cloexec(&theirs, 3)?;
         rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?;
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-            .context("cannot become the subreaper of the program's children")?;
+        child::adopt_orphans().context("cannot become the subreaper of the program's children")?;
         let Some((name, arguments)) = program.arguments.split_first() else { bail!("no program was given") };
-        let started_at = Monotonic.now();
-        let spawned = Command::new(name)
+        let leader = group_leader().context("cannot make a process group for the program")?;
+        // As the command line was checked: in no relative folder of PATH.
+        let path = match name.contains('/') {
+            true => name.into(),
+            false => lookup::find(name).with_context(|| format!("cannot start {name}"))?,
+        };
+        let mut command = Command::new(path);
+        lookup::give_back_folders(&mut command);
+        command
+            .arg0(name)
             .args(arguments)
             .env("MIGBENCH_FD", std::os::fd::AsRawFd::as_raw_fd(&theirs).to_string())
-            .stdin(Stdio::null())
-            .spawn();
-        let child = match spawned {
+            .process_group(leader.pid().as_raw_pid())
+            .stdin(Stdio::null());
+        let started_at = Monotonic.now();
+        let child = match child::spawn(command, Signal::KILL) {
             Ok(child) => child,
             Err(error) => bail!("cannot start {name}: {}", refusal(&error)),
         };
         drop(theirs);
         let ended_at = Arc::new(AtomicU64::new(0));
-        std::thread::spawn({
-            let (pid, ended_at) = (pid_of(&child), Arc::clone(&ended_at));
-            move || {
-                // Waits without reaping.
-                let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-                while matches!(waitid(WaitId::Pid(pid), options), Err(rustix::io::Errno::INTR)) {}
-                ended_at.store(Monotonic.now(), Relaxed);
-            }
-        });
-        Ok(Process { child, socket: Some(ours), ended_at, buffer: vec![0; 1 << 16], started_at })
+        let mut process = Process {
+            child,
+            _leader: leader,
+            has_been_ended: false,
+            socket: Some(ours),
+            ended_at,
+            buffer: vec![0; 1 << 16],
+            started_at,
+        };
+        let watched = process.watch();
+        if watched.is_err() {
+            let _ = process.end();
+        }
+        watched.map(|()| process)
+    }
+
+    /// Notes the moment of its end, on a thread that waits without reaping.
+    fn watch(&self) -> Result<()> {
+        let (pid, ended_at) = (self.child.pid(), Arc::clone(&self.ended_at));
+        thread::start("watch", move || {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            while matches!(waitid(WaitId::Pid(pid), options), Err(rustix::io::Errno::INTR)) {}
+            ended_at.store(Monotonic.now(), Relaxed);
+        })?;
+        Ok(())
     }
 
     /// What has come; waits for it no longer than a tick.
@@ -147,45 +179,51 @@ impl Process {
 
     /// Asks it, and what it started, to end.
     pub fn terminate(&self) {
-        for pid in descendants() {
+        for pid in processes::descendants(getpid()) {
             let _ = kill_process(pid, Signal::TERM);
         }
     }
 
     /// Ends whatever of it still runs; how the program itself ended.
+    ///
+    /// # Errors
+    /// A process of it still runs and is left alone: it belongs to another user, or is inside a call of a
+    /// driver.
     pub fn end(&mut self) -> Result<ExitStatus> {
-        // What is killed may just have started another.
-        for _ in 0..100 {
-            let running = descendants();
-            if running.is_empty() {
-                break;
-            }
-            for &pid in &running {
-                let _ = kill_process(pid, Signal::KILL);
-            }
-            for &pid in running.iter().filter(|&&pid| pid != pid_of(&self.child)) {
-                let _ = waitpid(Some(pid), WaitOptions::NOHANG);
-            }
-            self.child.try_wait()?;
-            Monotonic.sleep_until(Monotonic.now() + PAUSE_NS);
+        self.has_been_ended = true;
+        let left = processes::end_descendants(END_LIMIT);
+        let limit = if left.is_empty() { END_LIMIT } else { Duration::ZERO };
+        let status = self.child.wait_for(limit)?;
+        let left: Vec<String> = left.iter().map(ToString::to_string).collect();
+        match status {
+            Some(status) if left.is_empty() => Ok(status),
+            None if left.is_empty() => bail!("the program has not ended, though killed"),
+            _ => bail!("what the program started could not be ended: {}", left.join("; ")),
         }
-        Ok(self.child.wait()?)
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.end();
+        if !self.has_been_ended {
+            let _ = self.end();
+        }
     }
 }
 
-fn pid_of(child: &Child) -> Pid {
-    Pid::from_raw(child.id() as i32).expect("a child has a process id")
+/// Ends everything below this process, for a supervisor that has to end at once.
+pub fn end_all() {
+    processes::end_descendants(END_LIMIT);
 }
 
-/// All processes below this one.
-fn descendants() -> Vec<Pid> {
-    host::descendants(rustix::process::getpid())
+/// The leader of a process group, which ends at once. As long as it is not reaped, others may join the
+/// group.
+fn group_leader() -> Result<child::Running> {
+    let mut command = Command::new("/proc/self/exe");
+    // Without a parent's job a worker has nothing to do.
+    command.arg0("migbench").arg("worker").env_remove(child::PARENT);
+    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(child::spawn(command, Signal::KILL)?)
 }
 
 /// Why a program can't be started, and what to do.

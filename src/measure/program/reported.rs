@@ -1,6 +1,7 @@
 //! From the batches that a program reports to a window: which of them are the warm-up, which count,
 //! and when it is over. Pure: every time is given.
 
+use crate::machine::uuid::names_a_device;
 use crate::measure::bins::{LONGEST_COMMON_LOAD_NS, LoadLog, LoadRecorder};
 use crate::measure::recorder::{Recorder, Recording};
 use crate::measure::stopping::Rule;
@@ -92,7 +93,7 @@ impl Reported {
             match line {
                 Line::Hello(uuid) => {
                     ensure!(self.at == At::Silent, "the program said hello twice");
-                    self.uuid.clone_from(uuid);
+                    self.uuid = device(uuid.as_deref())?;
                     self.at = At::Greeted;
                 }
                 Line::Ready => match self.at {
@@ -205,6 +206,18 @@ impl Reported {
     }
 }
 
+/// The device that a program says it runs on. `cpu` is what `{uuid}` stands for on the CPU, which has no UUID.
+fn device(said: Option<&str>) -> Result<Option<String>> {
+    let Some(said) = said.filter(|said| *said != "cpu") else { return Ok(None) };
+    ensure!(
+        names_a_device(said),
+        "the program said hello with {:?}, which is no UUID: write its device's as nvidia-smi -L shows it \
+         (GPU-… or MIG-…), or '-' where the program does not know it",
+        said.chars().take(80).collect::<String>()
+    );
+    Ok(Some(said.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,6 +322,24 @@ mod tests {
             (vec![Line::Hello(None), Line::Ready, Line::Ready], "the program said ready twice"),
         ] {
             assert_eq!(Reported::new(Rule::DEFAULT).hear(&lines, 5).unwrap_err().to_string(), message);
+        }
+    }
+
+    #[test]
+    fn a_hello_names_a_uuid_or_none() {
+        let said = |text: &str| {
+            let mut reported = Reported::new(Rule::DEFAULT);
+            reported.hear(&[Line::Hello(Some(text.into()))], 5).map(|()| reported.uuid.clone())
+        };
+        let uuid = "5A5A0000-0003-5000-8000-000000000abc";
+        assert_eq!(said(uuid).unwrap().as_deref(), Some(uuid));
+        assert_eq!(said("cpu").unwrap(), None);
+        for text in ["cuda:0", "0", "NVIDIA", "GPU-5a5a0000"] {
+            let error = said(text).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("the program said hello with \"{text}\", which is no UUID: ")),
+                "{error}"
+            );
         }
     }
 

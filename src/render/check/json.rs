@@ -24,6 +24,8 @@ pub fn write(out: &mut dyn Write, reports: &[Report]) -> io::Result<()> {
                 "findings": report.findings.kept(),
                 "not_shown": left_out,
                 "notes": report.notes,
+                "not_compared": report.uncompared,
+                "nothing_compared": report.nothing_compared,
             })
         })
         .collect();

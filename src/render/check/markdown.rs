@@ -1,19 +1,21 @@
 //! Markdown for a pull request.
 
-use super::{factor, left_out, summary};
+use super::{factor, is_worth_a_block, remarks, summary};
 use crate::analysis::check::Report;
 use crate::render::markdown::escape;
 use std::io::{self, Write};
 
-/// A table a file with findings, then the summary.
+/// A block a file of which there is something to say, with a table of its findings, then the summary.
 ///
 /// # Errors
 /// The stream does not take it.
 pub fn write(out: &mut dyn Write, reports: &[Report]) -> io::Result<()> {
-    for report in reports.iter().filter(|report| report.findings.count() > 0) {
+    for report in reports.iter().filter(|report| is_worth_a_block(report)) {
         writeln!(out, "### {}\n", escape(&report.file))?;
-        writeln!(out, "| line | column | rule | is | should be | factor |")?;
-        writeln!(out, "|---:|---|---|---|---|---:|")?;
+        if report.findings.count() > 0 {
+            writeln!(out, "| line | column | rule | is | should be | factor |")?;
+            writeln!(out, "|---:|---|---|---|---|---:|")?;
+        }
         for finding in report.findings.kept() {
             writeln!(
                 out,
@@ -26,9 +28,11 @@ pub fn write(out: &mut dyn Write, reports: &[Report]) -> io::Result<()> {
                 factor(finding.factor)
             )?;
         }
-        writeln!(out)?;
-        for line in left_out(report).chain(report.notes.iter().cloned()) {
-            writeln!(out, "{}\n", escape(&line))?;
+        if report.findings.count() > 0 {
+            writeln!(out)?;
+        }
+        for remark in remarks(report) {
+            writeln!(out, "{}\n", escape(&remark))?;
         }
     }
     writeln!(out, "**{}**", escape(&summary(reports)))

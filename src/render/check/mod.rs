@@ -4,7 +4,7 @@ pub mod json;
 pub mod markdown;
 pub mod table;
 
-use crate::analysis::check::{Report, Totals};
+use crate::analysis::check::{Report, Totals, Uncompared};
 
 /// The last line: how much was looked at, and what came of it.
 fn summary(reports: &[Report]) -> String {
@@ -12,6 +12,10 @@ fn summary(reports: &[Report]) -> String {
     let count = |n: u64, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
     let mut text = format!("{} in {}: ", count(totals.rows, "row"), count(totals.files as u64, "file"));
     match totals.findings {
+        0 if reports.iter().any(|report| report.nothing_compared) => text += "nothing was compared",
+        0 if reports.iter().any(|report| !report.uncompared.is_empty()) => {
+            text += "what could be compared holds together";
+        }
         0 => text += "all hold together",
         n => text += &count(n, "finding"),
     }
@@ -22,6 +26,39 @@ fn summary(reports: &[Report]) -> String {
         }
     }
     text
+}
+
+/// Is there anything to say about a file but its name?
+fn is_worth_a_block(report: &Report) -> bool {
+    report.findings.count() > 0 || !report.notes.is_empty() || !report.uncompared.is_empty()
+}
+
+/// What is said below the findings.
+fn remarks(report: &Report) -> impl Iterator<Item = String> {
+    left_out(report).chain(report.notes.iter().cloned()).chain(uncompared(report))
+}
+
+/// `throughput (qps) was compared with nothing: map batch, too`; columns of which the same is to be said in
+/// one line.
+fn uncompared(report: &Report) -> Vec<String> {
+    let mut lines: Vec<(&Uncompared, Vec<String>)> = Vec::new();
+    for column in &report.uncompared {
+        let name = format!("{} ({})", column.meaning, column.column);
+        let same = |of: &Uncompared| (of.compared_rows, &of.why) == (column.compared_rows, &column.why);
+        match lines.iter_mut().find(|(of, _)| same(of)) {
+            Some((_, names)) => names.push(name),
+            None => lines.push((column, vec![name])),
+        }
+    }
+    let line = |(of, names): (&Uncompared, Vec<String>)| {
+        let were = if names.len() == 1 { "was" } else { "were" };
+        let with = match of.compared_rows {
+            0 => "compared with nothing".to_owned(),
+            n => format!("compared in {n} of {} rows", report.rows),
+        };
+        format!("{} {were} {with}: {}", names.join(", "), of.why)
+    };
+    lines.into_iter().map(line).collect()
 }
 
 /// `12 more like it in column x (rule)`.

@@ -1,7 +1,10 @@
-//! CSV for a spreadsheet: a line for each decision. Changes are shares (0.03 is 3 %).
+//! CSV for a spreadsheet: a line for each decision. Changes are shares (0.03 is 3 %). A text that would be
+//! taken for a formula has an apostrophe in front.
 
 use super::{bound, change, interval};
 use crate::analysis::compare::{Comparison, KEY};
+use crate::machine::text;
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 const COLUMNS: [&str; 16] = [
@@ -52,9 +55,9 @@ pub fn write(out: &mut dyn Write, found: &Comparison) -> io::Result<()> {
             decision.reason.clone().unwrap_or_default(),
             decision.rounds_needed.map_or(String::new(), |rounds| rounds.to_string()),
         ];
-        writer.write_record(
-            KEY.iter().map(|column| decision.key.get(column.name)).chain(cells.iter().map(String::as_str)),
-        )?;
+        let key = KEY.iter().map(|column| decision.key.get(column.name));
+        let line = key.chain(cells.iter().map(String::as_str)).map(text::spreadsheet);
+        writer.write_record(line.map(Cow::into_owned))?;
     }
     writer.flush()
 }

@@ -4,6 +4,7 @@
 
 use super::{bound_text, change, hint, percent, problem, value, verdict};
 use crate::analysis::compare::{Comparison, Decision, Verdict};
+use crate::machine::text::is_visible;
 use std::io::{self, Write};
 
 /// One document.
@@ -110,7 +111,7 @@ fn escape(text: &str) -> String {
             '"' => escaped += "&quot;",
             '\'' => escaped += "&apos;",
             '\t' | '\n' | '\r' => escaped += &format!("&#{};", c as u32),
-            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => {
+            c if !is_visible(c) || matches!(c, '\u{fffe}' | '\u{ffff}') => {
                 escaped.push(char::REPLACEMENT_CHARACTER)
             }
             c => escaped.push(c),

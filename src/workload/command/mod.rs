@@ -4,7 +4,7 @@
 pub mod line;
 pub mod trtexec;
 
-use crate::machine::Instance;
+use crate::machine::{Instance, text};
 use serde::{Deserialize, Serialize};
 
 /// A program as the user gave it; placeholders stand for what differs between instances.
@@ -51,7 +51,14 @@ impl Template {
     /// The command line as a shell would take it, placeholders unfilled: the same on every instance.
     pub fn text(&self) -> String {
         let words: Vec<String> = self.arguments.iter().map(|argument| quoted(argument)).collect();
-        words.join(" ")
+        let text = words.join(" ");
+        // A spreadsheet takes a row's cell for a formula by its first character.
+        let text = if text.starts_with(['=', '+', '-', '@']) {
+            format!("'{}'{}", &text[..1], &text[1..])
+        } else {
+            text
+        };
+        text::cell(&text).into_owned()
     }
 }
 
@@ -95,13 +102,14 @@ fn quoted(word: &str) -> String {
         return word.to_owned();
     }
     // A row lists its co-runners between semicolons.
-    if word.chars().any(|c| c.is_control() || c == ';') {
+    if word.chars().any(|c| !text::is_visible(c) || c == ';') {
         let escaped: String = word
             .chars()
             .map(|c| match c {
                 '\'' | '\\' => format!("\\{c}"),
                 ';' => "\\x3b".to_owned(),
                 c if c.is_control() => c.escape_default().to_string(),
+                c if !text::is_visible(c) => format!("\\U{:08x}", c as u32),
                 c => c.to_string(),
             })
             .collect();
@@ -148,5 +156,6 @@ mod tests {
             template.text(),
             r#"sh -c 'echo '\''a b'\'' > {index}' '' x=1 $'a\x3b b' $'two\nlines\t\'\\'"#
         );
+        assert_eq!(self::template(&["-x", "\u{202e}", "##[x]"]).text(), r"'-'x $'\U0000202e' '## [x]'");
     }
 }

@@ -286,6 +286,16 @@ impl Drop for PinnedMemory {
     }
 }
 
+/// A copy stays within the host's memory. A comparison costs nothing beside a copy.
+#[inline]
+fn refuse_overrun(call: &'static str, bytes: usize, room: usize) -> Result<(), CudaError> {
+    if bytes <= room {
+        return Ok(());
+    }
+    let log = format!("{bytes} bytes were to be copied, and the host's memory has {room}: a bug of migbench");
+    Err(CudaError { call, code: CudaError::INVALID_VALUE, log })
+}
+
 /// An in-order queue of device work, independent of all others.
 pub(super) struct Stream {
     context: Rc<Context>,
@@ -334,7 +344,7 @@ impl Stream {
         from: &PinnedMemory,
         bytes: usize,
     ) -> Result<(), CudaError> {
-        debug_assert!(bytes <= from.bytes);
+        refuse_overrun("cuMemcpyHtoDAsync_v2", bytes, from.bytes)?;
         // SAFETY: both memories belong to the lane that owns this stream and outlive its work.
         unsafe { self.context.api.copy_to_device(to, from.pointer, bytes, self.handle) }
     }
@@ -346,7 +356,7 @@ impl Stream {
         from: CUdeviceptr,
         bytes: usize,
     ) -> Result<(), CudaError> {
-        debug_assert!(bytes <= to.bytes);
+        refuse_overrun("cuMemcpyDtoHAsync_v2", bytes, to.bytes)?;
         // SAFETY: as in `copy_in`.
         unsafe { self.context.api.copy_to_host(to.pointer, from, bytes, self.handle) }
     }
@@ -466,6 +476,16 @@ mod tests {
     fn a_name_ends_at_its_nul_or_is_empty() {
         assert_eq!(text(&[b'H' as c_char, b'2' as c_char, 0, b'x' as c_char]), "H2");
         assert_eq!(text(&[b'H' as c_char; 4]), "");
+    }
+
+    #[test]
+    fn a_copy_beyond_the_hosts_memory_is_an_error() {
+        assert_eq!(refuse_overrun("cuMemcpyDtoHAsync_v2", 8, 8), Ok(()));
+        let error = refuse_overrun("cuMemcpyDtoHAsync_v2", 9, 8).unwrap_err();
+        assert!(
+            error.to_string().contains("\n9 bytes were to be copied, and the host's memory has 8"),
+            "{error}"
+        );
     }
 
     #[test]

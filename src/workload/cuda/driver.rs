@@ -203,6 +203,8 @@ pub struct CudaError {
 }
 
 impl CudaError {
+    /// `CUDA_ERROR_INVALID_VALUE`.
+    pub const INVALID_VALUE: u32 = 1;
     /// `CUDA_ERROR_OUT_OF_MEMORY`.
     pub const OUT_OF_MEMORY: u32 = 2;
     /// `CUDA_ERROR_NOT_READY`: no error, but an answer.
@@ -217,14 +219,11 @@ impl CudaError {
                 .to_owned(),
             35 => "the driver is too old for this program: update it".to_owned(),
             46 => "the device is busy or unavailable: another process may hold it exclusively".to_owned(),
-            100 => match std::env::var("CUDA_VISIBLE_DEVICES") {
-                Ok(value) => format!("no device is visible; CUDA_VISIBLE_DEVICES is '{value}'"),
-                Err(_) => "no device is visible; CUDA_VISIBLE_DEVICES is not set".to_owned(),
+            100 => match visible_devices() {
+                Some(value) => format!("no device is visible; CUDA_VISIBLE_DEVICES is '{value}'"),
+                None => "no device is visible; CUDA_VISIBLE_DEVICES is not set".to_owned(),
             },
-            101 => match std::env::var("CUDA_VISIBLE_DEVICES") {
-                Ok(value) => format!("CUDA_VISIBLE_DEVICES='{value}' names no device, or one twice"),
-                Err(_) => return None,
-            },
+            101 => format!("CUDA_VISIBLE_DEVICES='{}' names no device, or one twice", visible_devices()?),
             209 => "the kernels hold no code for this device".to_owned(),
             218 | 222 => "the driver could not compile the embedded kernels: it is too old for them, or the \
                           build is broken"
@@ -235,6 +234,10 @@ impl CudaError {
             _ => return None,
         })
     }
+}
+
+fn visible_devices() -> Option<String> {
+    Some(std::env::var_os("CUDA_VISIBLE_DEVICES")?.to_string_lossy().into_owned())
 }
 
 impl fmt::Display for CudaError {

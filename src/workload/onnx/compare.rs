@@ -46,11 +46,12 @@ pub fn verdict(outputs: &[Output], truth: &[Output], provider: Provider, low_pre
                 .get_or_insert(format!("output '{}': {what} {found:.1e} exceeds {limit:.0e}", output.name));
         }
     }
-    Verdict { error, failure, partial: false }
+    let non_finite = outputs.iter().any(|output| output.values.iter().any(|value| !value.is_finite()));
+    Verdict { error, failure, partial: false, non_finite }
 }
 
 /// ‖values - truth‖ / ‖truth‖; 0 where both are nothing but zeros. What is not a number on both sides is
-/// the model's own.
+/// the model's own, and a warning.
 fn relative_l2(values: &[f32], truth: &[f32]) -> f64 {
     if values.len() != truth.len() {
         return f64::NAN;
@@ -88,7 +89,10 @@ mod tests {
         let truth: Vec<f32> = (0..1000).map(|i| (i as f32).sin()).collect();
         let judge = |values: &[f32], provider| verdict(&output(values), &output(&truth), provider, false);
         let mut values = truth.clone();
-        assert_eq!(judge(&values, Provider::Cpu), Verdict { error: 0.0, failure: None, partial: false });
+        assert_eq!(
+            judge(&values, Provider::Cpu),
+            Verdict { error: 0.0, failure: None, partial: false, non_finite: false }
+        );
         values[3] += 0.05;
         let found = judge(&values, Provider::Cpu);
         assert_eq!(found.failure.unwrap(), "output 'y': relative L2 error 2.2e-3 exceeds 1e-3");
@@ -104,7 +108,12 @@ mod tests {
     #[test]
     fn zeros_and_the_models_own_nan_agree() {
         let odd = [0.0, f32::NAN, f32::NEG_INFINITY, 1.0];
-        assert_eq!(verdict(&output(&odd), &output(&odd), Provider::Cuda, false).failure, None);
+        let found = verdict(&output(&odd), &output(&odd), Provider::Cuda, false);
+        assert!(found.failure.is_none() && found.non_finite, "{found:?}");
+        for one in [f32::NAN, f32::INFINITY] {
+            let found = verdict(&output(&[1.0, one]), &output(&[1.0, one]), Provider::Cpu, true);
+            assert!(found.failure.is_none() && found.non_finite, "{found:?}");
+        }
         assert_eq!(verdict(&output(&[0.0]), &output(&[0.0]), Provider::Cpu, false).failure, None);
         assert!(verdict(&output(&[1.0]), &output(&[0.0]), Provider::Cpu, true).failure.is_some());
     }

@@ -1,10 +1,10 @@
 //! What an input of a batch holds: random numbers of its type, integers of a range, or a NumPy file.
 
 use super::{Element, Input};
+use crate::machine::{file, host};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -60,6 +60,7 @@ impl Fill {
     /// # Errors
     /// The file can't be read, or is not of the input's type and shape.
     pub fn bytes(&self, input: &Input, seed: u64) -> Result<Vec<u8>> {
+        refuse_unless_it_fits(input)?;
         let (count, element) = (input.elements(), input.element);
         // FNV-1a: inputs must differ from each other, not be secret.
         let hash = input.name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
@@ -89,9 +90,28 @@ impl Fill {
     }
 }
 
+/// Refuses an input that is larger than the machine's memory, before memory is asked for.
+///
+/// # Errors
+/// It is.
+pub fn refuse_unless_it_fits(input: &Input) -> Result<()> {
+    let (needed, memory) =
+        (input.elements() as u64 * input.element.bytes() as u64, host::total_memory_bytes());
+    match memory {
+        Some(memory) if needed > memory => bail!(
+            "{input} needs {:.1} GB, and the machine has {:.1} GB: choose smaller sizes",
+            needed as f64 / 1e9,
+            memory as f64 / 1e9
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// NumPy's format, versions 1 to 3: magic, version, length of a header in Python's spelling, data.
 fn read_npy(path: &Path, input: &Input) -> Result<Vec<u8>> {
-    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    // NumPy's header is much shorter.
+    let most = (input.elements() * input.element.bytes()) as u64 + (1 << 20);
+    let bytes = file::bytes(path, most)?;
     let (header, data) = split_npy(&bytes).with_context(|| format!("{} is no NumPy file", path.display()))?;
     let wanted = input.element.numpy().with_context(|| {
         format!("input '{}' is {}, which NumPy's files do not have", input.name, input.element)
@@ -196,11 +216,25 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_held_is_refused_before_memory_is_asked_for() {
+        let huge = input(Element::F32, &[1 << 20, 1 << 20]);
+        for fill in [Fill::Random, Fill::Int { low: 0, high: 2 }, Fill::File("/dev/zero".into())] {
+            let error = fill.bytes(&huge, 1).unwrap_err().to_string();
+            assert!(
+                error.starts_with("x: f32 [1048576, 1048576] needs 4398.0 GB, and the machine has"),
+                "{error}"
+            );
+        }
+        let error = Fill::File("/dev/zero".into()).bytes(&input(Element::F32, &[2]), 1).unwrap_err();
+        assert!(error.to_string().starts_with("/dev/zero is not a regular file"), "{error}");
+    }
+
+    #[test]
     fn a_numpy_file_must_fit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.npy");
         let read = |bytes: &[u8], input: &Input| {
-            fs::write(&path, bytes).unwrap();
+            std::fs::write(&path, bytes).unwrap();
             read_npy(&path, input).map_err(|e| format!("{e:#}").replace(path.to_str().unwrap(), "x.npy"))
         };
         let data: Vec<u8> = [1.5f32, 2.5].iter().flat_map(|v| v.to_le_bytes()).collect();

@@ -1,5 +1,6 @@
 //! Where ONNX Runtime is on this machine, and which version. Nothing is downloaded.
 
+use crate::machine::{lookup, text};
 use crate::workload::python;
 use anyhow::{Context, Result, bail};
 use std::ffi::{CStr, c_char, c_void};
@@ -18,21 +19,25 @@ const FOLDERS: [&str; 6] = [
 ];
 const HOW: &str = "install it with `pip install onnxruntime` (onnxruntime-gpu for --ep cuda), or name its \
                    libonnxruntime.so with --ort-lib or ORT_DYLIB_PATH";
+/// The variable that names a library.
+const VARIABLE: &str = "ORT_DYLIB_PATH";
 
 /// The library that is asked for, or the first in the usual places, and its version: ORT_DYLIB_PATH,
-/// LD_LIBRARY_PATH, the Python of the active environment or in PATH, the system.
+/// the absolute folders of LD_LIBRARY_PATH, the Python of the active environment or in PATH, the system.
 ///
 /// # Errors
 /// There is none, or it can't be used; with what to do.
 pub fn find(asked: Option<&Path>) -> Result<(PathBuf, String)> {
-    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(path) = asked.map(Path::to_owned).or_else(|| named("ORT_DYLIB_PATH").map(PathBuf::from)) {
+    let named = match asked {
+        Some(path) => Some(path.to_owned()),
+        None => lookup::named(VARIABLE)?,
+    };
+    if let Some(path) = named {
         let path = if path.is_dir() { in_folder(&path).unwrap_or(path) } else { path };
         let version = version(&path)?;
         return Ok((std::path::absolute(&path).unwrap_or(path), version));
     }
-    let paths = named("LD_LIBRARY_PATH").unwrap_or_default();
-    let mut places: Vec<PathBuf> = std::env::split_paths(&paths).collect();
+    let mut places = lookup::folders("LD_LIBRARY_PATH");
     places.extend(python_package());
     places.extend(FOLDERS.map(PathBuf::from));
     let Some(path) = places.iter().find_map(|folder| in_folder(folder)) else {
@@ -78,6 +83,10 @@ pub fn version(path: &Path) -> Result<String> {
     if !path.exists() {
         bail!("there is no {shown}: {HOW}");
     }
+    // The loader would wait for a pipe.
+    if !path.is_file() {
+        bail!("{shown} is no file: {HOW}");
+    }
     // The loader looks for a name without a folder elsewhere, and not here.
     let file = std::path::absolute(path).with_context(|| format!("{shown} has no place"))?;
     // SAFETY: initialisers of a library that the user names as ONNX Runtime's run here, as they would in
@@ -93,8 +102,13 @@ pub fn version(path: &Path) -> Result<String> {
     if base.is_null() {
         bail!("{shown} gives no interface: {HOW}");
     }
-    // SAFETY: not null, and of static lifetime like the text behind it; the library is still open.
-    let text = unsafe { CStr::from_ptr(((*base).get_version)()) }.to_string_lossy().into_owned();
+    // SAFETY: not null, of static lifetime, and with this member in every version; the library is still open.
+    let text = unsafe { ((*base).get_version)() };
+    if text.is_null() {
+        bail!("{shown} does not say its version: {HOW}");
+    }
+    // SAFETY: not null, NUL-terminated and of static lifetime, as the C header has it.
+    let text = text::name(&unsafe { CStr::from_ptr(text) }.to_string_lossy());
     let minor = match text.split_once('.') {
         Some(("1", rest)) => rest.split('.').next().and_then(|minor| minor.parse::<u32>().ok()),
         _ => None,

@@ -10,7 +10,7 @@ mod session;
 mod signature;
 mod template;
 
-pub use fill::Fill;
+pub use fill::{Fill, refuse_unless_it_fits};
 pub use library::find;
 pub use session::{Onnx, inspect};
 pub use signature::{Dim, Input, Port, Request, Signature};

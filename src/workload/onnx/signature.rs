@@ -1,6 +1,7 @@
 //! From a model's signature and the command line to the shapes of a batch. Pure.
 
 use super::{Element, Fill, Provider};
+use crate::machine::text;
 use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -59,15 +60,27 @@ impl fmt::Display for Input {
             Fill::Random => String::new(),
             fill => format!(" = {fill}"),
         };
-        write!(f, "{}: {} [{}]{fill}", self.name, self.element, shape.join(", "))
+        write!(f, "{}: {} [{}]{fill}", text::cell(&self.name), self.element, shape.join(", "))
     }
 }
 
 impl Input {
-    /// Elements of one batch.
+    /// Elements of one batch; [`Signature::batch`] refuses more than can be counted.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
+}
+
+/// Bytes beyond an address space can't be counted, and a 0 among the sizes does not hide it.
+fn refuse_overflow(input: &Input) -> Result<()> {
+    let sizes = input.shape.iter().filter(|&&size| size > 0);
+    let bytes = sizes.clone().try_fold(input.element.bytes(), |bytes, &size| bytes.checked_mul(size));
+    ensure!(
+        bytes.is_some_and(|bytes| isize::try_from(bytes).is_ok()),
+        "{input} has {:.3e} elements, more than memory can be addressed for: choose smaller sizes",
+        sizes.map(|&size| size as f64).product::<f64>()
+    );
+    Ok(())
 }
 
 /// What the command line says of the inputs.
@@ -77,17 +90,34 @@ pub struct Request {
     pub dims: Vec<(String, usize)>,
     /// What inputs hold, by name.
     pub fills: Vec<(String, Fill)>,
+    /// Samples in one inference of a model whose shapes do not tell.
+    pub samples: Option<u64>,
+}
+
+/// Axes of a model that change with the batch.
+#[derive(Debug, PartialEq)]
+enum BatchAxis {
+    /// Open dimensions of these names, wherever they stand.
+    Named(Vec<String>),
+    /// The open first dimensions.
+    First,
+    /// The first dimension of an input, fixed to this many samples.
+    Fixed { input: String, samples: usize },
+    /// No dimension: one inference is one sample, unless the user says otherwise.
+    None,
 }
 
 impl Signature {
-    /// The inputs of a batch of so many samples. The first dimension of an input is the batch, where it
-    /// is open and not set by name.
+    /// The inputs of a batch of this many samples. One symbol has one size in all inputs. The batch is
+    /// the symbol that is called so, else the open first dimension of an input.
     ///
     /// # Errors
-    /// A dimension without a size, a name that is not the model's, or a batch that it does not take;
-    /// each with what to do.
+    /// A dimension without a size or with two, a name that is not the model's, or a batch that its
+    /// shapes contradict; each with what to do.
     pub fn batch(&self, batch: usize, request: &Request) -> Result<Vec<Input>> {
         self.refuse_unknown(request)?;
+        let axis = self.batch_axis();
+        self.refuse_other_batch(&axis, batch, request)?;
         let mut inputs = Vec::new();
         for port in &self.inputs {
             let Some(element) = port.element else {
@@ -98,7 +128,7 @@ impl Signature {
                 )
             };
             let shape = (0..port.dims.len())
-                .map(|axis| port.size(axis, batch, request))
+                .map(|at| self.size(port, at, &axis, batch, request))
                 .collect::<Result<Vec<usize>>>()?;
             let fill = request.fills.iter().find(|(name, _)| *name == port.name);
             let fill = fill.map_or(Fill::Random, |(_, fill)| fill.clone());
@@ -110,14 +140,142 @@ impl Signature {
                 );
             }
             let input = Input { name: port.name.clone(), element, shape, fill };
-            ensure!(
-                input.elements() > 0,
-                "input '{}' has no elements: give its dimensions other sizes than 0",
-                port.name
-            );
+            refuse_overflow(&input)?;
             inputs.push(input);
         }
+        self.refuse_two_sizes(&inputs)?;
         Ok(inputs)
+    }
+
+    /// Where the batch is in the shapes.
+    fn batch_axis(&self) -> BatchAxis {
+        let mut named: Vec<String> = Vec::new();
+        for dim in self.inputs.iter().flat_map(|port| &port.dims) {
+            if let Dim::Open(name) = dim
+                && means_batch(name)
+                && !named.contains(name)
+            {
+                named.push(name.clone());
+            }
+        }
+        if !named.is_empty() {
+            return BatchAxis::Named(named);
+        }
+        if self.inputs.iter().any(|port| matches!(port.dims.first(), Some(Dim::Open(_)))) {
+            return BatchAxis::First;
+        }
+        let fixed = self.inputs.iter().find_map(|port| match port.dims.first() {
+            Some(Dim::Fixed(samples)) if port.dims.len() > 1 && *samples > 0 => Some((port, *samples)),
+            _ => None,
+        });
+        match fixed {
+            Some((port, samples)) if !port.is_one_image() => {
+                BatchAxis::Fixed { input: port.name.clone(), samples }
+            }
+            _ => BatchAxis::None,
+        }
+    }
+
+    /// A batch that the shapes contradict would be counted in samples that never were.
+    fn refuse_other_batch(&self, axis: &BatchAxis, batch: usize, request: &Request) -> Result<()> {
+        if let Some(samples) = request.samples {
+            ensure!(
+                !matches!(axis, BatchAxis::Named(_) | BatchAxis::First),
+                "--samples {samples}: the batch is an open dimension of this model: say --batch {samples}"
+            );
+            return Ok(());
+        }
+        match axis {
+            BatchAxis::Fixed { input, samples } => ensure!(
+                *samples == batch,
+                "input '{input}' is fixed to a batch of {samples}, not {batch}: say --batch {samples}, or export \
+                 the model with an open first dimension; if that dimension is no batch, say how many samples \
+                 one inference is with --samples"
+            ),
+            BatchAxis::None => ensure!(
+                batch == 1,
+                "no dimension of the model's inputs is a batch, so that --batch {batch} would only multiply the \
+                 numbers: say --batch 1, or how many samples one inference is with --samples {batch}"
+            ),
+            BatchAxis::Named(_) | BatchAxis::First => {}
+        }
+        Ok(())
+    }
+
+    /// The size of one dimension.
+    fn size(
+        &self,
+        port: &Port,
+        at: usize,
+        axis: &BatchAxis,
+        batch: usize,
+        request: &Request,
+    ) -> Result<usize> {
+        let name = match &port.dims[at] {
+            Dim::Fixed(size) => return Ok(*size),
+            Dim::Open(name) => name,
+        };
+        let place = format!("{}:{at}", port.name);
+        let set = |name: &str| request.dims.iter().rev().find(|(n, _)| !n.is_empty() && n == name);
+        let set = set(&place).or_else(|| set(name)).map(|(given, size)| (given.as_str(), *size));
+        let is_batch = match axis {
+            BatchAxis::Named(names) => names.contains(name),
+            // Another symbol there may be set to something else, if one input keeps the batch.
+            BatchAxis::First => at == 0 && (set.is_none() || self.is_only_batch(port, request)),
+            BatchAxis::Fixed { .. } | BatchAxis::None => false,
+        };
+        match set {
+            Some((given, size)) if is_batch && size != batch => bail!(
+                "--dim {given}={size}, but --batch {batch}: this dimension of input '{}' is the batch: leave \
+                 --dim {given} out, or say --batch {size}",
+                port.name
+            ),
+            Some((_, size)) => Ok(size),
+            None if is_batch => Ok(batch),
+            // A further input of a model whose batch has a name, for example a mask exported as 'axes_1'.
+            None if at == 0 && matches!(axis, BatchAxis::Named(names) if !port.has_one_of(names)) => {
+                Ok(batch)
+            }
+            None if name.is_empty() => {
+                bail!("dimension {at} of input '{}' has no size: say --dim {place}=SIZE", port.name)
+            }
+            None => bail!("dimension '{name}' of input '{}' has no size: say --dim {name}=SIZE", port.name),
+        }
+    }
+
+    /// Whether no other input has an open first dimension that is left to the batch.
+    fn is_only_batch(&self, port: &Port, request: &Request) -> bool {
+        let is_set = |port: &Port, name: &String| {
+            let place = format!("{}:0", port.name);
+            request.dims.iter().any(|(given, _)| *given == place || (!name.is_empty() && given == name))
+        };
+        let left = self.inputs.iter().filter(|other| other.name != port.name);
+        let mut left = left.filter_map(|other| match other.dims.first() {
+            Some(Dim::Open(name)) => Some((other, name)),
+            _ => None,
+        });
+        !left.any(|(other, name)| !is_set(other, name))
+    }
+
+    /// One symbol means one size, also where sizes were given by input and axis.
+    fn refuse_two_sizes(&self, inputs: &[Input]) -> Result<()> {
+        let mut sizes: Vec<(&str, usize, String)> = Vec::new();
+        for (port, input) in self.inputs.iter().zip(inputs) {
+            for (at, (dim, &size)) in port.dims.iter().zip(&input.shape).enumerate() {
+                let Dim::Open(name) = dim else { continue };
+                let place = format!("{}:{at}", port.name);
+                match sizes.iter().find(|(known, ..)| known == name) {
+                    _ if name.is_empty() => {}
+                    Some((_, other, there)) => ensure!(
+                        *other == size,
+                        "dimension '{name}' would be {other} at {there} and {size} at {place}: it is one dimension, \
+                         give it one size with --dim {name}=SIZE"
+                    ),
+                    None => sizes.push((name, size, place)),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Named dimensions, with the sizes that all of a batch's inputs give them.
@@ -176,30 +334,20 @@ fn shown(names: &[String]) -> String {
 }
 
 impl Port {
-    fn size(&self, axis: usize, batch: usize, request: &Request) -> Result<usize> {
-        let place = format!("{}:{axis}", self.name);
-        let set = |name: &str| {
-            request.dims.iter().rev().find(|(n, _)| !n.is_empty() && n == name).map(|(_, size)| *size)
-        };
-        match &self.dims[axis] {
-            Dim::Fixed(size) if axis == 0 && self.dims.len() > 1 && *size == 1 && batch != 1 => bail!(
-                "input '{}' is fixed to a batch of 1, not {batch}: say --batch 1, or export the model with an \
-                 open first dimension",
-                self.name
-            ),
-            Dim::Fixed(size) => Ok(*size),
-            Dim::Open(name) => match set(&place).or_else(|| set(name)) {
-                Some(size) => Ok(size),
-                None if axis == 0 => Ok(batch),
-                None if name.is_empty() => {
-                    bail!("dimension {axis} of input '{}' has no size: say --dim {place}=SIZE", self.name)
-                }
-                None => {
-                    bail!("dimension '{name}' of input '{}' has no size: say --dim {name}=SIZE", self.name)
-                }
-            },
-        }
+    /// A fixed shape such as [3, 224, 224]: channels, height and width of one image, without a batch.
+    fn is_one_image(&self) -> bool {
+        matches!(self.dims[..], [Dim::Fixed(3 | 4), _, _])
     }
+
+    fn has_one_of(&self, names: &[String]) -> bool {
+        self.dims.iter().any(|dim| matches!(dim, Dim::Open(name) if names.contains(name)))
+    }
+}
+
+/// Names that exporters give the batch.
+fn means_batch(symbol: &str) -> bool {
+    let symbol = symbol.to_ascii_lowercase();
+    symbol.contains("batch") || matches!(symbol.as_str(), "n" | "b" | "bs" | "bsz")
 }
 
 #[cfg(test)]
@@ -220,7 +368,7 @@ mod tests {
     }
 
     fn dims(dims: &[(&str, usize)]) -> Request {
-        Request { dims: dims.iter().map(|(n, s)| (n.to_string(), *s)).collect(), fills: vec![] }
+        Request { dims: dims.iter().map(|(n, s)| (n.to_string(), *s)).collect(), ..Request::default() }
     }
 
     #[test]
@@ -233,8 +381,6 @@ mod tests {
             ..Signature::default()
         };
         assert_eq!(unnamed.batch(4, &dims(&[("x:2", 7)])).unwrap()[0].shape, [4, 3, 7]);
-        // A first dimension that is no batch is set by its name.
-        assert_eq!(bert().batch(8, &dims(&[("batch", 2), ("seq", 5)])).unwrap()[1].shape, [2, 5]);
     }
 
     #[test]
@@ -276,6 +422,132 @@ mod tests {
             error(&fixed, 1, &request),
             "--input x=int:0..9: the input's elements are f32, not integers"
         );
-        assert!(error(&bert(), 0, &dims(&[("seq", 5)])).contains("has no elements"));
+    }
+
+    fn model(inputs: &[(&str, &[Dim])]) -> Signature {
+        let inputs = inputs.iter().map(|(name, dims)| port(name, Some(Element::F32), dims)).collect();
+        Signature { inputs, ..Signature::default() }
+    }
+
+    /// The shapes of all inputs, or the beginning of why there are none.
+    fn shapes(model: &Signature, batch: usize, request: &Request) -> Result<Vec<Vec<usize>>, String> {
+        let inputs = model.batch(batch, request).map_err(|error| error.to_string())?;
+        Ok(inputs.into_iter().map(|input| input.shape).collect())
+    }
+
+    #[test]
+    fn the_batch_symbol_has_one_size_everywhere() {
+        // A recurrent network: the state has the batch at its second axis.
+        let state = model(&[
+            ("input", &[open("batch"), open("sequence")]),
+            ("state", &[Dim::Fixed(2), open("batch"), Dim::Fixed(128)]),
+            ("rate", &[]),
+        ]);
+        let sequence = dims(&[("sequence", 512)]);
+        assert_eq!(shapes(&state, 2, &sequence).unwrap(), [vec![2, 512], vec![2, 2, 128], vec![]]);
+        // Time first.
+        let time = model(&[("x", &[open("seq"), open("batch"), Dim::Fixed(64)])]);
+        assert_eq!(shapes(&time, 8, &dims(&[("seq", 5)])).unwrap(), [[5, 8, 64]]);
+        assert!(
+            shapes(&time, 8, &Request::default()).unwrap_err().starts_with("dimension 'seq' of input 'x'")
+        );
+        // Names that say nothing: the first dimension.
+        let plain = model(&[("x", &[open("unk__7"), Dim::Fixed(3)]), ("y", &[open("unk__8")])]);
+        assert_eq!(shapes(&plain, 4, &Request::default()).unwrap(), [vec![4, 3], vec![4]]);
+        assert_eq!(shapes(&plain, 4, &dims(&[("unk__8", 9)])).unwrap(), [vec![4, 3], vec![9]]);
+        // A further input, whose first dimension has another name.
+        let mask =
+            model(&[("ids", &[open("batch_size"), open("seq")]), ("mask", &[open("axes_1"), open("seq")])]);
+        assert_eq!(shapes(&mask, 4, &dims(&[("seq", 7)])).unwrap(), [[4, 7], [4, 7]]);
+    }
+
+    #[test]
+    fn a_size_that_contradicts_the_batch_is_refused() {
+        for given in ["batch", "ids:0"] {
+            let request = dims(&[(given, 2), ("seq", 5)]);
+            let error = shapes(&bert(), 8, &request).unwrap_err();
+            let start =
+                format!("--dim {given}=2, but --batch 8: this dimension of input 'ids' is the batch: ");
+            assert!(error.starts_with(&start) && error.ends_with("or say --batch 2"), "{error}");
+            assert_eq!(shapes(&bert(), 2, &request).unwrap(), [[2, 5], [2, 5]]);
+        }
+        let plain = model(&[("x", &[open("rows"), Dim::Fixed(3)])]);
+        assert!(
+            shapes(&plain, 8, &dims(&[("rows", 2)])).unwrap_err().starts_with("--dim rows=2, but --batch 8")
+        );
+        assert!(
+            shapes(&plain, 8, &dims(&[("x:0", 2)])).unwrap_err().starts_with("--dim x:0=2, but --batch 8")
+        );
+        let error = shapes(&bert(), 1, &dims(&[("ids:1", 7), ("mask:1", 9)])).unwrap_err();
+        assert!(error.starts_with("dimension 'seq' would be 7 at ids:1 and 9 at mask:1"), "{error}");
+        let error = shapes(&bert(), 1, &dims(&[("seq", 7), ("mask:1", 9)])).unwrap_err();
+        assert!(error.starts_with("dimension 'seq' would be 7 at ids:1 and 9 at mask:1"), "{error}");
+    }
+
+    #[test]
+    fn a_batch_that_is_fixed_is_the_only_one() {
+        use Dim::Fixed;
+        let eight = model(&[("x", &[Fixed(8), Fixed(3), Fixed(8), Fixed(8)])]);
+        assert_eq!(shapes(&eight, 8, &Request::default()).unwrap(), [[8, 3, 8, 8]]);
+        for batch in [1, 32] {
+            let error = shapes(&eight, batch, &Request::default()).unwrap_err();
+            let start = format!("input 'x' is fixed to a batch of 8, not {batch}: say --batch 8");
+            assert!(error.starts_with(&start), "{error}");
+        }
+        // An open height is no batch.
+        let open_height = model(&[("x", &[Fixed(8), Fixed(3), open("h"), Fixed(8)])]);
+        assert!(shapes(&open_height, 1, &dims(&[("h", 8)])).is_err());
+        // Where the batch is open in another input, a fixed dimension is something else.
+        let anchors = model(&[("anchors", &[Fixed(9), Fixed(4)]), ("x", &[open("batch"), Fixed(3)])]);
+        assert_eq!(shapes(&anchors, 2, &Request::default()).unwrap(), [[9, 4], [2, 3]]);
+    }
+
+    #[test]
+    fn a_model_without_a_batch_takes_one_sample_or_what_the_user_says() {
+        use Dim::Fixed;
+        let image = model(&[("x", &[Fixed(3), Fixed(64), Fixed(64)])]);
+        let vector = model(&[("x", &[Fixed(16)])]);
+        let scalar = model(&[("x", &[])]);
+        for model in [&image, &vector, &scalar, &model(&[])] {
+            assert!(shapes(model, 1, &Request::default()).is_ok());
+            for batch in [3, 16, 64] {
+                let error = shapes(model, batch, &Request::default()).unwrap_err();
+                assert!(error.starts_with("no dimension of the model's inputs is a batch"), "{error}");
+                assert!(error.ends_with(&format!("with --samples {batch}")), "{error}");
+                let request = Request { samples: Some(batch as u64), ..Request::default() };
+                assert!(shapes(model, batch, &request).is_ok());
+            }
+        }
+        let request = Request { samples: Some(4), ..dims(&[("seq", 5)]) };
+        let error = shapes(&bert(), 4, &request).unwrap_err();
+        assert!(error.starts_with("--samples 4: the batch is an open dimension of this model"), "{error}");
+    }
+
+    #[test]
+    fn a_size_of_zero_is_a_size() {
+        let cache = model(&[("x", &[open("batch"), open("past")]), ("none", &[Dim::Fixed(0)])]);
+        assert_eq!(shapes(&cache, 2, &dims(&[("past", 0)])).unwrap(), [vec![2, 0], vec![0]]);
+    }
+
+    #[test]
+    fn sizes_whose_product_overflows_are_shown() {
+        let sizes = |axes: &[usize]| {
+            let dims: Vec<Dim> = axes.iter().map(|&size| Dim::Fixed(size)).collect();
+            let signature =
+                Signature { inputs: vec![port("x", Some(Element::F32), &dims)], ..Signature::default() };
+            let request = Request { samples: Some(8), ..Request::default() };
+            signature.batch(8, &request).map_err(|error| error.to_string())
+        };
+        let expected =
+            "x: f32 [8, 4294967296, 4294967296] has 1.476e20 elements, more than memory can be addressed";
+        // The product of the second is 0 modulo 2^64, of the last a small number.
+        for axes in
+            [&[8, 1 << 32, 1 << 32][..], &[0, 8, 1 << 32, 1 << 32], &[1 << 62], &[3, usize::MAX / 3 + 1]]
+        {
+            let error = sizes(axes).unwrap_err();
+            assert!(error.contains("elements, more than memory can be addressed for"), "{axes:?}: {error}");
+            assert!(axes[0] != 8 || error.starts_with(expected), "{error}");
+        }
+        assert_eq!(sizes(&[8, 3]).unwrap()[0].elements(), 24);
     }
 }

@@ -1,6 +1,7 @@
 //! A network as the command line asks for it, before the batch is known.
 
 use super::{Model, Request, Signature};
+use crate::machine::text;
 use anyhow::Result;
 
 /// What all batch sizes share.
@@ -27,10 +28,9 @@ impl Template {
 
     /// As a row names it: the file, the beginning of its hash, and what gives its numbers their meaning.
     pub fn text(&self) -> String {
+        let plain = |text: &str| text.replace(|c: char| !text::is_visible(c) || c == ';', "?");
         let name = |path: &std::path::Path| {
-            path.file_name().map_or_else(String::new, |name| {
-                name.to_string_lossy().replace(|c: char| c.is_control() || c == ';', "?")
-            })
+            path.file_name().map_or_else(String::new, |name| plain(&name.to_string_lossy()))
         };
         let model = &self.base;
         let digits = &model.sha256[..model.sha256.len().min(16)];
@@ -42,21 +42,21 @@ impl Template {
         ];
         let mut dims = self.request.dims.clone();
         dims.sort();
-        parts.extend(dims.iter().map(|(name, size)| format!("{name}={size}")));
+        parts.extend(dims.iter().map(|(name, size)| format!("{}={size}", plain(name))));
         let mut fills: Vec<String> = Vec::new();
         for (input, fill) in &self.request.fills {
             let fill = match fill {
                 super::Fill::File(path) => name(path),
                 fill => fill.to_string(),
             };
-            fills.push(format!("{input}={fill}"));
+            fills.push(format!("{}={fill}", plain(input)));
         }
         fills.sort();
         parts.extend(fills);
         if model.allow_cpu_nodes {
             parts.push("cpu-nodes".into());
         }
-        format!("onnx({})", parts.join(","))
+        text::cell(&format!("onnx({})", parts.join(","))).into_owned()
     }
 }
 
@@ -89,6 +89,7 @@ mod tests {
             request: Request {
                 dims: vec![("seq".into(), 128)],
                 fills: vec![("ids".into(), Fill::Int { low: 0, high: 30522 })],
+                samples: None,
             },
         };
         assert_eq!(

@@ -3,6 +3,7 @@
 //! As in [`super::super::driver`], a function returns the bare status, so that one which no header of
 //! today lists is still a number, and whatever is missing is an error.
 
+use crate::machine::lookup;
 use crate::workload::python;
 use anyhow::{Result, anyhow};
 use libloading::Library;
@@ -128,16 +129,21 @@ fn version(library: &Library, name: &str) -> Result<String, String> {
 }
 
 /// The library that is named, or the first in the usual places, and where it was: the loader's (of which
-/// LD_LIBRARY_PATH is the first), then those of Python's packages.
+/// LD_LIBRARY_PATH is the first, without relative folders since this program started), then those of
+/// Python's packages.
 fn open(newest: i32) -> Result<(Library, String), String> {
     let open = |file: OsString| {
         // SAFETY: initialisers of NVIDIA's library, or of the one that the user names as it, run here, as
         // they would in any program that links it.
         unsafe { Library::new(&file) }.map(|library| (library, file.to_string_lossy().into_owned()))
     };
-    if let Some(file) = std::env::var_os(VARIABLE).filter(|file| !file.is_empty()) {
-        let shown = file.to_string_lossy().into_owned();
-        return open(file).map_err(|error| format!("{VARIABLE} names {shown}: {}", words(&error)));
+    if let Some(file) = lookup::named(VARIABLE).map_err(|error| error.to_string())? {
+        let shown = file.display().to_string();
+        // The loader would wait for a pipe.
+        if file.exists() && !file.is_file() {
+            return Err(format!("{VARIABLE} names {shown}, which is no file: {HOW}"));
+        }
+        return open(file.into()).map_err(|error| format!("{VARIABLE} names {shown}: {}", words(&error)));
     }
     let names = names(newest);
     let mut broken = Vec::new();
