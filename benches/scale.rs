@@ -15,7 +15,6 @@ use migbench::measure::stopping::Rule;
 use migbench::results::row::Status;
 use migbench::sweep::plan::{self, Modes, Options, Pace, Span};
 use migbench::workload::Settings;
-use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -99,7 +98,7 @@ fn long_plan() {
         modes: Modes::Isolated,
         span: Span::Gpu,
         cpus: (0..128).collect(),
-        near: BTreeMap::new(),
+        gpus: Vec::new(),
         sync: None,
         device: Device::Cuda,
         instances,

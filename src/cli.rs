@@ -353,7 +353,7 @@ pub struct RunArgs {
     /// Which instances measure at once: those of one GPU, GPUs in turn, or all of the host
     #[arg(long, default_value = "gpu", value_parser = one_of::<Span>(&["gpu", "host"]))]
     pub span: Span,
-    /// How the host waits for the GPU [default: spin when there is a processor for every worker]
+    /// How the host waits for the GPU [default: spin if the machine has a processor for each instance its GPUs can have]
     #[arg(long, value_parser = one_of::<Sync>(&["spin", "blocking"]))]
     pub sync: Option<Sync>,
     /// Logical processors that workers may use, as 0-7,16 [default: all that this process may use]

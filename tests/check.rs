@@ -150,7 +150,7 @@ fn every_rule_fires() {
         ("profile", &[("memory_mib", "8192")]),
         ("identity", &[("mig_uuid", "MIG-11111111-0000-5000-8000-000000000001"), ("gi_id", "2")]),
         ("corunners", &[("corunners", "a")]),
-        ("schema", &[("schema_version", "2")]),
+        ("schema", &[("schema_version", "3")]),
     ] {
         let found = of_rule(&set(&rows, 2, cells));
         assert!(found.iter().any(|f| f == rule), "{rule} {cells:?}: {found:?}");

@@ -7,12 +7,21 @@ use common::{error, is_alive, ran, signal, wait_for, workers_of};
 use migbench::results::Row;
 use migbench::results::row::{Mode, Status};
 use rustix::process::Signal;
+use std::fs;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 /// Batches of 20 ms asleep: seven workers leave two processors idle.
 const SLEEPER: [&str; 7] =
     ["--workload", "scripted(times=20ms,clock=real)", "--batch", "1", "-q", "-o", "a.csv"];
+
+/// From the start of the workers: warm-up and common phase take a second each.
+const IN_THE_WINDOW: Duration = Duration::from_millis(3500);
+
+/// Repeats a measurement until nothing of the busy machine is in it.
+fn repeated<T>(mut measured: impl FnMut() -> Option<T>) -> T {
+    (0..20).find_map(|_| measured()).expect("20 measurements, and none was left alone by the machine")
+}
 
 fn start(machine: &Machine, more: &[&str]) -> (Child, Vec<u32>) {
     let mut command = machine.command(&[&SLEEPER[..], more].concat());
@@ -29,10 +38,7 @@ fn reasons(rows: &[Row], status: Status) -> Vec<&str> {
 #[test]
 fn seven_instances_at_once() {
     let machine = Machine::named("h200-7x1g");
-    // A machine that stands still for 200 ms is rightly called a stall: three tries.
-    let sitting = || machine.run(&[&SLEEPER[..], &["--duration", "2s", "--force"]].concat());
-    let ran = (0..3).map(|_| sitting()).find(|ran| ran.code == Some(0)).unwrap_or_else(sitting);
-    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    machine.run_until_ok(&[&SLEEPER[..], &["--duration", "2s"]].concat());
     let rows = machine.bench.rows("a.csv");
     assert_eq!(rows.len(), 7);
     for row in &rows {
@@ -49,8 +55,7 @@ fn seven_instances_at_once() {
 #[test]
 fn both_modes_are_interleaved_on_the_same_processors() {
     let machine = Machine::named("h200-mixed");
-    let ran = machine.run(&[&SLEEPER[..], &["--duration", "200ms", "--mode", "both"]].concat());
-    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    machine.run_until_ok(&[&SLEEPER[..], &["--duration", "200ms", "--mode", "both"]].concat());
     let rows = machine.bench.rows("a.csv");
     let of = |mode| rows.iter().filter(move |row| row.point.mode == mode);
     assert_eq!((of(Mode::Isolated).count(), of(Mode::Concurrent).count()), (3, 3));
@@ -66,7 +71,7 @@ fn both_modes_are_interleaved_on_the_same_processors() {
 fn a_co_runner_that_dies_makes_the_others_invalid_and_nothing_more() {
     let machine = Machine::named("h200-7x1g");
     let (child, workers) = start(&machine, &["--duration", "3s"]);
-    std::thread::sleep(Duration::from_millis(2500));
+    std::thread::sleep(IN_THE_WINDOW);
     signal(workers[3], Signal::KILL);
     let ran = ran(child.wait_with_output().unwrap());
     assert_eq!(ran.code, Some(5), "{}", ran.stderr);
@@ -75,23 +80,9 @@ fn a_co_runner_that_dies_makes_the_others_invalid_and_nothing_more() {
     assert!(failed.len() == 1 && failed[0].contains("was killed by SIGKILL"), "{failed:?}");
     let invalid = reasons(&rows, Status::Invalid);
     assert_eq!(invalid.len(), 6);
-    assert!(invalid.iter().all(|why| why.starts_with("not a co-run: 1g.18gb MIG-")), "{invalid:?}");
+    let reason = "failed, and nothing shows what it did";
+    assert!(invalid.iter().all(|why| why.contains(reason)), "{invalid:?}");
     assert!(rows.iter().all(|row| row.outcome.status == Status::Failed || row.latency.mean.is_some()));
-}
-
-#[test]
-fn a_co_runner_that_sleeps_for_two_seconds_is_found() {
-    let machine = Machine::named("h200-7x1g");
-    let (child, workers) = start(&machine, &["--duration", "6s"]);
-    std::thread::sleep(Duration::from_millis(3000));
-    signal(workers[2], Signal::STOP);
-    std::thread::sleep(Duration::from_millis(2000));
-    signal(workers[2], Signal::CONT);
-    let ran = ran(child.wait_with_output().unwrap());
-    assert_eq!(ran.code, Some(5), "{}", ran.stderr);
-    let rows = machine.bench.rows("a.csv");
-    let invalid = reasons(&rows, Status::Invalid);
-    assert!(invalid.len() >= 6 && invalid.iter().all(|why| why.contains(" stalled: ")), "{invalid:?}");
 }
 
 /// One of three goes wrong in each phase: its row says how, the others finish.
@@ -129,41 +120,119 @@ fn one_of_three(fault: &str, reason: &str) {
     let failed = reasons(&rows, Status::Failed);
     assert!(failed.len() == 1 && failed[0].starts_with(reason), "{fault}: {failed:?}");
     assert!(rows.iter().filter(|row| row.latency.mean.is_some()).count() >= 2, "{fault}");
-    // Whoever left before the others' windows ended spoils them; after that he does not.
-    let invalid = reasons(&rows, Status::Invalid);
-    let expected = if fault == "exit@done" { 0 } else { 2 };
-    assert_eq!(invalid.len(), expected, "{fault}: {invalid:?}");
-    assert!(invalid.iter().all(|why| why.starts_with("not a co-run: 2g.35gb MIG-")), "{fault}: {invalid:?}");
+    // Who fails before the windows open is no part of the co-run, and who fails after they closed was there.
+    let spoils = ["@window", "@window-done"].iter().any(|phase| fault.ends_with(phase));
+    let others: Vec<&Row> = rows.iter().filter(|row| row.outcome.status != Status::Failed).collect();
+    let reason = "2g.35gb MIG-5a5a0000-0003-5000-8000-000000000000 failed, and nothing shows what it did";
+    let missing = !spoils && fault != "exit@done";
+    for row in others {
+        assert_eq!(error(row).contains(reason), spoils, "{fault}: {}", error(row));
+        assert_eq!(row.point.corunners.split(';').count(), if missing { 1 } else { 2 }, "{fault}");
+        assert_eq!(row.point.missing_corunners.is_some(), missing, "{fault}");
+    }
+    let checked = machine.bench.run(&["check", "a.csv"]);
+    assert_eq!(checked.code, Some(0), "{fault}: {}", checked.stdout);
 }
 
+/// It costs its own row; the others are the co-run that remains, and say so.
 #[test]
 fn an_instance_that_vanishes_before_the_start_is_a_row() {
     let machine = Machine::named("h200-mixed").faults("cuInit@MIG-5a5a0000-0003 = 100");
-    let ran = machine.run(&["--workload", "mlp", "--batch", "4", "--duration", "200ms", "-q", "-o", "a.csv"]);
-    assert_eq!(ran.code, Some(5), "{}", ran.stderr);
-    let rows = machine.bench.rows("a.csv");
+    let base = ["--workload", "mlp", "--batch", "4", "--duration", "200ms", "-q", "--force", "-o", "a.csv"];
+    let rows = repeated(|| {
+        let ran = machine.run(&base);
+        assert_eq!(ran.code, Some(5), "{}", ran.stderr);
+        Some(machine.bench.rows("a.csv")).filter(|rows| reasons(rows, Status::Invalid).is_empty())
+    });
     let failed = reasons(&rows, Status::Failed);
     assert!(failed.len() == 1 && failed[0].contains("CUDA_ERROR_NO_DEVICE"), "{failed:?}");
-    let invalid = reasons(&rows, Status::Invalid);
-    assert!(invalid.len() == 2 && invalid.iter().all(|why| why.ends_with("never loaded in this window")));
+    for row in rows.iter().filter(|row| row.outcome.status == Status::Ok) {
+        assert_eq!(row.point.mode, Mode::Concurrent);
+        assert_eq!(row.point.missing_corunners.as_deref(), Some("2g.35gb/mlp/4/closed"));
+        let other = if row.subject.instance.label() == "1g.18gb" { "3g.71gb" } else { "1g.18gb" };
+        assert_eq!(row.point.corunners, format!("{other}/mlp/4/closed"));
+    }
+    let checked = machine.bench.run(&["check", "a.csv"]);
+    assert_eq!(checked.code, Some(0), "{}", checked.stdout);
+    // It is the plan's run all the same: with the device back, it is run again as a whole.
+    fs::write(machine.bench.path("faults"), "").unwrap();
+    let resume = &base[..7];
+    let ran = machine.run(&[resume, &["--resume", "a.csv"]].concat());
+    assert_eq!(ran.code, Some(5), "nothing is left to do: {}", ran.stderr);
+    assert_eq!(machine.bench.rows("a.csv").len(), 3);
+    machine.run(&[resume, &["--resume", "a.csv", "--retry-failed"]].concat());
+    let again = machine.bench.rows("a.csv");
+    assert_eq!((again.len(), again[3].provenance.attempt), (6, 2), "{:?}", reasons(&again, Status::Failed));
+}
+
+/// Of two, one is left: it was measured alone, unless that is planned anyway.
+#[test]
+fn one_that_is_left_of_two_was_measured_alone() {
+    let machine = Machine::named("h200-mixed").faults("cuInit@MIG-5a5a0000-0003 = 100");
+    let base = ["--workload", "mlp", "--batch", "4", "--duration", "200ms", "-q", "--force", "-o", "a.csv"];
+    let two = ["--uuid", "MIG-5a5a0000-0002", "--uuid", "MIG-5a5a0000-0003"];
+    let ran = machine.run(&[&base[..], &two].concat());
+    assert_eq!(ran.code, Some(5), "{}", ran.stderr);
+    let rows = machine.bench.rows("a.csv");
+    let left = rows.iter().find(|row| row.outcome.status == Status::Ok).unwrap();
+    assert_eq!((left.point.mode, left.point.corunners.as_str()), (Mode::Isolated, ""));
+    assert_eq!(left.point.missing_corunners.as_deref(), Some("2g.35gb/mlp/4/closed"));
+    assert_eq!(machine.bench.run(&["check", "a.csv"]).code, Some(0));
+    let ran = machine.run(&[&base[..7], &two, &["--resume", "a.csv"]].concat());
+    assert_eq!(ran.code, Some(5), "nothing is left to do: {}", ran.stderr);
+    let ran = machine.run(&[&base[..], &two, &["--mode", "both"]].concat());
+    assert_eq!(ran.code, Some(5), "{}", ran.stderr);
+    let rows = machine.bench.rows("a.csv");
+    let of = |status| rows.iter().filter(move |row| row.outcome.status == status);
+    assert_eq!((of(Status::Ok).count(), of(Status::Failed).count()), (1, 2));
+    let reason = "not a co-run: none of its co-runners could be measured";
+    assert_eq!(reasons(&rows, Status::Invalid), [reason]);
+    let checked = machine.bench.run(&["check", "a.csv"]);
+    assert_eq!(checked.code, Some(0), "{}", checked.stdout);
+}
+
+/// 7g alone and one of seven wait in the same way, on as many processors as each of seven together.
+#[test]
+fn waiting_and_processors_are_the_machines() {
+    let of = |machine: &Machine, arguments: &[&str]| -> Vec<(String, usize)> {
+        let base = ["--list-runs", "--format", "json", "--workload", "mlp", "--batch", "1", "-q"];
+        let ran = machine.run(&[&base[..], arguments].concat());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let runs: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        let members = runs.as_array().unwrap().iter().flat_map(|run| run["members"].as_array().unwrap());
+        members
+            .map(|m| {
+                let (sync, cpus) = (&m["job"]["settings"]["sync"], &m["job"]["cpus"]);
+                (sync.as_str().unwrap().to_owned(), cpus.as_array().unwrap().len())
+            })
+            .collect()
+    };
+    let (seven, mixed) = (Machine::named("h200-7x1g"), Machine::named("h200-mixed"));
+    let all = of(&seven, &[]);
+    assert_eq!(all.len(), 7);
+    let one = [of(&seven, &["--uuid", "MIG-5a5a0000-0007"]), of(&mixed, &["--uuid", "MIG-5a5a0000-0003"])];
+    for found in [one.concat(), of(&mixed, &[])].concat() {
+        assert_eq!(found, all[0]);
+    }
 }
 
 #[test]
 fn a_device_lost_in_mid_window_spoils_the_others_and_stops_none() {
     for fault in [
-        "cuStreamSynchronize@MIG-5a5a0000-0003 after 40 = lost 719",
-        "cuGraphLaunch@MIG-5a5a0000-0003 after 40 = 2",
+        // A batch takes 30 ms. A second of warm-up and a second together come first.
+        "cuStreamSynchronize@MIG-5a5a0000-0003 after 90 = lost 719",
+        "cuGraphLaunch@MIG-5a5a0000-0003 after 90 = 2",
     ] {
         let machine = Machine::named("h200-mixed").faults(&format!("kernel_ns = 10000000\n{fault}"));
         let ran =
-            machine.run(&["--workload", "mlp", "--batch", "4", "--duration", "3s", "-q", "-o", "a.csv"]);
+            machine.run(&["--workload", "mlp", "--batch", "4", "--duration", "4s", "-q", "-o", "a.csv"]);
         assert_eq!(ran.code, Some(5), "{}", ran.stderr);
         let rows = machine.bench.rows("a.csv");
         let failed = reasons(&rows, Status::Failed);
         let code =
             if fault.contains("lost") { "CUDA_ERROR_LAUNCH_FAILED" } else { "CUDA_ERROR_OUT_OF_MEMORY" };
         assert!(failed.len() == 1 && failed[0].contains(code), "{failed:?}");
-        assert_eq!(reasons(&rows, Status::Invalid).len(), 2);
+        assert_eq!(reasons(&rows, Status::Invalid).len(), 2, "{failed:?}");
     }
 }
 
@@ -172,7 +241,7 @@ fn one_interrupt_saves_seven_windows_and_two_leave_at_once() {
     for twice in [false, true] {
         let machine = Machine::named("h200-7x1g");
         let (child, workers) = start(&machine, &["--duration", "1h"]);
-        std::thread::sleep(Duration::from_millis(2500));
+        std::thread::sleep(IN_THE_WINDOW);
         signal(child.id(), Signal::INT);
         if twice {
             std::thread::sleep(Duration::from_millis(1));
@@ -191,14 +260,17 @@ fn one_interrupt_saves_seven_windows_and_two_leave_at_once() {
 #[test]
 fn a_stopped_parent_blames_none_of_seven() {
     let machine = Machine::named("h200-7x1g");
-    let (child, _) = start(&machine, &["--duration", "1s", "--patience", "2s"]);
-    std::thread::sleep(Duration::from_millis(300));
-    signal(child.id(), Signal::STOP);
-    std::thread::sleep(Duration::from_millis(3000));
-    signal(child.id(), Signal::CONT);
-    let ran = ran(child.wait_with_output().unwrap());
-    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    assert!(machine.bench.rows("a.csv").iter().all(|row| row.outcome.status == Status::Ok));
+    repeated(|| {
+        let (child, _) = start(&machine, &["--duration", "1s", "--patience", "2s", "--force"]);
+        std::thread::sleep(Duration::from_millis(300));
+        signal(child.id(), Signal::STOP);
+        std::thread::sleep(Duration::from_millis(3000));
+        signal(child.id(), Signal::CONT);
+        let ran = ran(child.wait_with_output().unwrap());
+        let rows = machine.bench.rows("a.csv");
+        assert_eq!(reasons(&rows, Status::Failed), [""; 0], "{}", ran.stderr);
+        (ran.code == Some(0)).then_some(())
+    });
 }
 
 /// The rows of one run are written together: all seven or none.
@@ -213,7 +285,8 @@ fn a_full_disk_takes_all_rows_of_a_co_run_or_none() {
         limited.args(inner.get_args()).current_dir(machine.bench.folder.path());
         limited.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let ran = ran(limited.output().unwrap());
-        assert_eq!(ran.code, Some(if rows == 7 { 0 } else { 1 }), "{blocks} blocks: {}", ran.stderr);
+        // A busy machine may make the rows invalid: they are written all the same.
+        assert_eq!(ran.code == Some(1), rows == 0, "{blocks} blocks: {}", ran.stderr);
         assert_eq!(machine.bench.rows("a.csv").len(), rows, "{blocks} blocks");
     }
 }

@@ -96,7 +96,7 @@ fn csv_on_standard_output_and_nothing_else_there() {
     let lines: Vec<_> = ran.stdout.lines().collect();
     assert_eq!(lines.len(), 3, "{}", ran.stdout);
     assert!(lines[0].starts_with("schema_version,run_id,"));
-    assert!(lines[1].starts_with("1,") && lines[2].starts_with("1,"));
+    assert!(lines[1].starts_with("2,") && lines[2].starts_with("2,"));
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn an_existing_file_is_kept_unless_told_otherwise() {
     assert_eq!(refused.code, Some(2));
     assert_eq!(
         refused.stderr,
-        "migbench: cannot append to b.csv: its columns are not those of this migbench (schema 1)\n"
+        "migbench: cannot append to b.csv: its columns are not those of this migbench (schema 2)\n"
     );
 }
 

@@ -69,7 +69,7 @@ fn one_instance_by_its_uuid() {
 #[test]
 fn seven_instances_one_after_the_other() {
     let machine = Machine::named("h200-7x1g");
-    let (code, rows) = run(&machine, &[]);
+    let (code, rows) = run(&machine, &["--mode", "isolated"]);
     assert_eq!(code, 0, "{:?}", rows.iter().map(error).collect::<Vec<_>>());
     let mut uuids: Vec<&str> =
         rows.iter().filter_map(|row| row.subject.instance.mig_uuid.as_deref()).collect();
@@ -160,7 +160,7 @@ fn the_kernels_that_a_device_and_its_driver_can_run() {
         (Machine::named("b200"), "sm_80:"),
     ] {
         // Large enough for Hopper's matrix product, and odd.
-        let (code, rows) = run(&machine, &["--batch", "511", "--allow-busy"]);
+        let (code, rows) = run(&machine, &["--batch", "511", "--allow-busy", "--mode", "isolated"]);
         assert_eq!(code, 0);
         assert!(rows.iter().all(|row| row.provenance.kernels.starts_with(set)), "{set}");
     }
@@ -171,7 +171,7 @@ fn the_kernels_that_a_device_and_its_driver_can_run() {
 fn other_kinds_of_instances() {
     for (name, count) in [("mig-off", 1), ("a100-1c-2c", 3)] {
         // Somebody computes on one of them.
-        let (code, rows) = run(&Machine::named(name), &["--allow-busy"]);
+        let (code, rows) = run(&Machine::named(name), &["--allow-busy", "--mode", "isolated"]);
         assert_eq!((code, rows.len()), (0, count), "{name}");
         assert!(rows.iter().all(|row| row.subject.identity == Some(Identity::Proven)), "{name}");
     }

@@ -29,6 +29,9 @@ fn counters_are_read_at_the_edges() {
     let clock = machine.topology.gpus[0].clocks.sm.map(f64::from);
     assert_eq!(row.health.gpu_sm_clock_mhz, clock);
     assert!(row.health.gpu_throttled_ms.unwrap() > 0.0);
+    let share = row.health.gpu_power_capped_share.unwrap();
+    assert!((share / 0.2 - 1.0).abs() < 0.1, "{share}");
+    assert_eq!((row.health.gpu_heat_capped_share, row.health.gpu_hw_slowdown_share), (None, None));
     assert_eq!(row.health.telemetry_s, None);
     let samples = (row.window.batches.unwrap() * row.point.batch) as f64;
     let expected = power * row.window.elapsed_s.unwrap() / samples;
@@ -81,8 +84,9 @@ fn periodic_telemetry_has_a_file_and_a_column() {
 #[test]
 fn neighbours_of_ours_are_seen() {
     let machine = Machine::named("h200-mixed");
-    let (code, rows) = run(&machine, &["--duration", "300ms"]);
-    assert_eq!((code, rows.len()), (Some(0), 3));
+    machine.run_until_ok(&[&SHORT[..], &["--duration", "300ms"]].concat());
+    let rows = machine.bench.rows("a.csv");
+    assert_eq!(rows.len(), 3);
     for row in &rows {
         assert_eq!(row.subject.neighbours, Some(Neighbours::Ours));
     }
@@ -106,13 +110,15 @@ fn a_busy_instance_is_a_row_with_the_reason() {
     let error = busy[0].outcome.error.as_deref().unwrap();
     assert_eq!(busy[0].outcome.status, Status::Failed);
     assert!(error.starts_with("busy: pid 1 (") && error.contains("--allow-busy"), "{error}");
+    // The others are the co-run that remains; a busy machine may disturb it.
     for other in others {
-        assert_eq!(other.outcome.status, Status::Invalid);
+        assert!(matches!(other.outcome.status, Status::Ok | Status::Invalid), "{:?}", other.outcome);
         assert_eq!(other.subject.neighbours, Some(Neighbours::Foreign));
-        assert!(other.outcome.error.as_deref().unwrap().ends_with("never loaded in this window"));
+        assert_eq!(other.point.corunners.split(';').count(), 1);
+        assert_eq!(other.point.missing_corunners.as_deref(), Some("2g.35gb/mlp/4/closed"));
     }
-    let (code, rows) = run(&machine, &["--duration", "200ms", "--allow-busy", "--force"]);
-    assert_eq!(code, Some(0));
+    machine.run_until_ok(&[&SHORT[..], &["--duration", "200ms", "--allow-busy"]].concat());
+    let rows = machine.bench.rows("a.csv");
     assert!(rows.iter().all(|row| row.subject.neighbours == Some(Neighbours::Foreign)));
 }
 
@@ -120,8 +126,9 @@ fn a_busy_instance_is_a_row_with_the_reason() {
 fn two_workers_on_one_instance_are_called_what_they_are() {
     let machine = Machine::named("h200-mixed");
     let twice = ["--uuid", SECOND, "--uuid", SECOND, "--duration", "200ms"];
-    let (code, rows) = run(&machine, &[&twice[..], &["--allow-sharing", "--mode", "both"]].concat());
-    assert_eq!((code, rows.len()), (Some(0), 3));
+    machine.run_until_ok(&[&SHORT[..], &twice[..], &["--allow-sharing", "--mode", "both"]].concat());
+    let rows = machine.bench.rows("a.csv");
+    assert_eq!(rows.len(), 3);
     for row in &rows {
         let expected = match row.point.mode {
             Mode::Isolated => Sharing::Mig,
@@ -138,8 +145,9 @@ fn two_workers_on_one_instance_are_called_what_they_are() {
 fn an_aggressor_is_measured_beside_the_others() {
     let machine = Machine::named("h200-mixed");
     let aggressor = "MIG-5a5a0000-0003=null@2";
-    let (code, rows) = run(&machine, &["--duration", "200ms", "--aggressor", aggressor]);
-    assert_eq!((code, rows.len()), (Some(0), 3));
+    machine.run_until_ok(&[&SHORT[..], &["--duration", "200ms", "--aggressor", aggressor]].concat());
+    let rows = machine.bench.rows("a.csv");
+    assert_eq!(rows.len(), 3);
     let (loud, others): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.point.workload == "null");
     assert_eq!((loud.len(), loud[0].point.batch), (1, 2));
     assert!(others.iter().all(|row| row.point.corunners.contains("/null/2/closed")));
@@ -155,9 +163,8 @@ fn an_aggressor_is_measured_beside_the_others() {
 fn a_slowdown_is_split_into_what_was_injected() {
     let faults = "kernel_ns = 12000000\ncopy_ns = 2400000\ncorun_clock = 0.93\ncorun_copies = 3";
     let machine = Machine::named("h200-mixed").faults(faults);
-    let more = ["--mode", "both", "--batches", "12", "--sync", "blocking"];
-    let ran = machine.run(&[&SHORT[..], &more].concat());
-    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    let more = ["--mode", "both", "--batches", "12", "--sync", "blocking", "--repeat", "3"];
+    let ran = machine.run_until_ok(&[&SHORT[..], &more].concat());
     let mut rows = machine.bench.rows("a.csv");
     for row in &mut rows {
         // The stand-in waits in real time, and a busy machine wakes it late: that is in the mean and not
@@ -183,7 +190,7 @@ fn a_slowdown_is_split_into_what_was_injected() {
         close(split.rest, 0.0);
     }
     assert!(
-        ran.stdout.contains("slowdown: mean latency concurrent / isolated of the same round, over 1 round")
+        ran.stdout.contains("slowdown: mean latency concurrent / isolated of the same round, over 3 rounds")
     );
     assert!(ran.stdout.contains("3 at once, mlp, batch 4: "), "{}", ran.stdout);
 }

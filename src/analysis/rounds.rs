@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 /// One point on one instance, over its rounds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Folded {
-    /// The median round of each number; of one round, that round.
+    /// Medians over the rounds, but of minimum and maximum the smallest and the largest; of one round,
+    /// that round.
     pub row: Row,
     /// How many rounds.
     pub rounds: usize,
@@ -94,7 +95,11 @@ fn middle(rows: &[&Row]) -> Row {
     row.latency.p50 = of(|row| row.latency.p50);
     row.latency.p90 = of(|row| row.latency.p90);
     row.latency.p99 = of(|row| row.latency.p99);
-    row.latency.max = of(|row| row.latency.max);
+    let all = |field: fn(&Row) -> Option<f64>| rows.iter().map(move |row| field(row));
+    row.latency.min = all(|row| row.latency.min).reduce(|a, b| Some(a?.min(b?))).flatten();
+    let largest = |field| all(field).reduce(|a, b| Some(a?.max(b?))).flatten();
+    row.latency.max = largest(|row| row.latency.max);
+    row.response.max = largest(|row| row.response.max);
     row.response.p50 = of(|row| row.response.p50);
     row.response.p99 = of(|row| row.response.p99);
     row.stages.compute_p50 = of(|row| row.stages.compute_p50);
@@ -117,6 +122,7 @@ mod tests {
         row.provenance.repetition = repetition;
         row.provenance.attempt = 1;
         row.latency.p50 = Some(p50);
+        (row.latency.min, row.latency.max) = (Some(p50 / 2.0), Some(p50 * 2.0));
         row.window.batches = Some(repetition.into());
         row
     }
@@ -129,6 +135,8 @@ mod tests {
         assert_eq!(folded.len(), 2);
         assert_eq!((folded[0].rounds, folded[0].row.latency.p50), (3, Some(2.0)));
         assert_eq!(folded[0].row.window.batches, Some(1));
+        let latency = &folded[0].row.latency;
+        assert_eq!((latency.min, latency.max), (Some(0.5), Some(10.0)), "the extremes of all rounds");
         assert_eq!(folded[1], Folded { row: failed, rounds: 1 });
     }
 

@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 
 /// Fewer rounds say nothing of a tail.
 const P99_ROUNDS: usize = 5;
+/// Of two rounds t is 12.7: an interval from them says nothing.
+const INTERVAL_ROUNDS: usize = 3;
 /// Of the intervals.
 const LEVEL: f64 = 0.95;
 
@@ -26,9 +28,11 @@ pub struct Company {
     pub same_gpu: usize,
     /// The host: processors, memory and links.
     pub other_gpus: usize,
+    /// They are named by the row, and have no row of their own in the file that would say where they ran.
+    pub unplaced: usize,
 }
 
-/// Parts of a slowdown, relative to the isolated mean latency.
+/// Parts of the cost, relative to the isolated mean latency; together they are the ratio minus 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Split {
     /// Change of the copies (h2d + d2h).
@@ -39,6 +43,15 @@ pub struct Split {
     pub rest: f64,
 }
 
+/// Rounds of a co-run that say nothing of what the neighbours cost, by the reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unused {
+    /// The co-run's row is not ok.
+    pub concurrent: usize,
+    /// The isolated row is not ok, or not there.
+    pub isolated: usize,
+}
+
 /// One instance, one point, one set of co-runners.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slowdown {
@@ -46,13 +59,16 @@ pub struct Slowdown {
     pub row: Row,
     /// Who was there.
     pub company: Company,
-    /// Rounds that have both.
+    /// Rounds in which both rows are ok.
     pub rounds: usize,
-    /// Geometric mean over the rounds.
-    pub ratio: f64,
-    /// 95 %, by Student's t on the logarithms; none of one round.
+    /// The other rounds.
+    pub unused: Unused,
+    /// Geometric mean over the rounds; none where no round has both.
+    pub ratio: Option<f64>,
+    /// 95 %, by Student's t on the logarithms; none below 3 rounds.
     pub interval: Option<(f64, f64)>,
-    /// Mean over the rounds; none without a stage split, and none for workers in turn on one instance.
+    /// Mean over the rounds. None without a stage split, where the interval does not exclude that the
+    /// neighbours cost nothing, and for workers in turn on one instance.
     pub split: Option<Split>,
     /// Of p99, geometric mean; none below 5 rounds.
     pub p99_ratio: Option<f64>,
@@ -67,10 +83,12 @@ pub struct Packed {
     pub workers: usize,
     /// Do they run on more than one GPU?
     pub over_gpus: bool,
-    /// Rounds.
+    /// Rounds in which the rows of all are ok.
     pub rounds: usize,
-    /// Samples/s of all, while all measured.
-    pub total: f64,
+    /// The other rounds.
+    pub unused: usize,
+    /// Samples/s of all, while all measured; none where no round has that.
+    pub total: Option<f64>,
     /// Over the sum of the isolated ones.
     pub of_isolated: Option<f64>,
     /// Over the whole GPU with MIG off.
@@ -86,11 +104,14 @@ pub struct Whole {
     pub latency_bound: bool,
 }
 
-/// Rows that may be compared. Not the probes of a latency target: each instance is asked at a rate of its own, and
-/// what its neighbours did meanwhile is not what the point says.
-fn usable<'a>(rows: &[&'a Row]) -> Vec<&'a Row> {
-    let may = |row: &&Row| row.outcome.status == Status::Ok && row.slo.target.is_none();
-    rows.iter().copied().filter(may).collect()
+/// Rows that may be compared, ok or not. Not the probes of a latency target: each instance is asked at a rate of its
+/// own, and what its neighbours did meanwhile is not what the point says.
+fn comparable<'a>(rows: &[&'a Row]) -> Vec<&'a Row> {
+    rows.iter().copied().filter(|row| row.slo.target.is_none()).collect()
+}
+
+fn is_ok(row: &Row) -> bool {
+    row.outcome.status == Status::Ok
 }
 
 /// What ties a co-run to its isolated runs.
@@ -105,10 +126,26 @@ fn pair_key(row: &Row) -> String {
     )
 }
 
-/// Sets of rows that measured at the same time.
+/// Sets of rows of workers that ran together, ok or not.
 fn co_runs<'a>(rows: &[&'a Row]) -> Vec<Vec<&'a Row>> {
+    let concurrent = rows.iter().copied().filter(|row| row.point.mode == Mode::Concurrent);
+    // The workers of a run were all told the same moment on the host's clock, which never goes back.
+    let (told, untold): (Vec<&Row>, Vec<&Row>) =
+        concurrent.partition(|row| row.window.named_start_ns.is_some());
+    let mut runs: BTreeMap<_, Vec<&Row>> = BTreeMap::new();
+    for row in told {
+        let p = &row.provenance;
+        let run = (&p.host, &p.run_id, p.repetition, row.window.named_start_ns);
+        runs.entry(run).or_default().push(row);
+    }
+    runs.into_values().chain(touching(&untold)).collect()
+}
+
+/// Rows that name no common start, by their windows: runs follow one another, so that a window that opens
+/// before all of a run have closed is of it. A row without a window is alone.
+fn touching<'a>(rows: &[&'a Row]) -> Vec<Vec<&'a Row>> {
     let mut runs: BTreeMap<(&str, &str, u32), Vec<&Row>> = BTreeMap::new();
-    for row in rows.iter().filter(|row| row.point.mode == Mode::Concurrent) {
+    for row in rows {
         let p = &row.provenance;
         runs.entry((&p.host, &p.run_id, p.repetition)).or_default().push(row);
     }
@@ -117,8 +154,7 @@ fn co_runs<'a>(rows: &[&'a Row]) -> Vec<Vec<&'a Row>> {
         round.sort_by_key(|row| row.window.start_ns);
         let mut end = None;
         for row in round {
-            // Runs follow one another: a window that opens before all of a run have closed is of it.
-            let together = row.window.start_ns < end;
+            let together = row.window.start_ns.is_some() && row.window.start_ns < end;
             match sets.last_mut().filter(|_| together) {
                 Some(set) => set.push(row),
                 None => (sets.push(vec![row]), end = None).0,
@@ -129,6 +165,12 @@ fn co_runs<'a>(rows: &[&'a Row]) -> Vec<Vec<&'a Row>> {
     sets
 }
 
+/// Co-runners that a row names.
+fn named_corunners(row: &Row) -> usize {
+    row.point.corunners.split(';').filter(|name| !name.is_empty()).count()
+}
+
+/// The co-runners that a row names, each in the place that its own row tells.
 fn company(set: &[&Row], row: &Row) -> Company {
     let own = &row.subject.instance;
     let mut company = Company::default();
@@ -145,29 +187,40 @@ fn company(set: &[&Row], row: &Row) -> Company {
         };
         *place += 1;
     }
+    company.unplaced = named_corunners(row).saturating_sub(set.len() - 1);
     company
 }
 
-/// Of every instance that was measured alone and with others in the same round, in the rows' order.
+/// A round: host, run and repetition.
+type Round<'a> = (&'a str, &'a str, u32);
+
+/// One round of a co-run, as one worker's rows tell it.
+struct Told<'a> {
+    round: Round<'a>,
+    company: Company,
+    row: &'a Row,
+    alone: Option<&'a Row>,
+}
+
+/// Of every instance that was measured alone and with others, in the rows' order. The rounds of one
+/// instance, point and company are never split, whatever came of them.
 pub fn slowdowns(rows: &[&Row]) -> Vec<Slowdown> {
-    let rows = usable(rows);
+    let rows = comparable(rows);
     let isolated: BTreeMap<String, &Row> =
         rows.iter().filter(|row| row.point.mode == Mode::Isolated).map(|row| (pair_key(row), *row)).collect();
-    // By what is compared over rounds: instance, point and company.
-    type Pairs<'a> = (&'a Row, Company, BTreeMap<(String, u32), Vec<(&'a Row, &'a Row)>>);
-    let mut found: BTreeMap<String, Pairs> = BTreeMap::new();
+    let mut found: BTreeMap<String, Vec<Told>> = BTreeMap::new();
     for set in co_runs(&rows) {
         for row in &set {
-            let Some(alone) = isolated.get(&pair_key(row)) else { continue };
-            let company = company(&set, row);
-            let key = format!("{:?}", (row.subject.instance.uuid(), &row.provenance.point_id, company));
-            let round = (row.provenance.run_id.clone(), row.provenance.repetition);
-            let (.., rounds) = found.entry(key).or_insert_with(|| (*row, company, BTreeMap::new()));
-            rounds.entry(round).or_default().push((*alone, *row));
+            let p = &row.provenance;
+            let key = format!("{:?}", (row.subject.instance.uuid(), &p.point_id));
+            let round = (&*p.host, &*p.run_id, p.repetition);
+            let alone = isolated.get(&pair_key(row)).copied();
+            found.entry(key).or_default().push(Told { round, company: company(&set, row), row, alone });
         }
     }
-    let mut all: Vec<Slowdown> =
-        found.into_values().filter_map(|(row, company, rounds)| slowdown(row, company, rounds)).collect();
+    // What was never measured alone is no part of this table.
+    let both = found.into_values().filter(|told| told.iter().any(|told| told.alone.is_some()));
+    let mut all: Vec<Slowdown> = both.flat_map(by_company).map(|told| slowdown(&told)).collect();
     let place = |s: &Slowdown| {
         let i = &s.row.subject.instance;
         let point = &s.row.point;
@@ -178,12 +231,44 @@ pub fn slowdowns(rows: &[&Row]) -> Vec<Slowdown> {
     all
 }
 
-fn slowdown(
-    row: &Row,
-    company: Company,
-    rounds: BTreeMap<(String, u32), Vec<(&Row, &Row)>>,
-) -> Option<Slowdown> {
+/// The rounds of one instance and point by who was there. Where not all co-runners have rows, it is taken
+/// that they ran where they did in the other rounds.
+fn by_company(told: Vec<Told>) -> Vec<Vec<Told>> {
+    let mut lines: BTreeMap<Company, Vec<Told>> = BTreeMap::new();
+    let mut incomplete = Vec::new();
+    for told in told {
+        match told.company.unplaced {
+            0 => lines.entry(told.company).or_default().push(told),
+            _ => incomplete.push(told),
+        }
+    }
+    match lines.values_mut().next() {
+        Some(line) => line.extend(incomplete),
+        None => return vec![incomplete],
+    }
+    lines.into_values().collect()
+}
+
+fn slowdown(told: &[Told]) -> Slowdown {
     // Two workers on one instance are one replicate.
+    let mut rounds: BTreeMap<Round, Vec<(&Row, &Row)>> = BTreeMap::new();
+    let mut unused = Unused::default();
+    for Told { round, row, alone, .. } in told {
+        let pairs = rounds.entry(*round).or_default();
+        match alone.filter(|alone| is_ok(alone)) {
+            Some(alone) if is_ok(row) => pairs.push((alone, *row)),
+            _ => {}
+        }
+    }
+    for (round, pairs) in &rounds {
+        let lacks_concurrent = || told.iter().any(|told| told.round == *round && !is_ok(told.row));
+        match pairs[..] {
+            [] if lacks_concurrent() => unused.concurrent += 1,
+            [] => unused.isolated += 1,
+            _ => {}
+        }
+    }
+    rounds.retain(|_, pairs| !pairs.is_empty());
     let of = |ratio: &dyn Fn(&Row, &Row) -> Option<f64>| -> Vec<f64> {
         let round = |pairs: &Vec<(&Row, &Row)>| {
             let ratios: Option<Vec<f64>> = pairs.iter().map(|(alone, row)| ratio(alone, row)).collect();
@@ -193,24 +278,33 @@ fn slowdown(
     };
     let ratios = of(&|alone, row| Some(row.latency.mean? / alone.latency.mean?));
     let p99 = of(&|alone, row| Some(row.latency.p99? / alone.latency.p99?));
-    let splits: Vec<Split> = rounds.values().flatten().filter_map(|(alone, row)| split(alone, row)).collect();
-    // Workers in turn wait for each other: that is neither copies nor clock.
-    let in_turn = company.same_instance > 0;
-    let mut row = row.clone();
+    // The company that is known best: rounds that lack rows come last.
+    let company = told.iter().map(|told| told.company).min_by_key(|company| company.unplaced);
+    let company = company.unwrap_or_default();
+    let (ratio, interval) = (geometric_mean(&ratios), interval(&ratios));
+    // Workers in turn wait for each other: that is neither copies nor clock. And what may be nothing has no
+    // causes.
+    let costs = interval.is_some_and(|(low, high)| low > 1.0 || high < 1.0);
+    let parts = costs && company.same_instance == 0;
+    let mut row = told.iter().find(|told| is_ok(told.row)).unwrap_or(&told[0]).row.clone();
     row.subject.worker = None;
-    Some(Slowdown {
+    Slowdown {
         row,
         company,
         rounds: ratios.len(),
-        ratio: geometric_mean(&ratios)?,
-        interval: interval(&ratios),
-        split: mean_split(&splits).filter(|_| !in_turn),
+        unused,
+        ratio,
+        interval,
+        split: ratio.filter(|_| parts).and_then(|ratio| split(rounds.values().flatten(), ratio - 1.0)),
         p99_ratio: geometric_mean(&p99).filter(|_| p99.len() >= P99_ROUNDS),
-    })
+    }
 }
 
 /// The mean logarithm plus and minus t times its standard error.
 fn interval(ratios: &[f64]) -> Option<(f64, f64)> {
+    if ratios.len() < INTERVAL_ROUNDS {
+        return None;
+    }
     let logs: Vec<f64> = ratios.iter().map(|ratio| ratio.ln()).collect();
     let error = (sample_variance(&logs)? / logs.len() as f64).sqrt();
     let half = student::quantile(LEVEL, logs.len() as u32 - 1) * error;
@@ -218,71 +312,86 @@ fn interval(ratios: &[f64]) -> Option<(f64, f64)> {
     Some(((middle - half).exp(), (middle + half).exp()))
 }
 
-fn split(alone: &Row, row: &Row) -> Option<Split> {
-    let latency = alone.latency.mean.filter(|&mean| mean > 0.0)?;
-    let copies = |row: &Row| row.stages.h2d_mean.unwrap_or(0.0) + row.stages.d2h_mean.unwrap_or(0.0);
-    let compute = alone.stages.compute_mean?;
-    row.stages.compute_mean?;
-    let transfers = (copies(row) - copies(alone)) / latency;
-    let clocks = alone.health.gpu_sm_clock_mhz.zip(row.health.gpu_sm_clock_mhz.filter(|&mhz| mhz > 0.0));
-    let clock = clocks.map(|(before, now)| compute * (before / now - 1.0) / latency);
-    let rest = row.latency.mean? / latency - 1.0 - transfers - clock.unwrap_or(0.0);
-    Some(Split { transfers, clock, rest })
+/// What copies and clock take of a `cost`, on average over the rounds, and the rest of it.
+fn split<'a>(pairs: impl Iterator<Item = &'a (&'a Row, &'a Row)> + Clone, cost: f64) -> Option<Split> {
+    let of = |part: fn(&Row, &Row) -> Option<f64>| -> Option<f64> {
+        let parts: Option<Vec<f64>> = pairs.clone().map(|(alone, row)| part(alone, row)).collect();
+        mean(&parts?)
+    };
+    let (transfers, clock) = (of(copies)?, of(clock));
+    Some(Split { transfers, clock, rest: cost - transfers - clock.unwrap_or(0.0) })
 }
 
-fn mean_split(splits: &[Split]) -> Option<Split> {
-    let of = |part: fn(&Split) -> f64| mean(&splits.iter().map(part).collect::<Vec<_>>());
-    let clocks: Option<Vec<f64>> = splits.iter().map(|split| split.clock).collect();
-    Some(Split {
-        transfers: of(|split| split.transfers)?,
-        clock: clocks.and_then(|clocks| mean(&clocks)),
-        rest: of(|split| split.rest)?,
-    })
+/// Change of the copies, over the isolated latency.
+fn copies(alone: &Row, row: &Row) -> Option<f64> {
+    let latency = alone.latency.mean.filter(|&mean| mean > 0.0)?;
+    let copies = |row: &Row| row.stages.h2d_mean.unwrap_or(0.0) + row.stages.d2h_mean.unwrap_or(0.0);
+    (alone.stages.compute_mean.and(row.stages.compute_mean)).map(|_| (copies(row) - copies(alone)) / latency)
+}
+
+/// What the change of the SM clock makes of the isolated compute time, over the isolated latency.
+fn clock(alone: &Row, row: &Row) -> Option<f64> {
+    let latency = alone.latency.mean.filter(|&mean| mean > 0.0)?;
+    let now = row.health.gpu_sm_clock_mhz.filter(|&mhz| mhz > 0.0)?;
+    Some(alone.stages.compute_mean? * (alone.health.gpu_sm_clock_mhz? / now - 1.0) / latency)
 }
 
 /// Totals of co-runs of one workload and batch, by who was there.
 pub fn packed(rows: &[&Row]) -> Vec<Packed> {
-    let rows = usable(rows);
+    let rows = comparable(rows);
     let isolated: BTreeMap<String, f64> = rows
         .iter()
-        .filter(|row| row.point.mode == Mode::Isolated)
+        .filter(|row| row.point.mode == Mode::Isolated && is_ok(row))
         .filter_map(|row| Some((pair_key(row), row.rates.throughput_wall?)))
         .collect();
-    type Rounds<'a> = (Vec<&'a Row>, Vec<f64>, Vec<Option<f64>>);
+    // A set of it, and of each round the total and the sum of the isolated ones.
+    type Rounds<'a> = (Vec<&'a Row>, Vec<Option<(f64, Option<f64>)>>);
     let mut found: BTreeMap<String, Rounds> = BTreeMap::new();
-    for set in co_runs(&rows) {
+    for mut set in co_runs(&rows) {
         let what = |row: &Row| (row.point.workload.clone(), row.point.batch, row.point.precision);
         let alike = set.iter().all(|row| what(row) == what(set[0]));
-        let complete = set[0].point.corunners.split(';').count() + 1 == set.len();
-        let Some(total) = total(&set).filter(|_| alike && complete && set.len() > 1) else { continue };
+        if !alike || set.len() < 2 || named_corunners(set[0]) + 1 != set.len() {
+            continue;
+        }
+        set.sort_by_key(|row| row.subject.instance.uuid().map(str::to_owned));
         let alone: Option<Vec<f64>> = set.iter().map(|row| isolated.get(&pair_key(row)).copied()).collect();
         // Workers in turn on one instance have that instance once.
         let shared = set.iter().any(|row| row.subject.sharing == Some(Sharing::TimeSliced));
         let alone = alone.filter(|_| !shared).map(|alone| alone.iter().sum::<f64>());
-        let mut uuids: Vec<_> = set.iter().map(|row| row.subject.instance.uuid()).collect();
-        uuids.sort_unstable();
+        let uuids: Vec<_> = set.iter().map(|row| row.subject.instance.uuid()).collect();
         let point = &set[0].point;
         let key = format!("{:?}", (uuids, what(set[0]), &point.load, point.inflight, point.transfers));
-        let (_, totals, ratios) = found.entry(key).or_insert_with(|| (set.clone(), Vec::new(), Vec::new()));
-        totals.push(total);
-        ratios.push(alone.map(|alone| total / alone));
+        let all_ok = set.iter().all(|row| is_ok(row));
+        let total = total(&set).filter(|_| all_ok).map(|total| (total, alone));
+        found.entry(key).or_insert_with(|| (set, Vec::new())).1.push(total);
     }
-    let mut all = Vec::new();
-    for (set, totals, ratios) in found.into_values() {
-        let Some(total) = geometric_mean(&totals) else { continue };
-        let gpu = |row: &Row| row.subject.instance.gpu_uuid.clone();
-        let (row, workers) = (set[0], set.len());
-        let over_gpus = set.iter().any(|other| gpu(other) != gpu(row));
-        let ratios: Option<Vec<f64>> = ratios.into_iter().collect();
-        let of_isolated = ratios.and_then(|ratios| geometric_mean(&ratios));
-        // Several GPUs against one would be no comparison.
-        let of_whole = whole(&rows, row)
-            .filter(|_| !over_gpus)
-            .map(|(wall, inflight)| Whole { ratio: total / wall, latency_bound: inflight < 2 });
-        let (row, rounds) = (row.clone(), totals.len());
-        all.push(Packed { row, workers, over_gpus, rounds, total, of_isolated, of_whole });
+    found.into_values().map(|(set, totals)| pack(&rows, &set, &totals)).collect()
+}
+
+/// The totals of the rounds of one set as one.
+fn pack(rows: &[&Row], set: &[&Row], told: &[Option<(f64, Option<f64>)>]) -> Packed {
+    let totals: Vec<f64> = told.iter().flatten().map(|(total, _)| *total).collect();
+    let total = geometric_mean(&totals);
+    let gpu = |row: &Row| row.subject.instance.gpu_uuid.clone();
+    let row = set[0];
+    let over_gpus = set.iter().any(|other| gpu(other) != gpu(row));
+    let ratios: Option<Vec<f64>> =
+        told.iter().flatten().map(|(total, alone)| alone.map(|alone| total / alone)).collect();
+    // Several GPUs against one would be no comparison.
+    let whole = whole(rows, row).filter(|_| !over_gpus);
+    let of_whole = total
+        .zip(whole)
+        .map(|(total, (wall, inflight))| Whole { ratio: total / wall, latency_bound: inflight < 2 });
+    Packed {
+        row: row.clone(),
+        workers: set.len(),
+        over_gpus,
+        rounds: totals.len(),
+        unused: told.len() - totals.len(),
+        total,
+        of_isolated: ratios.and_then(|ratios| geometric_mean(&ratios)),
+        of_whole,
     }
-    all
 }
 
 /// Samples/s of a set over the time in which all of it measured.
@@ -301,7 +410,8 @@ fn total(set: &[&Row]) -> Option<f64> {
 fn whole(rows: &[&Row], row: &Row) -> Option<(f64, u32)> {
     let same = |other: &&&Row| {
         let (a, b) = (&row.point, &other.point);
-        other.subject.instance.kind == InstanceKind::Gpu
+        is_ok(other)
+            && other.subject.instance.kind == InstanceKind::Gpu
             && row.subject.instance.kind == InstanceKind::Mig
             && other.subject.instance.gpu_name == row.subject.instance.gpu_name
             && (&a.workload, a.precision, a.batch, &a.load, a.transfers)
@@ -363,13 +473,15 @@ mod tests {
         }
         let found = slowdowns(&refs(&rows));
         assert_eq!(found.len(), 2);
-        assert!((found[0].ratio - 1.1).abs() < 1e-12 && (found[1].ratio - 1.25).abs() < 1e-12);
+        let ratio = |i: usize| found[i].ratio.unwrap();
+        assert!((ratio(0) - 1.1).abs() < 1e-12 && (ratio(1) - 1.25).abs() < 1e-12);
         let (low, high) = found[0].interval.unwrap();
         assert!((low - 1.1).abs() < 1e-9 && (high - 1.1).abs() < 1e-9);
         assert_eq!((found[0].rounds, found[0].p99_ratio.is_some()), (5, true));
         assert_eq!(found[0].company, Company { same_gpu: 1, ..Company::default() });
         assert_eq!(slowdowns(&refs(&sweep(4)))[0].p99_ratio, None);
-        assert_eq!(slowdowns(&refs(&sweep(1)))[0].interval, None);
+        assert_eq!(slowdowns(&refs(&sweep(2)))[0].interval, None, "t of two rounds is 12.7");
+        assert!(slowdowns(&refs(&sweep(3)))[0].interval.is_some());
     }
 
     #[test]
@@ -391,7 +503,7 @@ mod tests {
 
     #[test]
     fn a_slowdown_is_split_into_copies_clock_and_rest() {
-        let mut rows = sweep(2);
+        let mut rows = sweep(3);
         for row in &mut rows {
             let concurrent = row.point.mode == Mode::Concurrent;
             row.stages.h2d_mean = Some(if concurrent { 1.5 } else { 0.5 });
@@ -403,7 +515,39 @@ mod tests {
         assert!((split.transfers - 0.1).abs() < 1e-12, "{split:?}");
         assert!((split.clock.unwrap() - 0.09).abs() < 1e-12, "{split:?}");
         assert!((split.rest - 0.06).abs() < 1e-12, "{split:?}");
-        assert_eq!(slowdowns(&refs(&sweep(2)))[0].split, None);
+        assert_eq!(slowdowns(&refs(&sweep(3)))[0].split, None, "no stages were measured");
+        let one_round: Vec<&Row> = rows.iter().filter(|row| row.provenance.repetition == 1).collect();
+        assert_eq!(slowdowns(&one_round)[1].split, None, "one round does not show that there is a cost");
+        // The ratio is a geometric mean and the parts are not: they add up all the same.
+        for row in rows.iter_mut().filter(|row| row.point.mode == Mode::Concurrent) {
+            row.latency.mean =
+                row.latency.mean.map(|mean| mean * (1.0 + f64::from(row.provenance.repetition)));
+        }
+        let found = &slowdowns(&refs(&rows))[1];
+        let (split, cost) = (found.split.unwrap(), found.ratio.unwrap() - 1.0);
+        let sum = split.transfers + split.clock.unwrap() + split.rest;
+        assert!((sum - cost).abs() < 1e-12 && cost > 1.0, "{found:?}");
+        // Workers in turn wait for each other.
+        for row in &mut rows {
+            row.subject.instance.mig_uuid = Some("MIG-1".into());
+            row.seal();
+        }
+        assert!(slowdowns(&refs(&rows)).iter().all(|found| found.split.is_none()));
+    }
+
+    /// A clock that reads 5 % higher beside a cost of nothing explains nothing.
+    #[test]
+    fn a_cost_of_nothing_has_no_causes() {
+        let mut rows = sweep(5);
+        for row in &mut rows {
+            let concurrent = row.point.mode == Mode::Concurrent;
+            let noise = [1.0, 1.002, 0.999, 1.001, 0.998][row.provenance.repetition as usize - 1];
+            row.latency.mean = Some(if concurrent { 10.0 * noise } else { 10.0 });
+            row.stages.compute_mean = Some(9.0);
+            row.health.gpu_sm_clock_mhz = Some(if concurrent { 1980.0 } else { 1885.0 });
+        }
+        let found = &slowdowns(&refs(&rows))[0];
+        assert!(found.interval.is_some() && found.split.is_none(), "{found:?}");
     }
 
     #[test]
@@ -421,7 +565,7 @@ mod tests {
             place("A", 2, "c"),
             place("B", 1, "d"),
         ];
-        let expected = Company { same_instance: 1, same_gi: 1, same_gpu: 1, other_gpus: 1 };
+        let expected = Company { same_instance: 1, same_gi: 1, same_gpu: 1, other_gpus: 1, unplaced: 0 };
         assert_eq!(company(&refs(&rows), &rows[0]), expected);
     }
 
@@ -436,7 +580,7 @@ mod tests {
         assert_eq!(all.len(), 1);
         let packed = &all[0];
         let total = f64::from((90 + 80) * 8) / 0.999;
-        assert!((packed.total - total).abs() < 1e-6, "{packed:?}");
+        assert!((packed.total.unwrap() - total).abs() < 1e-6, "{packed:?}");
         assert!((packed.of_isolated.unwrap() - total / 1600.0).abs() < 1e-9);
         assert_eq!((packed.workers, packed.rounds), (2, 3));
         let whole = packed.of_whole.unwrap();
@@ -456,7 +600,7 @@ mod tests {
             row.seal();
         }
         rows.extend(two);
-        let mut totals: Vec<f64> = packed(&refs(&rows)).iter().map(|packed| packed.total).collect();
+        let mut totals: Vec<f64> = packed(&refs(&rows)).iter().filter_map(|packed| packed.total).collect();
         totals.sort_by(f64::total_cmp);
         assert_eq!(totals.len(), 2);
         assert!((totals[1] / totals[0] - 3.0).abs() < 1e-9, "{totals:?}");
@@ -484,11 +628,56 @@ mod tests {
         assert_eq!((all[0].over_gpus, all[0].of_whole), (true, None));
     }
 
+    /// Three instances together, of which one row of round 2 is invalid: the others had two neighbours in each
+    /// round, and the invalid row is a gap in its own line.
     #[test]
-    fn what_is_not_ok_or_not_complete_is_not_compared() {
+    fn neighbours_are_those_of_the_row_whatever_came_of_theirs() {
+        let mut rows = Vec::new();
+        for round in 1..=3 {
+            let at = u64::from(round) * 100_000;
+            for gi in 1..=3 {
+                rows.push(row(gi, Mode::Isolated, round, 10.0, at + u64::from(gi) * 2_000));
+                let mut together = row(gi, Mode::Concurrent, round, 11.0, at + 20_000);
+                together.point.corunners = "1g/mlp/8/closed;1g/mlp/8/closed".into();
+                together.window.named_start_ns = Some((at + 20_000) * MS);
+                together.seal();
+                rows.push(together);
+            }
+        }
+        let spoilt = 2 * 3 + 3;
+        rows[spoilt].invalid("not a co-run");
+        let found = slowdowns(&refs(&rows));
+        let lines: Vec<_> =
+            found.iter().map(|s| (s.company.same_gpu, s.rounds, s.unused.concurrent)).collect();
+        assert_eq!(lines, [(2, 3, 0), (2, 2, 1), (2, 3, 0)]);
+        let total = &packed(&refs(&rows))[0];
+        assert_eq!((total.workers, total.rounds, total.unused), (3, 2, 1));
+        // Its row is not even there: the round still has as many neighbours as the others say.
+        rows.remove(spoilt);
+        let found = slowdowns(&refs(&rows));
+        let lines: Vec<_> =
+            found.iter().map(|s| (s.company.same_gpu, s.company.unplaced, s.rounds)).collect();
+        assert_eq!(lines, [(2, 0, 3), (2, 0, 2), (2, 0, 3)]);
+        // Windows that do not touch are still of one run.
+        for row in rows.iter_mut().filter(|row| row.subject.instance.gi_id == Some(3)) {
+            row.window.start_ns = row.window.start_ns.map(|ns| ns + 1_500 * MS);
+            row.window.end_ns = row.window.end_ns.map(|ns| ns + 1_500 * MS);
+        }
+        assert!(slowdowns(&refs(&rows)).iter().all(|s| s.company.same_gpu == 2));
+    }
+
+    #[test]
+    fn a_line_without_a_usable_round_is_a_gap_too() {
         let mut rows = sweep(1);
         rows[3].invalid("x");
-        assert_eq!(slowdowns(&refs(&rows)).len(), 1);
-        assert_eq!(packed(&refs(&rows)), []);
+        let found = slowdowns(&refs(&rows));
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[1].rounds, found[1].ratio, found[1].unused.concurrent), (0, None, 1));
+        assert_eq!(packed(&refs(&rows))[0].total, None);
+        let mut rows = sweep(1);
+        rows[1].invalid("x");
+        assert_eq!(slowdowns(&refs(&rows))[1].unused, Unused { concurrent: 0, isolated: 1 });
+        rows.retain(|row| row.point.mode == Mode::Concurrent);
+        assert_eq!(slowdowns(&refs(&rows)), [], "nobody asked what neighbours cost");
     }
 }

@@ -110,7 +110,20 @@ fn list<'a>(instances: impl Iterator<Item = &'a Instance>) -> String {
     instances.map(|i| format!("  {i}")).collect::<Vec<_>>().join("\n")
 }
 
+/// No card can be cut into more instances.
+const MOST_INSTANCES: usize = 7;
+
 impl Gpu {
+    /// The most instances that the card can be cut into, with MIG on or off; 1 where it knows no MIG.
+    pub fn largest_layout(&self) -> usize {
+        let offered = self.profiles.iter().filter_map(|profile| profile.max).max();
+        // NVML counts 0 with MIG off.
+        let counted = self.mig_devices_max.filter(|&max| max > 0);
+        let knows_mig = self.mig_mode.is_some() || !self.mig_devices.is_empty();
+        let known = offered.or(counted).map(|count| (count as usize).clamp(1, MOST_INSTANCES));
+        known.unwrap_or(if knows_mig { MOST_INSTANCES } else { 1 }).max(self.mig_devices.len())
+    }
+
     /// See [`Topology::instances`]. What has no UUID can't be pinned to, so it is no instance.
     pub fn instances(&self) -> Vec<Instance> {
         if self.uuid.is_empty() {

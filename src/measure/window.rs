@@ -1,6 +1,6 @@
 //! The loop that is timed: batches issued on lanes as the load wants them.
 
-use super::bins::{Bins, LoadLog};
+use super::bins::{LoadLog, LoadRecorder};
 use super::clock::Clock;
 use super::load::{Load, Next, Queue};
 use super::records::{Batch, Records};
@@ -91,7 +91,8 @@ pub struct Window<'a, C: Clock> {
     /// between the two makes every arrival behind them late.
     last: Flight,
     is_counted: bool,
-    log: Log,
+    /// Every batch since the worker was ready, measured or not.
+    log: LoadRecorder,
     /// Readings of the device's clock within a window, and when the next is due.
     clocks: Vec<f64>,
     next_clock: Option<u64>,
@@ -110,13 +111,8 @@ struct Flight {
     due: u64,
     issued: u64,
     done: u64,
-}
-
-/// Every batch since the worker was ready, measured or not.
-struct Log {
-    start: u64,
-    end: u64,
-    bins: Bins,
+    /// From when on this batch, or another that was in flight when it was done, was due.
+    pending: u64,
 }
 
 impl<'a, C: Clock> Window<'a, C> {
@@ -124,7 +120,8 @@ impl<'a, C: Clock> Window<'a, C> {
     pub fn new(clock: &'a C, workload: &'a mut dyn Workload, task: &'a Task, control: &'a Control) -> Self {
         let now = clock.now();
         let most = task.load.most_in_batch(task.batch);
-        let flight = || Flight { intended: resident::empty(most), due: now, issued: now, done: now };
+        let flight =
+            || Flight { intended: resident::empty(most), due: now, issued: now, done: now, pending: now };
         Window {
             clock,
             workload,
@@ -134,7 +131,7 @@ impl<'a, C: Clock> Window<'a, C> {
             busy: VecDeque::with_capacity(task.lanes),
             last: flight(),
             is_counted: true,
-            log: Log { start: now, end: now, bins: Bins::new() },
+            log: LoadRecorder::new(now),
             clocks: resident::empty(MOST_CLOCKS),
             next_clock: None,
         }
@@ -145,20 +142,26 @@ impl<'a, C: Clock> Window<'a, C> {
         let issued = self.clock.now();
         self.workload.issue(0, self.task.batch)?;
         self.workload.wait(0)?;
-        self.log.add(issued, self.clock.now());
+        // Under a closed load the next batch is always due.
+        let due = if self.task.load == Load::Closed { 0 } else { issued };
+        self.log.add(due, issued, self.clock.now());
         self.control.unmeasured.fetch_add(1, Relaxed);
         Ok(())
     }
 
     /// From now on the load counts: the worker is ready.
     pub fn start_log(&mut self) {
-        let now = self.clock.now();
-        self.log = Log { start: now, end: now, bins: Bins::new() };
+        self.log.restart(self.clock.now());
     }
 
     /// The load since [`start_log`](Window::start_log).
     pub fn log(&self) -> LoadLog {
-        self.log.bins.log(self.log.start, self.log.end)
+        self.log.log()
+    }
+
+    /// Drops the pauses that ended before this moment: nobody will ask for them.
+    pub fn forget_pauses_before(&mut self, moment: u64) {
+        self.log.forget_pauses_before(moment);
     }
 
     /// At least 10 batches and 1 s, one after the other and each size and lane in turn, or until told
@@ -173,8 +176,10 @@ impl<'a, C: Clock> Window<'a, C> {
                 break;
             }
             let (lane, size) = (batches as usize % self.task.lanes, batches as usize / self.task.lanes);
+            let issued = self.clock.now();
             self.workload.issue(lane, sizes[size % sizes.len()])?;
             self.workload.wait(lane)?;
+            self.log.note_latency(self.clock.now() - issued);
             self.control.unmeasured.fetch_add(1, Relaxed);
             batches += 1;
         }
@@ -213,6 +218,7 @@ impl<'a, C: Clock> Window<'a, C> {
     /// in wait of an arrival. The latency of a batch runs from before its issue to its output on the
     /// host, its response from its intended start.
     pub fn measure(&mut self, rule: Rule, records: &mut Records) -> Result<Ended> {
+        self.log.open_window();
         let start = self.clock.now();
         self.next_clock = self.task.clock_samples.then_some(start + CLOCK_NS);
         records.open(start);
@@ -258,7 +264,7 @@ impl<'a, C: Clock> Window<'a, C> {
             self.workload.wait(0)?;
             let done = self.clock.now();
             records.closed(issued, done);
-            self.log.add(issued, done);
+            self.log.add(0, issued, done);
             self.control.batches.store(records.count(), Relaxed);
             if rule.ends(done - start, records.count(), records.is_settled()) {
                 return Ok(Ended::Rule);
@@ -392,8 +398,11 @@ impl<'a, C: Clock> Window<'a, C> {
 
     /// The lane's batch is done.
     fn finish(&mut self, lane: usize) {
+        let in_flight = self.lanes.iter().filter(|lane| lane.busy).map(|lane| lane.flight.due);
+        // Under a closed load the next batch is always due.
+        let pending = if self.task.load == Load::Closed { 0 } else { in_flight.min().unwrap_or(0) };
         let Lane { flight, busy } = &mut self.lanes[lane];
-        flight.done = self.clock.now();
+        (flight.done, flight.pending) = (self.clock.now(), pending);
         *busy = false;
         std::mem::swap(flight, &mut self.last);
         flight.done = self.last.done;
@@ -405,9 +414,9 @@ impl<'a, C: Clock> Window<'a, C> {
         if self.is_counted {
             return None;
         }
-        let Flight { intended, due, issued, done } = &self.last;
+        let Flight { intended, due, issued, done, pending } = &self.last;
         self.is_counted = true;
-        self.log.add(*issued, *done);
+        self.log.add(*pending, *issued, *done);
         on_done(Batch { intended, due: *due, issued: *issued, done: *done })
     }
 
@@ -425,17 +434,9 @@ impl<'a, C: Clock> Window<'a, C> {
                 Some(split) => stages.push(split),
                 None => break,
             }
-            self.log.add(issued, self.clock.now());
+            self.log.add(0, issued, self.clock.now());
         }
         Ok(stages)
-    }
-}
-
-impl Log {
-    #[inline]
-    fn add(&mut self, issued: u64, done: u64) {
-        self.end = done;
-        self.bins.add(done - self.start, done - issued);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The worker process: hidden verb `worker`, one device, one job, told by the parent when.
 
+use super::bins::LONGEST_COMMON_LOAD_NS;
 use super::clock::{Clock, Monotonic, Virtual};
 use super::fault::{Fault, Phase};
 use super::program;
@@ -240,6 +241,8 @@ impl Session<'_> {
         self.out.send(&FromWorker::Ready { warmup_batches })?;
 
         window.load_while(|_, c| c.start_at.load(Relaxed) == 0 && !c.stop.load(Relaxed))?;
+        let start_at = self.control.start_at.load(Relaxed);
+        window.forget_pauses_before(start_at.saturating_sub(LONGEST_COMMON_LOAD_NS));
         let clock_before = window.sm_clock_mhz()?;
         window.load_while(|clock, c| clock.now() < c.start_at.load(Relaxed) && !c.stop.load(Relaxed))?;
         if self.control.stop.load(Relaxed) {

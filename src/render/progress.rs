@@ -1,6 +1,7 @@
 //! Progress on standard error: a line for each worker on a terminal, a plain line every few seconds
 //! elsewhere, where indicatif shows nothing at all.
 
+use crate::sweep::estimate::Span;
 use crate::sweep::group::Stage;
 use crate::sweep::plan::Run;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -16,6 +17,8 @@ pub struct Progress {
     quiet: bool,
     total: usize,
     number: usize,
+    /// How much longer the sweep takes, as far as that is known when a run begins.
+    left: Option<Span>,
     members: Vec<(String, ProgressBar)>,
     last_line: Instant,
 }
@@ -28,9 +31,21 @@ impl Progress {
             quiet,
             total,
             number: 0,
+            left: None,
             members: Vec::new(),
             last_line: Instant::now(),
         }
+    }
+
+    /// From the next run on, so much time is left.
+    pub fn expect(&mut self, left: Span) {
+        self.left = Some(left);
+    }
+
+    /// `[2/5, 3 to 4 min left]`
+    fn place(&self) -> String {
+        let left = self.left.map_or(String::new(), |left| format!(", {left} left"));
+        format!("[{}/{}{left}]", self.number, self.total)
     }
 
     /// A run begins.
@@ -49,7 +64,7 @@ impl Progress {
             let place = ids.map_or(String::new(), |(gi, ci)| format!(" {gi}/{ci}"));
             let name = format!("{}{place}, batch {}", instance.label(), member.job.batch);
             let bar = self.bars.add(ProgressBar::new_spinner().with_style(style.clone()));
-            bar.set_prefix(format!("[{number}/{}] {name}", self.total));
+            bar.set_prefix(format!("{} {name}", self.place()));
             bar.set_message(Stage::Starting.doing());
             self.members.push((name, bar));
         }
@@ -66,7 +81,7 @@ impl Progress {
         bar.tick();
         if self.bars.is_hidden() && self.last_line.elapsed() >= PLAIN_EVERY {
             self.last_line = Instant::now();
-            let _ = writeln!(std::io::stderr(), "[{}/{}] {name}: {message}", self.number, self.total);
+            let _ = writeln!(std::io::stderr(), "{} {name}: {message}", self.place());
         }
     }
 

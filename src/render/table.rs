@@ -3,7 +3,7 @@
 use super::names::Names;
 use crate::analysis::rounds::Folded;
 use crate::results::Row;
-use crate::results::row::Status;
+use crate::results::row::{Health, Status};
 use crate::results::summary::batches_needed;
 use crate::workload::Spec;
 use comfy_table::{CellAlignment, Table};
@@ -60,6 +60,9 @@ pub fn write(out: &mut dyn Write, rows: &[Folded], names: &Names) -> io::Result<
         lines.push(cells(head, folded, names, &varies));
     }
     writeln!(out, "{}", conditions(first, &varies))?;
+    if varies.rounds {
+        writeln!(out, "each number is the median over its rounds; max is the largest of all of them")?;
+    }
     grid(out, &TITLES, &TEXT, &lines)?;
     if varies.inflight {
         writeln!(
@@ -224,9 +227,36 @@ fn notes(row: &Row) -> Vec<String> {
         notes.push(format!("p99 needs {} batches, had {batches}", batches_needed(0.99)));
     }
     if !row.outcome.warnings.0.is_empty() {
-        notes.push(format!("warnings: {}", row.outcome.warnings.codes().replace(';', ", ")));
+        let codes = row.outcome.warnings.codes();
+        let words = codes.split(';').map(|code| match code {
+            "gpu-throttled" => format!("{code}{}", throttled_by(&row.health)),
+            _ => code.to_owned(),
+        });
+        notes.push(format!("warnings: {}", words.collect::<Vec<_>>().join(", ")));
     }
     notes
+}
+
+/// What held the GPU's clock down, and for how much of the window, the longest first.
+fn throttled_by(health: &Health) -> String {
+    let reasons = [
+        ("power cap", health.gpu_power_capped_share),
+        ("heat", health.gpu_heat_capped_share),
+        ("hardware slowdown", health.gpu_hw_slowdown_share),
+    ];
+    let mut reasons: Vec<(&str, f64)> = reasons
+        .into_iter()
+        .filter_map(|(what, share)| Some((what, share.filter(|&share| share > 0.0)?)))
+        .collect();
+    reasons.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let words: Vec<String> = reasons
+        .iter()
+        .map(|(what, share)| match (100.0 * share).round() {
+            0.0 => format!("{what}: less than 1 % of the window"),
+            percent => format!("{what}: {percent} % of the window"),
+        })
+        .collect();
+    if words.is_empty() { String::new() } else { format!(" ({})", words.join(", ")) }
 }
 
 /// Four significant digits, no exponent.
@@ -349,6 +379,32 @@ GPU  instance     mode        batch  p50 ms  identity
         let mut failed = row().failed("the worker exited");
         failed.latency = Latency::default();
         assert_eq!(text(&failed), "");
+    }
+
+    #[test]
+    fn what_throttled_the_gpu_is_named() {
+        let mut row = row();
+        row.outcome.warnings.0.insert(crate::results::row::Warning::GpuThrottled);
+        assert!(text(&[row.clone()]).ends_with(": warnings: gpu-throttled\n"), "a row of version 1");
+        row.health.gpu_power_capped_share = Some(0.958);
+        row.health.gpu_heat_capped_share = Some(0.0);
+        row.health.gpu_hw_slowdown_share = Some(0.001);
+        let expected = ": warnings: gpu-throttled (power cap: 96 % of the window, hardware slowdown: less than 1 % \
+                        of the window)\n";
+        assert!(text(&[row.clone()]).ends_with(expected), "{}", text(&[row]));
+    }
+
+    #[test]
+    fn numbers_over_rounds_say_what_they_are() {
+        let round = |repetition, max| {
+            let mut row = row();
+            row.provenance.repetition = repetition;
+            row.latency.max = Some(max);
+            row
+        };
+        let text = text(&[round(1, 3.0), round(2, 500.0), round(3, 4.0)]);
+        let line = "each number is the median over its rounds; max is the largest of all of them\n";
+        assert!(text.contains(line) && text.contains("  500.0  "), "{text}");
     }
 
     #[test]

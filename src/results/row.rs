@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
 /// Version of the columns. A change is named in CHANGELOG.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
+/// The versions that are read. A file of version 1 lacks the columns that came with version 2.
+pub const SCHEMAS_READ: std::ops::RangeInclusive<u32> = 1..=SCHEMA_VERSION;
 
 /// One instance, one point, one repetition.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -170,6 +172,8 @@ pub struct Point {
     pub mode: Mode,
     /// Sorted multiset of profile/workload/batch/load of the co-runners.
     pub corunners: String,
+    /// The same of those that were planned and failed before the windows opened; not part of the point.
+    pub missing_corunners: Option<String>,
     /// How batches arrive.
     pub load: String,
     /// Batches in flight.
@@ -199,6 +203,7 @@ impl Default for Point {
             batch: 0,
             mode: Mode::Isolated,
             corunners: String::new(),
+            missing_corunners: None,
             load: String::new(),
             inflight: 0,
             sync: None,
@@ -328,6 +333,9 @@ pub struct StageSummary {
 pub struct Health {
     /// Share of the window in which every co-runner was loading.
     pub overlap: Option<f64>,
+    /// The longest time that touches the window in which a batch was due or in flight and none was done;
+    /// empty below 10 ms.
+    pub longest_pause_ms: Option<f64>,
     /// Relative L2 error of the output against the fp32 reference.
     pub output_error: Option<f64>,
     /// SM clock of the instance itself, by a probe kernel before and after the window: their mean.
@@ -340,6 +348,13 @@ pub struct Health {
     pub gpu_energy_per_sample_j: Option<f64>,
     /// Time in the window with the clock held down by power or heat.
     pub gpu_throttled_ms: Option<f64>,
+    /// Share of the window in which the power limit held the clock down.
+    pub gpu_power_capped_share: Option<f64>,
+    /// Share of the window in which heat held the clock down.
+    pub gpu_heat_capped_share: Option<f64>,
+    /// Share of the window in which the hardware itself slowed down: heat beyond its limit, or the power
+    /// supply's brake.
+    pub gpu_hw_slowdown_share: Option<f64>,
     /// Time between two readings of NVML during the window; empty where there were none.
     pub telemetry_s: Option<f64>,
     /// Time in the window in which the cgroup kept the worker off the processors.
@@ -406,6 +421,8 @@ pub enum Warning {
     /// The time stamps that were imported are coarser than 1 % of the median latency: `inflight` and the
     /// percentiles are known to that step only.
     CoarseTimes,
+    /// Without co-runners: for long no batch was done although one was due or in flight.
+    Paused,
 }
 
 /// How it ended.
@@ -464,7 +481,8 @@ pub fn point_id(row: &Row) -> String {
         "{:?}",
         (
             (
-                row.provenance.schema_version,
+                // As version 1 hashed it: a point keeps its hash in every later version.
+                1_u32,
                 &subject.kind,
                 &subject.gpu_name,
                 &subject.profile,

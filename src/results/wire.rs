@@ -140,6 +140,7 @@ columns! {
     batch: point.batch as u64;
     mode: point.mode as super::row::Mode;
     corunners: point.corunners as String;
+    missing_corunners: point.missing_corunners as Option<String>;
     load: point.load as String;
     inflight: point.inflight as u32;
     sync: point.sync as Option<crate::workload::Sync>;
@@ -196,12 +197,16 @@ columns! {
     enqueue_p50_ms: stages.enqueue_p50 as Option<f64>;
     stage_batches: stages.batches as Option<u64>;
     overlap: health.overlap as Option<f64>;
+    longest_pause_ms: health.longest_pause_ms as Option<f64>;
     output_error: health.output_error as Option<f64>;
     sm_clock_mhz: health.sm_clock_mhz as Option<f64>;
     gpu_sm_clock_mhz: health.gpu_sm_clock_mhz as Option<f64>;
     gpu_power_w: health.gpu_power_w as Option<f64>;
     gpu_energy_per_sample_j: health.gpu_energy_per_sample_j as Option<f64>;
     gpu_throttled_ms: health.gpu_throttled_ms as Option<f64>;
+    gpu_power_capped_share: health.gpu_power_capped_share as Option<f64>;
+    gpu_heat_capped_share: health.gpu_heat_capped_share as Option<f64>;
+    gpu_hw_slowdown_share: health.gpu_hw_slowdown_share as Option<f64>;
     telemetry_s: health.telemetry_s as Option<f64>;
     cpu_throttled_ms: health.cpu_throttled_ms as Option<f64>;
     warnings: outcome.warnings as Warnings;

@@ -87,7 +87,7 @@ mod tests {
             modes: Modes::Isolated,
             span: Span::Gpu,
             cpus: vec![0, 1],
-            near: BTreeMap::new(),
+            gpus: Vec::new(),
             sync: None,
         }
     }

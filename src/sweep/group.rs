@@ -9,6 +9,7 @@ use super::monitor::{Monitor, RunTelemetry};
 use super::patience::Patience;
 use super::plan::{Member, Run};
 use super::telemetry::Edges;
+use super::together::Together;
 use crate::machine::Instance;
 use crate::measure::bins::LoadLog;
 use crate::measure::clock::{Clock, Monotonic};
@@ -62,8 +63,10 @@ pub struct Outcome {
     pub identity: Option<Identity>,
     /// What was noticed.
     pub warnings: Vec<Warning>,
-    /// When its window was to open, CLOCK_MONOTONIC ns.
+    /// When its window was to open, CLOCK_MONOTONIC ns; none of a worker that failed before.
     pub named_start_ns: Option<u64>,
+    /// From when on all workers of the run loaded together, CLOCK_MONOTONIC ns.
+    pub common_from_ns: Option<u64>,
     /// Its GPU around the windows.
     pub edges: Option<Edges>,
     /// Batches of the warm-up.
@@ -124,6 +127,8 @@ struct Player {
     stage: Stage,
     patience: Patience,
     batches: u64,
+    /// Batches outside of its window that it has told of.
+    unmeasured: u64,
     outcome: Outcome,
 }
 
@@ -142,7 +147,8 @@ pub fn play(run: &Run, conductor: &Conductor, observer: &mut Observer) -> Vec<Ou
     let members = run.members.iter().enumerate().zip(busy);
     let players = members.map(|((i, member), busy)| start(i, member, busy, conductor, &sender)).collect();
     drop(sender);
-    let mut group = Group { run, conductor, players, interrupts_seen: 0, telemetry: None };
+    let together = Together::default();
+    let mut group = Group { run, conductor, players, interrupts_seen: 0, telemetry: None, together };
     group.converse(&receiver, observer);
     group.players.into_iter().map(|player| player.outcome).collect()
 }
@@ -160,6 +166,7 @@ fn start(
         stage: Stage::Starting,
         patience: Patience::new(conductor.patience),
         batches: 0,
+        unmeasured: 0,
         outcome: Outcome { started_at: now_rfc3339(), ..Outcome::default() },
     };
     if let Some(who) = busy {
@@ -253,6 +260,8 @@ struct Group<'a> {
     interrupts_seen: usize,
     /// The GPUs since the common start.
     telemetry: Option<RunTelemetry>,
+    /// How long all have loaded together.
+    together: Together,
 }
 
 impl Group<'_> {
@@ -294,7 +303,9 @@ impl Group<'_> {
             }
         };
         match (player.stage, message) {
-            (_, FromWorker::Progress { batches, .. }) => player.batches = batches,
+            (_, FromWorker::Progress { batches, unmeasured }) => {
+                (player.batches, player.unmeasured) = (batches, unmeasured);
+            }
             (Stage::Measuring, FromWorker::Interval(interval)) => player.outcome.intervals.push(interval),
             (_, FromWorker::Failed { phase, error }) => player.failed(match job.own {
                 // Its own phases are in the text.
@@ -348,6 +359,9 @@ impl Group<'_> {
     /// What all have reached, all leave together.
     fn move_on(&mut self) {
         let reached = self.players.iter().map(|p| p.stage).filter(|&stage| stage != Stage::Over).min();
+        if reached == Some(Stage::Ready) && !self.have_loaded_together() {
+            return;
+        }
         // Readings make latency spikes: these two are outside of every window.
         match reached {
             Some(Stage::Ready) => self.telemetry = self.begin_telemetry(),
@@ -371,7 +385,18 @@ impl Group<'_> {
             player.say(&message);
             player.stage = next;
             player.outcome.named_start_ns = player.outcome.named_start_ns.or(named);
+            let since = named.map(|_| self.together.since_ns());
+            player.outcome.common_from_ns = player.outcome.common_from_ns.or(since);
         }
+    }
+
+    /// Have all loaded together for long enough? At once where there is one worker only, and where the
+    /// user's program reports nothing: it has ended by the time at which its worker is ready.
+    fn have_loaded_together(&mut self) -> bool {
+        let live = self.players.iter().filter(|p| p.stage != Stage::Over);
+        let alone = live.clone().count() < 2 || live.clone().any(|p| p.outcome.warmup_batches == 0);
+        let told = self.players.iter().map(|p| (p.stage != Stage::Over).then_some(p.unmeasured));
+        self.together.is_enough(Monotonic.now(), &told.collect::<Vec<_>>()) || alone
     }
 
     fn begin_telemetry(&self) -> Option<RunTelemetry> {

@@ -4,6 +4,7 @@
 
 pub mod corun;
 pub mod costs;
+pub mod estimate;
 pub mod extent;
 pub mod group;
 mod identity;
@@ -17,3 +18,4 @@ pub mod rows;
 pub mod select;
 pub mod slo;
 pub mod telemetry;
+mod together;

@@ -1,6 +1,6 @@
 //! What runs in which order. Pure.
 
-use super::placement;
+use super::placement::{GpuSlots, Slots};
 use crate::machine::Instance;
 use crate::measure::load::Load;
 use crate::measure::protocol::{Device, Job};
@@ -10,8 +10,6 @@ use crate::workload::model::Op;
 use crate::workload::{Gemm, Kind, Need, Own, OwnTemplate, Precision, Settings, Spec, Sync};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// Which runs there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -44,8 +42,8 @@ pub struct Options {
     pub span: Span,
     /// Logical processors that workers may be given.
     pub cpus: Vec<usize>,
-    /// Those of them near a GPU, by its UUID, where that is known.
-    pub near: BTreeMap<String, Vec<usize>>,
+    /// The GPUs of the machine, measured or not: by them the processors are divided.
+    pub gpus: Vec<GpuSlots>,
     /// How the host waits; none lets the plan choose.
     pub sync: Option<Sync>,
     /// CPU or CUDA.
@@ -121,18 +119,13 @@ pub struct Member {
     pub job: Job,
 }
 
-/// What a worker costs beside its warm-up and window: start, context, weights, the split, the check.
-const OVERHEAD: Duration = Duration::from_millis(2_000);
-/// The warm-up's least duration.
-const WARM_UP: Duration = Duration::from_secs(1);
-
 /// A round is every point once, in an order of its own; rounds follow one another.
 ///
-/// Processors and the way of waiting are fixed once, by the widest run, so that isolated and
-/// concurrent runs differ in their neighbours only.
+/// Processors and the way of waiting are fixed once, by the machine, so that runs differ in their neighbours
+/// only, and rows of an instance can be joined whatever else was measured.
 pub fn plan(options: &Options) -> Vec<Run> {
     let groups = groups(options);
-    let hands = Hands::of(options, &groups);
+    let hands = Hands::of(options);
     let mut points = Vec::new();
     for (workload, pace) in options.workloads.iter().flat_map(|w| options.paces.iter().map(move |p| (w, p))) {
         points.extend(options.batches.iter().map(|&batch| Work { workload, batch, pace }));
@@ -204,19 +197,21 @@ impl Place<'_> {
     }
 }
 
-/// What workers are given, fixed by the widest run.
-struct Hands {
+/// What workers are given, fixed by the machine.
+struct Hands<'a> {
     settings: Settings,
-    widest: usize,
+    slots: Slots<'a>,
 }
 
-impl Hands {
-    fn of(options: &Options, groups: &[Vec<Instance>]) -> Hands {
-        let widest = groups.iter().map(Vec::len).max().unwrap_or(1) + options.aggressors.len();
+impl<'a> Hands<'a> {
+    fn of(options: &'a Options) -> Hands<'a> {
+        let instances = || options.instances.iter().chain(options.aggressors.iter().map(|a| &a.instance));
+        let workers = |instance: &Instance| instances().filter(|other| same(other, instance)).count();
+        let slots = Slots::new(&options.cpus, &options.gpus, instances().map(workers).max().unwrap_or(1));
         let mut settings = options.settings.clone();
-        settings.sync =
-            options.sync.unwrap_or(if widest <= options.cpus.len() { Sync::Spin } else { Sync::Blocking });
-        Hands { settings, widest }
+        let spins = options.device == Device::Cpu || slots.are_enough();
+        settings.sync = options.sync.unwrap_or(if spins { Sync::Spin } else { Sync::Blocking });
+        Hands { settings, slots }
     }
 
     /// The processors of each worker of a group, aggressors last.
@@ -224,11 +219,10 @@ impl Hands {
         if options.device == Device::Cpu {
             return vec![options.cpus.clone(); group.len()];
         }
-        let workers = group.iter().chain(options.aggressors.iter().map(|a| &a.instance));
-        let near: Vec<Option<&[usize]>> = workers
-            .map(|instance| options.near.get(instance.gpu_uuid.as_deref()?).map(Vec::as_slice))
-            .collect();
-        placement::place(&options.cpus, &near, self.widest)
+        let workers: Vec<&Instance> =
+            group.iter().chain(options.aggressors.iter().map(|a| &a.instance)).collect();
+        let number = |i: usize| workers[..i].iter().filter(|other| same(other, workers[i])).count();
+        (0..workers.len()).map(|i| self.slots.of(workers[i], number(i))).collect()
     }
 
     fn member(&self, options: &Options, place: Place, instance: &Instance, work: Work) -> Member {
@@ -248,6 +242,11 @@ impl Hands {
         };
         Member { instance: instance.clone(), job }
     }
+}
+
+/// The same device, whatever else is known of it.
+fn same(one: &Instance, other: &Instance) -> bool {
+    one.uuid() == other.uuid()
 }
 
 /// What is started in place of a workload of migbench's.
@@ -271,15 +270,6 @@ fn groups(options: &Options) -> Vec<Vec<Instance>> {
         }
     }
     groups
-}
-
-/// About how long the runs take, for batches that take no time to speak of.
-pub fn estimate(runs: &[Run]) -> Duration {
-    let run = |run: &Run| {
-        let window = run.members.iter().map(|m| Duration::from_nanos(m.job.rule.estimate_ns(0))).max();
-        OVERHEAD + WARM_UP + window.unwrap_or_default()
-    };
-    runs.iter().map(run).sum()
 }
 
 /// The user's own workload issues its batches as it does.
@@ -379,6 +369,15 @@ mod tests {
     use crate::measure::load::Arrivals;
     use std::collections::BTreeSet;
 
+    fn slots_of(gpu: &crate::machine::topology::Gpu) -> GpuSlots {
+        GpuSlots {
+            uuid: gpu.uuid.clone(),
+            near: Vec::new(),
+            largest_layout: 7,
+            instances: gpu.mig_devices.iter().map(|mig| mig.uuid.clone()).collect(),
+        }
+    }
+
     fn options() -> Options {
         Options {
             device: Device::Cuda,
@@ -396,7 +395,7 @@ mod tests {
             modes: Modes::Isolated,
             span: Span::Gpu,
             cpus: vec![0, 1],
-            near: BTreeMap::new(),
+            gpus: mixed().gpus.iter().map(slots_of).collect(),
             sync: None,
         }
     }
@@ -481,31 +480,34 @@ mod tests {
         assert_eq!(shape(&options), [(Mode::Isolated, vec![big()]), (Mode::Concurrent, vec![big(), big()])]);
     }
 
+    /// One instance or all of them, one layout or another: an instance waits in the same way, on as many
+    /// processors.
     #[test]
-    fn processors_and_waiting_are_those_of_the_widest_run_in_every_run() {
-        let options = Options { modes: Modes::Both, span: Span::Host, ..options() };
-        let of = |cpus: &[usize], sync| {
-            let options = Options { cpus: cpus.to_vec(), sync, ..options.clone() };
-            let mut seen: Vec<_> = plan(&options)
-                .iter()
-                .flat_map(|run| &run.members)
-                .map(|m| (m.instance.label().to_owned(), m.job.cpus.clone(), m.job.settings.sync))
-                .collect();
-            seen.sort_by_key(|s| s.0.clone());
+    fn processors_and_waiting_do_not_depend_on_what_is_measured() {
+        let of = |count: usize, modes, cpus: usize, sync| {
+            let options = Options {
+                instances: mixed().instances().into_iter().skip(1).take(count).collect(),
+                modes,
+                cpus: (0..cpus).collect(),
+                sync,
+                ..options()
+            };
+            let runs = plan(&options);
+            let members = runs.iter().flat_map(|run| &run.members);
+            let big = members.filter(|member| member.instance.label() == "3g.40gb");
+            let mut seen: Vec<_> = big.map(|m| (m.job.cpus.clone(), m.job.settings.sync)).collect();
             seen.dedup();
-            assert_eq!(seen.len(), 3, "each instance has one place: {seen:?}");
-            seen.into_iter().map(|s| (s.1, s.2)).collect::<Vec<_>>()
+            assert_eq!(seen.len(), 1, "{seen:?}");
+            seen.remove(0)
         };
-        let six = of(&[0, 1, 2, 3, 4, 5], None);
-        assert_eq!(six[2], (vec![0, 1], Sync::Spin), "the whole GPU comes first");
-        assert_eq!(of(&[0, 1], None)[0].1, Sync::Blocking, "fewer processors than workers");
-        assert_eq!(of(&[0, 1], Some(Sync::Spin))[0].1, Sync::Spin);
-    }
-
-    #[test]
-    fn the_estimate_adds_up() {
-        let runs = plan(&options());
-        assert_eq!(estimate(&runs), Duration::from_secs(27 * 13));
+        let slots = 7 * mixed().gpus.len();
+        for cpus in [2, slots - 1, slots, 3 * slots] {
+            let sync = if cpus < slots { Sync::Blocking } else { Sync::Spin };
+            let alone = of(1, Modes::Isolated, cpus, None);
+            assert_eq!((alone.1, alone.0.len()), (sync, (cpus / slots).max(1)));
+            assert_eq!(of(2, Modes::Both, cpus, None), alone);
+            assert_eq!(of(2, Modes::Both, cpus, Some(Sync::Spin)).1, Sync::Spin, "as the user says");
+        }
     }
 
     #[test]

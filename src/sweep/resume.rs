@@ -4,7 +4,7 @@
 //! rows of one run are written together, so a run that lacks one of its rows runs again as a whole.
 
 use super::plan::{Member, Run};
-use crate::results::row::Status;
+use crate::results::row::{Mode, Point, Status};
 use crate::results::{COLUMNS, Column, Row, cells};
 use anyhow::{Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +26,7 @@ struct Place {
 /// Columns of a row's provenance, subject and point that say nothing of what was planned: they are of one
 /// invocation, only the worker tells them, or a place in the plan has them ([`Place`]). All others of
 /// these, and the rule for the window, must be the same as before.
-const NOT_PLANNED: [&str; 21] = [
+const NOT_PLANNED: [&str; 23] = [
     "run_id",
     "session_id",
     "point_id",
@@ -45,7 +45,9 @@ const NOT_PLANNED: [&str; 21] = [
     "worker",
     "workload",
     "batch",
+    "mode",
     "corunners",
+    "missing_corunners",
     "load",
     "inflight",
 ];
@@ -60,14 +62,16 @@ fn place(row: &Row) -> Place {
     let (point, subject) = (&row.point, &row.subject);
     // Whether the user's program reports its batches is not known before it runs.
     let is_program = point.backend == "command";
-    let corunners = point.corunners.clone();
+    let corunners = planned_corunners(point);
+    // Of several, one that was left was measured alone.
+    let mode = if point.missing_corunners.is_some() { Mode::Concurrent } else { point.mode };
     Place {
         round: row.provenance.repetition,
         uuid: subject.instance.uuid().unwrap_or_default().to_owned(),
         worker: subject.worker,
         workload: point.workload.clone(),
         batch: point.batch,
-        mode: format!("{:?}", point.mode).to_lowercase(),
+        mode: format!("{mode:?}").to_lowercase(),
         corunners: match is_program {
             true => corunners.replace("/once", "/closed").replace("/imported", "/closed"),
             false => corunners,
@@ -75,6 +79,15 @@ fn place(row: &Row) -> Place {
         load: if is_program { String::new() } else { point.load.clone() },
         inflight: if is_program { 0 } else { point.inflight },
     }
+}
+
+/// The co-runners that were planned: those that were there, and those that were missing.
+fn planned_corunners(point: &Point) -> String {
+    let missing = point.missing_corunners.as_deref().unwrap_or_default();
+    let names = point.corunners.split(';').chain(missing.split(';'));
+    let mut names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
+    names.sort_unstable();
+    names.join(";")
 }
 
 /// The runs that `there` lacks, with the attempt that each now is. `planned` gives the row of a member
@@ -150,7 +163,6 @@ mod tests {
     use crate::measure::load::Load;
     use crate::measure::protocol::{Device, Job};
     use crate::measure::stopping::Rule;
-    use crate::results::row::Mode;
     use crate::workload::Settings;
 
     fn member(uuid: &str, batch: usize) -> Member {

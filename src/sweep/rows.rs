@@ -25,6 +25,8 @@ pub struct Context {
     pub provenance: Provenance,
     /// Driver versions.
     pub topology: Topology,
+    /// Each instance is measured alone, too (`--mode both`).
+    pub measures_alone: bool,
 }
 
 /// What is known of a member's row before it runs.
@@ -33,40 +35,114 @@ pub fn planned(context: &Context, run: &Run, member: &Member) -> Row {
 }
 
 /// One row a member, in their order. Every outcome becomes one.
-pub fn rows<'a>(context: &Context, run: &Run, outcomes: &'a [Outcome]) -> Vec<Row> {
-    let part = |(member, outcome): (&Member, &'a Outcome)| corun::Part {
+pub fn rows(context: &Context, run: &Run, outcomes: &[Outcome]) -> Vec<Row> {
+    // Those that failed before the windows opened are no part of what was measured.
+    let took_part: Vec<bool> = outcomes.iter().map(|outcome| outcome.named_start_ns.is_some()).collect();
+    let ran = remaining(run, &took_part);
+    let missing = (1..run.members.len()).contains(&ran.members.len());
+    let own_load = own_load(outcomes);
+    let mut members = ran.members.iter();
+    let mut rows = Vec::new();
+    for ((planned, outcome), took_part) in run.members.iter().zip(outcomes).zip(took_part) {
+        let member = if took_part { members.next() } else { None };
+        // A row that is a point of its own says who was there; any other, who was to be.
+        let replaced = member.filter(|_| !is_left_over(context, run, &ran));
+        let (run_of, member) = replaced.map_or((run, planned), |member| (&ran, member));
+        let mut row = row(context, run_of, member, outcome);
+        let is_program = matches!(member.job.own, Some(Own::Program(_)));
+        if let Some(load) = own_load.filter(|_| is_program) {
+            row.point.load = load.into();
+            row.point.corunners = corunners(&others(run_of, member), load);
+        }
+        // By these two the row is found again in the plan.
+        row.subject.worker = worker(run, planned);
+        if missing && replaced.is_some() {
+            row.point.missing_corunners = Some(missing_corunners(run, outcomes, own_load.unwrap_or(CLOSED)));
+        }
+        row.seal();
+        rows.push(row);
+    }
+    judge(context, run, &ran, outcomes, &mut rows);
+    rows
+}
+
+/// One is left of several that were to run together, and an isolated row of its point is planned anyway.
+fn is_left_over(context: &Context, run: &Run, ran: &Run) -> bool {
+    ran.members.len() == 1 && run.members.len() > 1 && context.measures_alone
+}
+
+/// The co-run that remains of a run: without those that failed before the windows opened.
+fn remaining(run: &Run, took_part: &[bool]) -> Run {
+    let members = run.members.iter().zip(took_part).filter(|(_, took_part)| **took_part);
+    let members: Vec<Member> = members.map(|(member, _)| member.clone()).collect();
+    // One that is left of several was measured alone.
+    let mode = if members.len() == 1 { Mode::Isolated } else { run.mode };
+    Run { mode, members, ..run.clone() }
+}
+
+/// Who of a run failed before the windows opened, as the column of co-runners names them.
+fn missing_corunners(run: &Run, outcomes: &[Outcome], own_load: &str) -> String {
+    let members = run.members.iter().zip(outcomes);
+    let missing = members.filter(|(_, outcome)| outcome.named_start_ns.is_none());
+    corunners(&missing.map(|(member, _)| member).collect::<Vec<_>>(), own_load)
+}
+
+/// Says of each row whether its window was that of a co-run, and what the GPUs did meanwhile.
+fn judge(context: &Context, run: &Run, ran: &Run, outcomes: &[Outcome], rows: &mut [Row]) {
+    let took_part = || outcomes.iter().filter(|outcome| outcome.named_start_ns.is_some());
+    let part = |(member, outcome): (&Member, _)| part(member, outcome);
+    let parts: Vec<corun::Part> = ran.members.iter().zip(took_part()).map(part).collect();
+    let names: Vec<_> = ran.members.iter().map(|member| name(&member.instance)).collect();
+    let rows = rows.iter_mut().zip(outcomes).filter(|(_, outcome)| outcome.named_start_ns.is_some());
+    for (i, (row, outcome)) in rows.enumerate() {
+        row.health.gpu_energy_per_sample_j =
+            energy_per_sample(ran, &took_part().collect::<Vec<_>>(), &parts, i);
+        let pause = longest_pause(&parts[i]);
+        row.health.longest_pause_ms = pause.map(|(length, _)| length as f64 / 1e6);
+        if parts.len() < 2 {
+            if pause.is_some_and(|(length, limit)| length as f64 > limit) {
+                row.outcome.warnings.0.insert(Warning::Paused);
+            }
+            if is_left_over(context, run, ran) && row.outcome.status == Status::Ok {
+                row.invalid("not a co-run: none of its co-runners could be measured");
+            }
+            continue;
+        }
+        let to_ns = outcome.named_start_ns.unwrap_or_default();
+        let phase = corun::CommonPhase { from_ns: outcome.common_from_ns.unwrap_or(to_ns), to_ns };
+        let found = corun::judge(&parts, &names, phase, i);
+        row.health.overlap = found.overlap;
+        row.window.batches_common = found.batches_common;
+        let missed = found.overlap.is_some_and(|overlap| overlap < corun::LEAST_OVERLAP);
+        let reason =
+            found.disturbed.or_else(|| missed.then(|| "the co-runners were not all there".to_owned()));
+        if let Some(reason) = reason.filter(|_| row.outcome.status == Status::Ok) {
+            row.invalid(&format!("not a co-run: {reason}"));
+        }
+    }
+}
+
+/// What a member did in a co-run.
+fn part<'a>(member: &Member, outcome: &'a Outcome) -> corun::Part<'a> {
+    corun::Part {
         // A window without a batch bounds nobody's.
         recording: outcome.recording.as_ref().filter(|recording| recording.batches > 0),
         // Only a program of the user's may load in silence.
         load: outcome.load.as_ref().filter(|load| member.job.own.is_some() || !load.is_unknown()),
-        scheduled: outcome.extras.arrived.is_some(),
-    };
-    let parts: Vec<_> = run.members.iter().zip(outcomes).map(part).collect();
-    let names: Vec<_> = run.members.iter().map(|member| name(&member.instance)).collect();
-    let own_load = own_load(outcomes);
-    let mut rows = Vec::new();
-    for (i, (member, outcome)) in run.members.iter().zip(outcomes).enumerate() {
-        let mut row = row(context, run, member, outcome);
-        if let Some(load) = own_load.filter(|_| matches!(member.job.own, Some(Own::Program(_)))) {
-            row.point.load = load.into();
-            row.point.corunners = corunners(run, member, load);
-            row.seal();
-        }
-        row.health.gpu_energy_per_sample_j = energy_per_sample(run, outcomes, &parts, i);
-        if run.mode == Mode::Concurrent {
-            let found = corun::judge(&parts, &names, i);
-            row.health.overlap = found.overlap;
-            row.window.batches_common = found.batches_common;
-            let missed = found.overlap.is_some_and(|overlap| overlap < corun::LEAST_OVERLAP);
-            let reason =
-                found.disturbed.or_else(|| missed.then(|| "the co-runners were not all there".to_owned()));
-            if let Some(reason) = reason.filter(|_| row.outcome.status == Status::Ok) {
-                row.invalid(&format!("not a co-run: {reason}"));
-            }
-        }
-        rows.push(row);
+        pace: match member.job.load.arrivals() {
+            None => corun::Pace::Closed,
+            Some(arrivals) if arrivals.are_endless() => corun::Pace::Arrivals,
+            Some(_) => corun::Pace::Trace,
+        },
     }
-    rows
+}
+
+/// The longest pause of a worker that touches its own window, and its limit, in ns; none where none was
+/// long enough to be kept.
+fn longest_pause(part: &corun::Part) -> Option<(u64, f64)> {
+    let (window, load) = (part.recording?, part.load?);
+    let pause = load.longest_pause(window.start_ns, window.end_ns)?;
+    Some((pause.length_ns(), corun::pause_limit_ns(window.end_ns - window.start_ns, load.batch_ns)))
 }
 
 /// Profile and UUID of a co-runner, for messages.
@@ -207,13 +283,16 @@ fn health(window: &Window, outcome: &Outcome) -> Health {
         gpu_sm_clock_mhz: edges.and_then(clock),
         gpu_power_w: edges.and_then(Edges::power_w),
         gpu_throttled_ms: edges.and_then(Edges::throttled_ms),
+        gpu_power_capped_share: edges.and_then(Edges::power_capped_share),
+        gpu_heat_capped_share: edges.and_then(Edges::heat_capped_share),
+        gpu_hw_slowdown_share: edges.and_then(Edges::hw_slowdown_share),
         telemetry_s: edges.and_then(|edges| edges.interval_ns).map(|ns| ns as f64 / 1e9),
         ..Health::default()
     }
 }
 
 /// Energy of a GPU over the samples that its workers delivered while all of them measured, in J.
-fn energy_per_sample(run: &Run, outcomes: &[Outcome], parts: &[corun::Part], member: usize) -> Option<f64> {
+fn energy_per_sample(run: &Run, outcomes: &[&Outcome], parts: &[corun::Part], member: usize) -> Option<f64> {
     let power = outcomes[member].edges.as_ref()?.power_w()?;
     let (from, to) = corun::common_window(parts)?;
     let gpu = &run.members[member].instance.gpu_uuid;
@@ -305,7 +384,8 @@ fn point(run: &Run, member: &Member) -> Point {
         gemm: Some(settings.gemm).filter(|&gemm| gemm != Gemm::Builtin),
         batch: job.batch as u64,
         mode: run.mode,
-        corunners: corunners(run, member, CLOSED),
+        corunners: corunners(&others(run, member), CLOSED),
+        missing_corunners: None,
         load: job.load.to_string(),
         inflight: job.inflight as u32,
         sync: cuda.then_some(settings.sync),
@@ -328,7 +408,8 @@ fn own_point(run: &Run, member: &Member) -> Point {
         workload: job.workload.clone(),
         batch: job.batch as u64,
         mode: run.mode,
-        corunners: corunners(run, member, CLOSED),
+        corunners: corunners(&others(run, member), CLOSED),
+        missing_corunners: None,
         load: job.load.to_string(),
         inflight: 1,
         cpus: host::ranges(&job.cpus),
@@ -345,16 +426,19 @@ fn own_point(run: &Run, member: &Member) -> Point {
 /// The next batch is issued when one is done.
 const CLOSED: &str = "closed";
 
-/// Who measures beside a member: the sorted multiset of profile/workload/batch/load, of the user's own
-/// programs with `own_load`.
-fn corunners(run: &Run, member: &Member, own_load: &str) -> String {
-    let others = run.members.iter().filter(|other| !std::ptr::eq(*other, member));
-    let text = |other: &Member| {
+/// The other members of a run.
+fn others<'a>(run: &'a Run, member: &Member) -> Vec<&'a Member> {
+    run.members.iter().filter(|other| !std::ptr::eq(*other, member)).collect()
+}
+
+/// Sorted multiset of profile/workload/batch/load, that of the user's own programs with `own_load`.
+fn corunners(members: &[&Member], own_load: &str) -> String {
+    let text = |other: &&Member| {
         let is_program = matches!(other.job.own, Some(Own::Program(_)));
         let load = if is_program { own_load.into() } else { other.job.load.to_string() };
         format!("{}/{}/{}/{load}", other.instance.label(), other.job.workload, other.job.batch)
     };
-    let mut all: Vec<String> = others.map(text).collect();
+    let mut all: Vec<String> = members.iter().map(text).collect();
     all.sort();
     all.join(";")
 }
@@ -458,7 +542,11 @@ mod tests {
             output_error: Some(1e-4),
             ..Outcome::default()
         };
-        let context = Context { provenance: Provenance::default(), topology: Topology::default() };
+        let context = Context {
+            provenance: Provenance::default(),
+            topology: Topology::default(),
+            measures_alone: false,
+        };
         (
             context,
             Run { repetition: 2, attempt: 1, mode: Mode::Isolated, members: vec![Member { instance, job }] },
@@ -538,6 +626,48 @@ mod tests {
             assert_eq!((row.latency, row.response), Default::default());
             assert_eq!((row.rates.throughput_wall, row.health.overlap), (None, None));
         }
+    }
+
+    /// Three were to run together and one failed before the windows opened: the others are a co-run of two.
+    #[test]
+    fn who_fails_before_the_windows_open_is_no_co_runner() {
+        let (mut context, mut run, outcome) = parts();
+        let member = |number: u32| {
+            let mut member = run.members[0].clone();
+            member.instance.kind = InstanceKind::Mig;
+            member.instance.profile = Some(format!("{number}g"));
+            member.instance.mig_uuid = Some(format!("MIG-{number}"));
+            member
+        };
+        run = Run { mode: Mode::Concurrent, members: [1, 2, 3].map(member).to_vec(), ..run };
+        let mut load = crate::measure::bins::LoadRecorder::new(0);
+        (0..800).for_each(|i| load.add(0, i * 20_000_000, (i + 1) * 20_000_000));
+        let there = Outcome {
+            named_start_ns: Some(0),
+            common_from_ns: Some(0),
+            load: Some(load.log()),
+            ..outcome.clone()
+        };
+        let gone = Outcome { failure: Some("busy".into()), ..Outcome::default() };
+        let names = |rows: &[Row]| -> Vec<(Status, Mode, String, Option<String>)> {
+            let of = |row: &Row| {
+                let point = &row.point;
+                (row.outcome.status, point.mode, point.corunners.clone(), point.missing_corunners.clone())
+            };
+            rows.iter().map(of).collect()
+        };
+        let (ok, together, missing) = (Status::Ok, Mode::Concurrent, Some("2g/mlp/8/closed".to_owned()));
+        let found = names(&rows(&context, &run, &[there.clone(), gone.clone(), there.clone()]));
+        assert_eq!(found[0], (ok, together, "3g/mlp/8/closed".into(), missing.clone()));
+        assert_eq!(found[1], (Status::Failed, together, "1g/mlp/8/closed;3g/mlp/8/closed".into(), None));
+        assert_eq!(found[2], (ok, together, "1g/mlp/8/closed".into(), missing));
+        let two = [gone.clone(), gone, there];
+        let found = names(&rows(&context, &run, &two));
+        let missing = Some("1g/mlp/8/closed;2g/mlp/8/closed".to_owned());
+        assert_eq!(found[2], (ok, Mode::Isolated, String::new(), missing));
+        context.measures_alone = true;
+        let found = names(&rows(&context, &run, &two));
+        assert_eq!(found[2], (Status::Invalid, together, "1g/mlp/8/closed;2g/mlp/8/closed".into(), None));
     }
 
     #[test]

@@ -64,11 +64,36 @@ impl Edges {
         Some(clocks.iter().sum::<f64>() / clocks.len() as f64)
     }
 
-    /// Time in ms for which power or heat held the clock down; where both did, the longer of the two.
+    /// Time in ms for which power, heat or the hardware itself held the clock down: the longest of them.
     pub fn throttled_ms(&self) -> Option<f64> {
-        let power = self.rise(|reading| reading.power_capped_ns);
-        let heat = self.rise(|reading| reading.heat_capped_ns);
-        power.into_iter().chain(heat).max().map(|ns| ns as f64 / 1e6)
+        let times = [
+            self.rise(|reading| reading.power_capped_ns),
+            self.rise(|reading| reading.heat_capped_ns),
+            self.rise(|reading| reading.hw_slowdown_ns),
+        ];
+        times.into_iter().flatten().max().map(|ns| ns as f64 / 1e6)
+    }
+
+    /// Share of the time between the two readings for which the power limit held the clock down.
+    pub fn power_capped_share(&self) -> Option<f64> {
+        self.share(|reading| reading.power_capped_ns)
+    }
+
+    /// Share of that time for which heat held the clock down.
+    pub fn heat_capped_share(&self) -> Option<f64> {
+        self.share(|reading| reading.heat_capped_ns)
+    }
+
+    /// Share of that time for which the hardware slowed itself down.
+    pub fn hw_slowdown_share(&self) -> Option<f64> {
+        self.share(|reading| reading.hw_slowdown_ns)
+    }
+
+    /// A time that a counter rose by over the time between the readings. Counter and clock are read one
+    /// after the other, so that it may come out a little above 1.
+    fn share(&self, counter: impl Fn(&Reading) -> Option<u64>) -> Option<f64> {
+        let passed = self.after.at_ns.checked_sub(self.before.at_ns).filter(|&ns| ns > 0)?;
+        Some((self.rise(counter)? as f64 / passed as f64).min(1.0))
     }
 
     /// Memory errors that were not corrected.
@@ -151,6 +176,20 @@ mod tests {
         (edges.before.reading.heat_capped_ns, edges.after.reading.heat_capped_ns) =
             (Some(1_000_000), Some(3_500_000));
         assert_eq!(edges.throttled_ms(), Some(2.5));
+    }
+
+    #[test]
+    fn throttling_is_told_by_its_reason_as_a_share_of_the_time() {
+        let mut edges = edges();
+        assert_eq!((edges.power_capped_share(), edges.hw_slowdown_share()), (None, None));
+        (edges.before.reading.power_capped_ns, edges.after.reading.power_capped_ns) =
+            (Some(7), Some(1_920_000_007));
+        (edges.before.reading.heat_capped_ns, edges.after.reading.heat_capped_ns) = (Some(5), Some(5));
+        (edges.before.reading.hw_slowdown_ns, edges.after.reading.hw_slowdown_ns) =
+            (Some(0), Some(2_000_000_100));
+        assert_eq!(edges.power_capped_share(), Some(0.96));
+        assert_eq!(edges.heat_capped_share(), Some(0.0));
+        assert_eq!(edges.hw_slowdown_share(), Some(1.0));
     }
 
     #[test]

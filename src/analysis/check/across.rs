@@ -29,6 +29,8 @@ type Instance = (u64, String, u64);
 struct Set {
     line: u64,
     column: String,
+    /// One of its rows was measured, or may have been.
+    counts: bool,
     /// How often each description must be there.
     wanted: BTreeMap<String, usize>,
     /// (description, instance), each once.
@@ -97,9 +99,15 @@ impl Across {
                 *wanted.entry((*description).to_owned()).or_default() += 1;
             }
             let column = row.view.column(Field::Corunners).to_owned();
-            Set { line: row.line, column, wanted, there: BTreeMap::new() }
+            Set { line: row.line, column, counts: false, wanted, there: BTreeMap::new() }
         });
         set.add(own, instance);
+        // A row that failed before the windows opened names the co-runners that were planned; since
+        // version 2 the others name those that were there.
+        let failed_before = text(Field::SchemaVersion) != "1"
+            && text(Field::Status) != "ok"
+            && text(Field::NamedStart).is_empty();
+        set.counts |= !failed_before;
     }
 
     /// Adds those of later lines.
@@ -121,6 +129,7 @@ impl Across {
                             ours.add(description.clone(), instance);
                         }
                     }
+                    ours.counts |= theirs.counts;
                 }
                 None => _ = self.sets.insert(key, theirs),
             }
@@ -150,7 +159,7 @@ impl Across {
                 ));
             }
         }
-        for set in self.sets.into_values() {
+        for set in self.sets.into_values().filter(|set| set.counts) {
             set.judge(findings);
         }
     }

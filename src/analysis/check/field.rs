@@ -44,7 +44,9 @@ fields! {
     NamedStart = "named_start_ns"; MeanHalfwidth = "mean_halfwidth"; P99Halfwidth = "p99_halfwidth";
     ResponseP99Upper = "response_p99_upper_ms"; ResponseLag = "response_lag"; SloBound = "slo_bound_ms";
     OfferedRate = "offered_rate"; SmClock = "sm_clock_mhz"; Energy = "gpu_energy_per_sample_j";
-    Telemetry = "telemetry_s";
+    Telemetry = "telemetry_s"; LongestPause = "longest_pause_ms";
+    PowerCappedShare = "gpu_power_capped_share"; HeatCappedShare = "gpu_heat_capped_share";
+    HwSlowdownShare = "gpu_hw_slowdown_share";
     Power = "gpu_power_w"; GpuThrottled = "gpu_throttled_ms"; CpuThrottled = "cpu_throttled_ms";
     // Text.
     RunId = "run_id"; SessionId = "session_id"; PointId = "point_id"; StartedAt = "started_at";

@@ -179,7 +179,7 @@ impl Checker {
                 (true, false) => format!("with {}", foreign.join(", ")),
                 (false, false) => format!("without {}, with {}", missing.join(", "), foreign.join(", ")),
             };
-            let expected = "the columns of schema 1, each once";
+            let expected = "the columns of schema 1 or 2, each once";
             self.found.findings.push(Finding::new(1, "the header", "schema", &found, expected));
         }
         Ok(view)

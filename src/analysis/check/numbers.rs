@@ -14,7 +14,7 @@ const OTHERS: f64 = 0.01;
 const EXACT: f64 = 1e-9;
 
 /// Where 0 would be a measurement.
-const MAY_BE_ZERO: [Field; 12] = [
+const MAY_BE_ZERO: [Field; 15] = [
     Field::LateBatches,
     Field::WarmupBatches,
     Field::BatchesCommon,
@@ -27,8 +27,14 @@ const MAY_BE_ZERO: [Field; 12] = [
     Field::Overlap,
     Field::OutputError,
     Field::GpuThrottled,
+    Field::PowerCappedShare,
+    Field::HeatCappedShare,
+    Field::HwSlowdownShare,
 ];
 
+/// Shares of a window: at most all of it.
+const SHARES: [Field; 4] =
+    [Field::Overlap, Field::PowerCappedShare, Field::HeatCappedShare, Field::HwSlowdownShare];
 /// What is counted: no rounding makes 0 of it.
 const COUNTS: [Field; 5] = [Field::Batch, Field::Batches, Field::Inflight, Field::Inferences, Field::SmCount];
 
@@ -110,7 +116,7 @@ fn signs(row: &Cells, findings: &mut Findings) {
             add("sign", "more than 0");
         } else if value <= -1.0 && field == Field::Drift {
             add("sign", "more than -1");
-        } else if value > 1.0 && field == Field::Overlap {
+        } else if value > 1.0 && SHARES.contains(&field) {
             add("sign", "at most 1");
         }
     }

@@ -6,7 +6,7 @@ use super::numbers::{PERCENTILES, needed};
 use super::short;
 use crate::machine::limits::{self, Ceiling, Figures, Size};
 use crate::results::from_cells;
-use crate::results::row::{SCHEMA_VERSION, point_id};
+use crate::results::row::{SCHEMAS_READ, point_id};
 use crate::workload::model::Network;
 use crate::workload::{Precision, Spec};
 use std::collections::HashMap;
@@ -80,8 +80,10 @@ fn types(row: &Cells, findings: &mut Findings) {
             findings.push(Finding::new(row.line, typed.column.name, "type", text, typed.column.holds));
         }
     }
-    if row.number(Field::SchemaVersion) != Some(f64::from(SCHEMA_VERSION)) {
-        let expected = format!("{SCHEMA_VERSION}: this migbench reads no other");
+    let version = row.number(Field::SchemaVersion);
+    if !SCHEMAS_READ.into_iter().any(|known| version == Some(f64::from(known))) {
+        let (first, last) = (SCHEMAS_READ.start(), SCHEMAS_READ.end());
+        let expected = format!("{first} to {last}: this migbench reads no other");
         add(findings, row, Field::SchemaVersion, "schema", expected);
     }
     let time = row.text(Field::StartedAt).as_bytes();
@@ -319,8 +321,7 @@ impl Memory {
 
     /// What follows from the conditions in the row.
     fn point(&mut self, row: &Cells) -> &Point {
-        const HASHED: [Field; 21] = [
-            Field::SchemaVersion,
+        const HASHED: [Field; 20] = [
             Field::Kind,
             Field::GpuName,
             Field::Profile,

@@ -6,8 +6,7 @@ use super::{Options, Problem, ProblemKind};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Reports points that only one side has. A base point that the new side lacks is a problem; so is a
-/// pair that differs in little, by the names of the columns, and a new point whose columns may mean
-/// something else than BASE's. Other new points are no more than told.
+/// pair that differs in little, by the names of the columns. Other new points are no more than told.
 pub fn unmatched(base: &Side, new: &Side, problems: &mut Vec<Problem>) -> Vec<Key> {
     let mut left: BTreeSet<&Key> = base.points.keys().filter(|key| !new.points.contains_key(key)).collect();
     let mut right: BTreeSet<&Key> = new.points.keys().filter(|key| !base.points.contains_key(key)).collect();
@@ -28,30 +27,7 @@ pub fn unmatched(base: &Side, new: &Side, problems: &mut Vec<Problem>) -> Vec<Ke
     for key in left {
         problems.push(Problem::at(ProblemKind::Missing, key, "BASE has it, NEW does not".to_owned()));
     }
-    let mut added = Vec::new();
-    for key in right {
-        match other_schema(key, base) {
-            Some(problem) => problems.push(problem),
-            None => added.push(key.clone()),
-        }
-    }
-    added
-}
-
-/// A point that only NEW has, in a schema that BASE does not have: it may be one of BASE's points.
-fn other_schema(key: &Key, base: &Side) -> Option<Problem> {
-    const COLUMN: &str = "schema_version";
-    let schemas: BTreeSet<&str> = base.points.keys().map(|key| key.get(COLUMN)).collect();
-    let here = key.get(COLUMN);
-    if schemas.is_empty() || schemas.contains(here) {
-        return None;
-    }
-    let schemas: Vec<&str> = schemas.into_iter().collect();
-    let text = format!(
-        "not comparable: NEW has it in {COLUMN} {here}, BASE has {} only; measure both with one migbench",
-        schemas.join(", ")
-    );
-    Some(Problem { columns: vec![COLUMN], ..Problem::at(ProblemKind::Incomparable, key, text) })
+    right.into_iter().cloned().collect()
 }
 
 /// Pairs that are equal in all but the dropped columns.

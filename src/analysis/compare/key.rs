@@ -52,7 +52,6 @@ columns! {
     "threads" = |row| text(row.point.threads);
     "extra_work_us" = |row| text(row.point.extra_work_us);
     "sharing" = |row| row.subject.sharing.as_ref().map_or(String::new(), word);
-    "schema_version" = |row| row.provenance.schema_version.to_string();
 }
 
 columns! {
@@ -63,6 +62,7 @@ columns! {
     "os_kernel" = |row| text(row.provenance.os_kernel.as_ref());
     "gpu_vbios" = |row| text(row.subject.gpu_vbios.as_ref());
     "gpu_power_limit_w" = |row| text(row.subject.gpu_power_limit_w);
+    "schema_version" = |row| row.provenance.schema_version.to_string();
     "migbench_version" = |row| row.provenance.migbench_version.clone();
     "git_revision" = |row| row.provenance.git_revision.clone();
     "kernels" = |row| row.provenance.kernels.clone();

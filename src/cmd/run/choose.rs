@@ -7,11 +7,11 @@ use crate::machine::topology::Gpu;
 use crate::machine::{Topology, host, visible};
 use crate::measure::protocol::Device;
 use crate::sweep::extent;
+use crate::sweep::placement::GpuSlots;
 use crate::sweep::plan::{self, Modes, Options, Run};
 use crate::sweep::select::{Inherited, Selection, Wishes, select};
 use crate::workload::{OwnTemplate, Precision, Settings, Spec, Sync};
 use anyhow::{Result, anyhow, bail};
-use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -158,7 +158,7 @@ fn options(args: &RunArgs, selection: &Selection, topology: &Topology) -> Result
         modes: args.mode.unwrap_or(if several { Modes::Concurrent } else { Modes::Isolated }),
         span: args.span,
         cpus: cpus(args)?,
-        near: near(selection, topology),
+        gpus: topology.gpus.iter().map(slots).collect(),
         sync: args.sync,
     })
 }
@@ -173,13 +173,15 @@ fn cpus(args: &RunArgs) -> Result<Vec<usize>> {
     Ok(wanted.clone())
 }
 
-/// The processors near each GPU, by its UUID, where the kernel knows them.
-fn near(selection: &Selection, topology: &Topology) -> BTreeMap<String, Vec<usize>> {
-    let chosen = selection.instances.iter().chain(selection.aggressors.iter().map(|a| &a.instance));
-    let uuids: BTreeSet<&str> = chosen.filter_map(|instance| instance.gpu_uuid.as_deref()).collect();
-    let gpus = topology.gpus.iter().filter(|gpu| uuids.contains(gpu.uuid.as_str()));
-    let cpus = |gpu: &Gpu| host::cpus_near(Path::new("/"), gpu.pci_bus_id.as_deref()?);
-    gpus.filter_map(|gpu| Some((gpu.uuid.clone(), cpus(gpu)?))).collect()
+/// What a GPU of the machine asks of the processors, those near it where the kernel knows them.
+fn slots(gpu: &Gpu) -> GpuSlots {
+    let near = gpu.pci_bus_id.as_deref().and_then(|pci| host::cpus_near(Path::new("/"), pci));
+    GpuSlots {
+        uuid: gpu.uuid.clone(),
+        near: near.unwrap_or_default(),
+        largest_layout: gpu.largest_layout(),
+        instances: gpu.mig_devices.iter().map(|mig| mig.uuid.clone()).collect(),
+    }
 }
 
 /// The workloads asked for, each once, with the sizes asked for.

@@ -16,10 +16,11 @@ use crate::results::Row;
 use crate::results::environment::provenance;
 use crate::results::output::claims::Claims;
 use crate::results::row::Status;
+use crate::sweep::estimate::Estimate;
 use crate::sweep::group::{self, Conductor, Outcome, Stage};
 use crate::sweep::launch::Launcher;
 use crate::sweep::monitor::Monitor;
-use crate::sweep::plan::{self, Options, Run};
+use crate::sweep::plan::{Modes, Options, Run};
 use crate::sweep::rows::{self, Context};
 use crate::sweep::slo::Hunt;
 use crate::workload::Spec;
@@ -32,7 +33,7 @@ use signals::INTERRUPTS;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Everything that is decided before anything is measured.
 struct Prepared {
@@ -65,7 +66,7 @@ fn list_runs(args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     let written = planned.and_then(|Planned { selection, options, runs, .. }| {
         if !args.quiet {
             selection.notes.iter().try_for_each(|note| writeln!(err, "{note}"))?;
-            writeln!(err, "{}", announce(&options, &runs))?;
+            writeln!(err, "{}", announce(&options, &runs, args.load.slo.is_some()))?;
         }
         match args.format {
             PlanFormat::Table => runs::table(out, &runs)?,
@@ -141,7 +142,11 @@ fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
     signals::listen()?;
     let hlog = args.load.hlog.as_deref().map(|path| Hlog::open(path, args.force)).transpose()?;
     let saved = Saved::open(args, err)?;
-    let mut context = Context { provenance: provenance(&saved.run_id, args.seed), topology };
+    let mut context = Context {
+        provenance: provenance(&saved.run_id, args.seed),
+        topology,
+        measures_alone: options.modes == Modes::Both,
+    };
     context.provenance.session_id.clone_from(&saved.session_id);
     let there = saved.resumed().len();
     let runs = saved.remaining(runs, &context, args.retry_failed)?;
@@ -152,7 +157,7 @@ fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
         if args.resume.is_some() {
             writeln!(err, "resuming: {there} rows are there")?;
         }
-        writeln!(err, "{}", announce(&options, &runs))?;
+        writeln!(err, "{}", announce(&options, &runs, args.load.slo.is_some()))?;
     }
     let conductor = Conductor {
         monitor: monitor(args, helper, &context.topology, saved.path())?,
@@ -170,15 +175,13 @@ fn prepare(args: &RunArgs, err: &mut dyn Write) -> Result<Prepared> {
 }
 
 /// What, how often, how long in one line; what the batches of a model are made of in more.
-fn announce(options: &Options, runs: &[Run]) -> String {
+fn announce(options: &Options, runs: &[Run], searches: bool) -> String {
     let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let batches: Vec<String> = options.batches.iter().map(u64::to_string).collect();
     let workloads: Vec<String> = options.workloads.iter().map(Spec::to_string).collect();
-    let estimate = plan::estimate(runs).as_secs();
-    let time =
-        if estimate < 120 { format!("{estimate} s") } else { format!("{} min", estimate.div_ceil(60)) };
+    let time = Estimate::new(searches).of(runs);
     let what = format!(
-        "{} in {}: {} on {}, batch {}; about {time} or longer, seed {}",
+        "{} in {}: {} on {}, batch {}; takes {time}, seed {}",
         plural(runs.len(), "run"),
         plural(options.repeat as usize, "round"),
         workloads.join(", "),
@@ -197,9 +200,13 @@ fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mu
         prepared.hlog.as_mut().map_or(Ok(()), Hlog::begin)?;
     }
     let mut hlog_complete = true;
-    'sweep: for (index, run) in prepared.runs.iter().enumerate() {
-        let mut hunt = args.load.slo.map(|slo| Hunt::new(run, slo));
-        let mut next = hunt.as_ref().map_or_else(|| Some(run.clone()), Hunt::next);
+    let mut estimate = Estimate::new(args.load.slo.is_some());
+    'sweep: for (index, planned) in prepared.runs.iter().enumerate() {
+        progress.expect(estimate.of(&prepared.runs[index..]));
+        let began = Instant::now();
+        let mut hunt = args.load.slo.map(|slo| Hunt::new(planned, slo));
+        let mut last: Vec<Row> = Vec::new();
+        let mut next = hunt.as_ref().map_or_else(|| Some(planned.clone()), Hunt::next);
         while let Some(run) = next {
             progress.begin(index + 1, &run);
             let mut started = false;
@@ -220,6 +227,7 @@ fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mu
             if let (Some(hunt), true) = (&hunt, INTERRUPTS.load(Relaxed) > 0) {
                 prepared.unfinished.extend(hunt.unfinished(&rows).into_iter().cloned());
             }
+            last.clone_from(&rows);
             let go_on = prepared.saved.add(rows, err);
             hlog_complete &= log_intervals(&mut prepared.hlog, &run, &outcomes, err);
             if !go_on {
@@ -230,6 +238,7 @@ fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mu
         if INTERRUPTS.load(Relaxed) > 0 {
             break;
         }
+        estimate.learn(planned, began.elapsed(), &last);
     }
     prepared.saved.verify(err);
     show(&prepared, args, out)?;

@@ -6,6 +6,9 @@ use nvml_wrapper::Device;
 use nvml_wrapper::enum_wrappers::device::{
     Clock, EccCounter, MemoryError, PerformancePolicy, TemperatureSensor,
 };
+use nvml_wrapper::enums::device::SampleValue;
+use nvml_wrapper::structs::device::FieldId;
+use nvml_wrapper::sys_exports::field_id;
 use serde::{Deserialize, Serialize};
 
 /// A GPU's counters and state; empty is what the driver or the card does not tell.
@@ -24,8 +27,27 @@ pub struct Reading {
     pub power_capped_ns: Option<u64>,
     /// Time for which heat held the clock down, since the driver was loaded.
     pub heat_capped_ns: Option<u64>,
+    /// Time for which the hardware slowed itself down, for heat or by the power supply's brake, since the
+    /// driver was loaded.
+    pub hw_slowdown_ns: Option<u64>,
     /// Memory errors that were not corrected, since the driver was loaded.
     pub ecc_uncorrected: Option<u64>,
+}
+
+/// The longer of the two times for which hardware slows a GPU down; NVML has them as field values since
+/// driver 555.
+fn hw_slowdown_ns(device: &Device) -> Option<u64> {
+    let fields = [
+        field_id::NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN,
+        field_id::NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN,
+    ];
+    let samples = device.field_values_for(&fields.map(FieldId)).ok()?;
+    let times = samples.into_iter().filter_map(|sample| match sample.ok()?.value.ok()? {
+        SampleValue::U64(ns) => Some(ns),
+        SampleValue::U32(ns) => Some(u64::from(ns)),
+        _ => None,
+    });
+    times.max()
 }
 
 impl Library {
@@ -40,6 +62,7 @@ impl Library {
             temperature_c: device.temperature(TemperatureSensor::Gpu).ok(),
             power_capped_ns: capped(PerformancePolicy::Power),
             heat_capped_ns: capped(PerformancePolicy::Thermal),
+            hw_slowdown_ns: hw_slowdown_ns(&device),
             ecc_uncorrected: device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile).ok(),
         }
     }

@@ -134,7 +134,10 @@ impl Session<'_> {
     /// window or wants a stop. A program that ends without a word ends this, too.
     fn until(&mut self, wanted: At) -> Result<()> {
         while self.reported.at < wanted {
-            self.reported.start_at = Some(self.control.start_at.load(Relaxed)).filter(|&at| at > 0);
+            let start_at = self.control.start_at.load(Relaxed);
+            if start_at > 0 {
+                self.reported.name_start(start_at);
+            }
             let over = self.listen()?;
             if over && self.reported.at == At::Silent {
                 return Ok(());

@@ -2,7 +2,7 @@
 //! and when it is over. Pure: every time is given.
 
 use crate::machine::uuid::names_a_device;
-use crate::measure::bins::{Bins, LoadLog};
+use crate::measure::bins::{LONGEST_COMMON_LOAD_NS, LoadLog, LoadRecorder};
 use crate::measure::recorder::{Recorder, Recording};
 use crate::measure::stopping::Rule;
 use crate::measure::window::{WARM_UP_BATCHES, WARM_UP_NS};
@@ -50,7 +50,7 @@ pub struct Reported {
     recorder: Recorder,
     first_issue: u64,
     gives_starts: Option<bool>,
-    load: (u64, Bins),
+    load: LoadRecorder,
 }
 
 impl Reported {
@@ -67,8 +67,16 @@ impl Reported {
             recorder: Recorder::new(),
             first_issue: 0,
             gives_starts: None,
-            load: (0, Bins::new()),
+            load: LoadRecorder::new(0),
         }
+    }
+
+    /// The parent has named the moment at which the window opens.
+    pub fn name_start(&mut self, at: u64) {
+        if self.start_at.is_none() {
+            self.load.forget_pauses_before(at.saturating_sub(LONGEST_COMMON_LOAD_NS));
+        }
+        self.start_at = Some(at);
     }
 
     /// Lines that were read together, at `now`.
@@ -141,10 +149,11 @@ impl Reported {
     fn batch(&mut self, issued: u64, done: u64) {
         self.last = Some((issued, done));
         if self.at > At::Warming {
-            self.load.1.add(done - self.load.0, done - issued);
+            self.load.add(0, issued, done);
         }
         if self.at == At::Loading && self.start_at.is_some_and(|at| issued >= at) {
             self.recorder.open(issued);
+            self.load.open_window();
             self.at = At::Window;
         }
         if self.at != At::Window {
@@ -163,8 +172,9 @@ impl Reported {
                     self.first_issue = issued;
                 }
                 self.warmup_batches += 1;
+                self.load.note_latency(done - issued);
                 if self.warmup_batches >= WARM_UP_BATCHES && done - self.first_issue >= WARM_UP_NS {
-                    self.load.0 = done;
+                    self.load.restart(done);
                     self.at = At::Loading;
                 }
             }
@@ -175,7 +185,7 @@ impl Reported {
     /// Ends the window, or leaves it empty.
     pub fn cut(&mut self) {
         if self.at == At::Loading {
-            self.recorder.open(self.start_at.unwrap_or(self.load.0));
+            self.recorder.open(self.start_at.unwrap_or(self.load.end()));
         }
         self.at = At::Measured;
     }
@@ -192,8 +202,7 @@ impl Reported {
 
     /// Every batch since it was warm.
     pub fn log(&self) -> LoadLog {
-        let (start, bins) = &self.load;
-        bins.log(*start, self.last.map_or(*start, |(_, done)| done.max(*start)))
+        self.load.log()
     }
 }
 

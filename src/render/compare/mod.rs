@@ -26,7 +26,7 @@ impl Shared {
         };
         // These words need no name before them.
         let plain = ["gpu_name", "profile", "workload", "precision", "mode"];
-        let unsaid = ["instance_kind", "sm_count", "device", "backend", "schema_version"];
+        let unsaid = ["instance_kind", "sm_count", "device", "backend"];
         let words = constant.into_iter().filter(|name| !unsaid.contains(name) && !first.get(name).is_empty());
         let words = words.map(|name| match plain.contains(&name) {
             true => first.get(name).to_owned(),
