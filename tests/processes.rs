@@ -163,9 +163,12 @@ fn a_worker_by_hand_ends_nobody() {
 fn without_proc_the_reason_says_so() {
     let bench = Bench::new();
     let script = "unshare --mount sh -c 'umount -l /proc && exec \"$@\"' sh \"$@\"";
-    let ran = in_shell(&bench, script, &["--workload", "scripted()", "--batch", "1", "-q", "-o", "a.csv"]);
-    assert_eq!(ran.code, Some(2), "a file system can be unmounted: {}", ran.stderr);
-    assert!(ran.stderr.contains("without /proc: mount it"), "{}", ran.stderr);
+    let sweep: [&str; 7] = ["--workload", "scripted()", "--batch", "1", "-q", "-o", "a.csv"];
+    for arguments in [&sweep[..], &[&sweep[..], &["--device", "cpu"]].concat(), &["list"]] {
+        let ran = in_shell(&bench, script, arguments);
+        assert_eq!(ran.code, Some(2), "a file system can be unmounted: {}", ran.stderr);
+        assert!(ran.stderr.contains("without /proc: mount it"), "{arguments:?}: {}", ran.stderr);
+    }
 }
 
 /// ps and nvidia-smi show its name, and it is the same program when the file has gone.
