@@ -77,6 +77,7 @@ fn every_option_in_the_documents_exists() {
                 "--gpus",
                 "--exportTimes",
                 "--loadEngine",
+                "--warmUp",
                 "--concurrency-range",
                 "--request-rate-range",
             ]
