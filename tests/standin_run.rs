@@ -182,7 +182,10 @@ fn other_kinds_of_instances() {
 fn the_inherited_scope_is_kept() {
     let machine = Machine::named("h200-7x1g");
     let scope = [("CUDA_VISIBLE_DEVICES", "MIG-5a5a0000-0009,MIG-5a5a0000-0007")];
-    let ran = machine.run_with(&[&SHORT[..], &["--batch", "4", "--workload", "mlp"]].concat(), &scope);
+    let ran = machine.run_with(
+        &[&SHORT[..], &["--batch", "4", "--workload", "mlp", "--mode", "isolated"]].concat(),
+        &scope,
+    );
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert_eq!(machine.bench.rows("a.csv").len(), 2);
 }
