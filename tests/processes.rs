@@ -86,7 +86,8 @@ fn in_shell(bench: &Bench, script: &str, arguments: &[&str]) -> common::Ran {
 fn limits_on_threads_and_memory_are_errors_with_a_reason() {
     use std::os::unix::fs::{PermissionsExt, chown};
     assert!(rustix::process::geteuid().is_root(), "the limit on processes does not bind root: it is dropped");
-    let processes = (0..24).map(|n| format!("ulimit -u {n}"));
+    // dash calls it -p.
+    let processes = (0..24).map(|n| format!("ulimit -u {n} 2>/dev/null || ulimit -p {n}"));
     let memory = (2..40).map(|n| format!("ulimit -v {}", 2_500 * n));
     let mut codes = Vec::new();
     for (index, limit) in processes.chain(memory).enumerate() {
@@ -107,6 +108,11 @@ fn limits_on_threads_and_memory_are_errors_with_a_reason() {
         }
         assert!(matches!(ran.code, Some(0 | 1 | 2 | 5)), "{text}");
         match ran.code {
+            // Whether there are GPUs cannot be asked.
+            Some(2) => assert!(
+                ran.stderr.starts_with("migbench: cannot read the GPUs from NVML: the process that asked "),
+                "{text}"
+            ),
             Some(1) => assert!(ran.stderr.starts_with("migbench: cannot create the thread"), "{text}"),
             // The process that asks NVML.
             Some(2) => assert!(ran.stderr.contains("the process that asked can't be started: "), "{text}"),
