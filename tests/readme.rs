@@ -78,7 +78,6 @@ fn every_option_in_the_documents_exists() {
                 "--exportTimes",
                 "--warmUp",
                 "--loadEngine",
-                "--warmUp",
                 "--concurrency-range",
                 "--request-rate-range",
             ]
