@@ -170,17 +170,31 @@ fn an_aggressor_is_measured_beside_the_others() {
     assert!(ran.stderr.contains("'MIG-5a5a0000-0003' is not UUID=WORKLOAD"), "{}", ran.stderr);
 }
 
-/// The stand-in slows kernels and copies while two contexts are on its GPU, and says so of its clock.
+/// The stand-in slows kernels and copies while two contexts are on its GPU, and says so of its clock. It
+/// waits in real time, and a busy machine wakes it late: then the sweep is repeated.
 #[test]
 fn a_slowdown_is_split_into_what_was_injected() {
     let faults = "kernel_ns = 12000000\ncopy_ns = 2400000\ncorun_clock = 0.93\ncorun_copies = 3";
     let machine = Machine::named("h200-mixed").faults(faults);
     let more = ["--mode", "both", "--batches", "12", "--sync", "blocking", "--repeat", "3"];
-    let ran = machine.run_until_ok(&[&SHORT[..], &more].concat());
-    let mut rows = machine.bench.rows("a.csv");
+    for attempt in 1.. {
+        let ran = machine.run_until_ok(&[&SHORT[..], &more].concat());
+        assert!(
+            ran.stdout
+                .contains("slowdown: mean latency concurrent / isolated of the same round, over 3 rounds")
+        );
+        assert!(ran.stdout.contains("3 at once, mlp, batch 4: "), "{}", ran.stdout);
+        match split_as_injected(machine.bench.rows("a.csv")) {
+            Ok(()) => return,
+            Err(difference) => assert!(attempt < 8, "{difference}"),
+        }
+    }
+}
+
+/// What differs from the split that was injected by more than half a per cent of the latency.
+fn split_as_injected(mut rows: Vec<Row>) -> Result<(), String> {
     for row in &mut rows {
-        // The stand-in waits in real time, and a busy machine wakes it late: that is in the mean and not
-        // in what was injected. The quickest batch is the least disturbed.
+        // The quickest batch is the least disturbed.
         row.latency.mean = row.latency.min;
     }
     let found = slowdowns(&rows.iter().collect::<Vec<_>>());
@@ -194,15 +208,17 @@ fn a_slowdown_is_split_into_what_was_injected() {
         let (copies, compute) =
             (stages.h2d_mean.unwrap() + stages.d2h_mean.unwrap(), stages.compute_mean.unwrap());
         let latency = copies + compute;
-        let split = slowdown.split.unwrap();
-        let close = |is: f64, should: f64| assert!((is - should).abs() < 0.005, "{is} {should} {slowdown:?}");
-        close(split.transfers, 2.0 * copies / latency);
-        // NVML tells whole megahertz.
-        close(split.clock.unwrap(), compute * (1.0 / 0.93 - 1.0) / latency);
-        close(split.rest, 0.0);
+        let split = slowdown.split.ok_or("there is no split")?;
+        for (what, is, should) in [
+            ("transfers", split.transfers, 2.0 * copies / latency),
+            // NVML tells whole megahertz.
+            ("clock", split.clock.ok_or("there is no clock")?, compute * (1.0 / 0.93 - 1.0) / latency),
+            ("rest", split.rest, 0.0),
+        ] {
+            if (is - should).abs() >= 0.005 {
+                return Err(format!("{what}: {is} instead of {should}: {slowdown:?}"));
+            }
+        }
     }
-    assert!(
-        ran.stdout.contains("slowdown: mean latency concurrent / isolated of the same round, over 3 rounds")
-    );
-    assert!(ran.stdout.contains("3 at once, mlp, batch 4: "), "{}", ran.stdout);
+    Ok(())
 }
