@@ -403,6 +403,44 @@ fn batches_in_flight_count() {
     );
     let (_, out, _) = of(b"b,c,q,l\n8,2,800,10000\n", &["--columns", &mapped, "--latency-unit", "us"]);
     assert!(out.contains("1600 = 2 in flight x (1000 / 10) x 8"), "{out}");
+    // An empty cell may mean any number in flight, and 0 is found once.
+    let (exit, out, _) = of(b"b,c,q,l\n8,2,1600,10\n8,,6400,10\n", &["--columns", &mapped]);
+    assert_eq!(exit, Exit::Ok, "{out}");
+    assert!(out.contains("were compared in 1 of 2 rows"), "{out}");
+    let (exit, out, err) = of(b"b,c,q,l\n8,,6400,10\n", &["--columns", &mapped]);
+    assert_eq!(exit, Exit::Usage, "{out}{err}");
+    let busy = "batches=n,latency=l,elapsed=e,inflight=c";
+    let (exit, out, err) = of(b"n,l,e,c\n1000,10,2.5,\n", &["--columns", busy]);
+    assert_eq!(exit, Exit::Usage, "{out}{err}");
+    let (exit, out, _) = of(b"b,c,q,l\n8,0,6400,10\n", &["--columns", &mapped]);
+    assert!(exit == Exit::Incomplete && out.ends_with("1 row in 1 file: 1 finding\n"), "{out}");
+}
+
+/// Of several files, the last line does not speak of all where it means one.
+#[test]
+fn one_of_two_files_in_which_nothing_was_compared_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["a.csv", "b.csv"].map(|name| folder.path().join(name).to_str().unwrap().to_owned());
+    fs::write(&paths[0], b"b,l,q\n8,4,2000\n").unwrap();
+    fs::write(&paths[1], b"b,l,q\n8,,2000\n").unwrap();
+    let columns = ["--columns", "latency=l,batch=b,throughput=q"];
+    let (exit, out, err) = check(folder.path(), &[&[&*paths[0], &*paths[1]], &columns[..]].concat());
+    assert_eq!(exit, Exit::Usage, "{out}");
+    assert!(out.ends_with("2 rows in 2 files: nothing was compared in 1 file\n"), "{out}");
+    assert!(err.starts_with("migbench: b.csv: nothing was compared"), "{err}");
+}
+
+/// A tool that adds a byte order mark may have been given a file that had one.
+#[test]
+fn two_byte_order_marks_are_two_too_many_and_no_more() {
+    let bytes = "\u{feff}\u{feff}b,l,q\n8,4,2000\n".as_bytes();
+    let (exit, out, err) = of(bytes, &["--columns", "latency=l,batch=b,throughput=q"]);
+    assert_eq!(exit, Exit::Ok, "{out}{err}");
+    let own = [&b"\xef\xbb\xbf\xef\xbb\xbf"[..], &file(&good(2))].concat();
+    let (exit, out, err) = of(&own, &[]);
+    assert_eq!(exit, Exit::Ok, "{out}{err}");
+    let (_, _, err) = of("\u{feff}\u{feff}{\"a\": 1}\n".as_bytes(), &[]);
+    assert!(err.contains("it is JSON, not CSV"), "{err}");
 }
 
 /// An elapsed time in ms is not called a latency.

@@ -353,7 +353,7 @@ fn what_a_file_holds_is_text() {
     let quick = ["--device", "cpu", "--workload", "null", "--batch", "1", "--batches", "10", "-q"];
     assert_eq!(bench.run(&[&quick[..], &["-o", "good.csv"]].concat()).code, Some(0));
     for hostile in HOSTILE {
-        for column in ["gpu_name", "workload", "profile", "error", "host", "scope", "load"] {
+        for column in ["gpu_name", "instance_kind", "workload", "profile", "error", "host", "scope", "load"] {
             let what = format!("{column} = {hostile:?}");
             with_cell(&bench, "bad.csv", column, hostile);
             let forms = ["markdown=r.md", "junit=r.xml", "csv=r.csv", "json=r.json", "table=r.txt"];

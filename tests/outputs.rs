@@ -8,7 +8,7 @@ use migbench::results::Row;
 use migbench::results::row::Status;
 use rustix::process::Signal;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -353,6 +353,63 @@ fn rows_for_a_reader_that_has_gone_are_saved_elsewhere() {
         let rows = bench.rows(&fallback(&bench, &ran));
         assert_eq!(batches(rows).len(), 1, "the sweep ends with the row that could not be written");
     }
+}
+
+/// Neither standard output nor any file takes them.
+#[test]
+fn rows_that_nothing_takes_are_shown_as_errors_are() {
+    let bench = Bench::new();
+    let mut command = bench.command(&sweep(&["-o", "-"]));
+    command.env("TMPDIR", "/nonexistent").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // The header is in the pipe: the sweep has begun.
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 100]).unwrap();
+    drop(child.stdout.take());
+    let ran = end(child);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("\ninstance  ") && ran.stderr.contains("rows of this run are in no file"));
+}
+
+/// A pipe that is full and does not block: another program that shares it may have made it so.
+#[test]
+fn a_slow_reader_changes_no_exit_code() {
+    let bench = Bench::new();
+    assert_eq!(bench.run(&[&ONE[..], &["-o", "a.csv"]].concat()).code, Some(0));
+    let text = fs::read_to_string(bench.path("a.csv")).unwrap();
+    fs::write(bench.path("wrong.csv"), text.replacen(",ok,", ",failed,", 1)).unwrap();
+    for (arguments, code) in [
+        (&["compare", "a.csv", "wrong.csv"][..], 5),
+        (&["check", "wrong.csv"], 5),
+        (&["export", "a.csv"], 0),
+        (&[ONE[0], ONE[1], ONE[2], ONE[3], ONE[4], "-o", "-"], 0),
+    ] {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
+        while (&writer).write(&[b'x'; 4096]).is_ok() {}
+        let child = bench.command(arguments).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        let mut text = Vec::new();
+        reader.read_to_end(&mut text).unwrap();
+        let ran = end(child);
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(code), ""), "{arguments:?}");
+        let text = text.trim_ascii_end();
+        let text = &text[text.iter().take_while(|&&byte| byte == b'x').count()..];
+        assert!(text.len() > 20, "{arguments:?}");
+    }
+}
+
+/// The step summary is a file as any other: nobody waits for the reader of a pipe without a limit.
+#[test]
+fn a_step_summary_that_nobody_reads_is_given_up() {
+    let bench = Bench::new();
+    assert_eq!(bench.run(&[&ONE[..], &["-o", "a.csv"]].concat()).code, Some(0));
+    let summary = bench.path("summary");
+    rustix::fs::mknodat(rustix::fs::CWD, &summary, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let mut command = bench.command(&["compare", "a.csv", "a.csv", "--github"]);
+    let ran = common::ran(command.env("GITHUB_STEP_SUMMARY", &summary).output().unwrap());
+    assert_ne!(ran.code, Some(0));
+    assert!(ran.stderr.contains("no process opened it for reading"), "{}", ran.stderr);
+    assert!(ran.stdout.contains("3 comparisons: 3 SAME"), "the table is complete: {}", ran.stdout);
 }
 
 #[test]

@@ -76,6 +76,7 @@ fn every_option_in_the_documents_exists() {
                 "--ignored",
                 "--gpus",
                 "--exportTimes",
+                "--warmUp",
                 "--loadEngine",
                 "--concurrency-range",
                 "--request-rate-range",

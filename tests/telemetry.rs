@@ -76,6 +76,18 @@ fn periodic_telemetry_has_a_file_and_a_column() {
     let mut lines = text.lines();
     assert_eq!(lines.next(), Some("at_ns,gpu_index,gpu_uuid,gpu_sm_clock_mhz,gpu_power_w,gpu_temperature_c"));
     assert!(lines.clone().count() >= 5 && lines.all(|line| line.ends_with(",300.0,41")), "{text}");
+    // What is there stays, and what is no telemetry is left alone.
+    let again =
+        [&SHORT[..], &["--uuid", SECOND, "--batches", "5", "--telemetry", "20ms", "--force"]].concat();
+    assert_eq!(machine.run(&again).code, Some(0));
+    let longer = std::fs::read_to_string(machine.bench.path("a.telemetry.csv")).unwrap();
+    assert!(longer.starts_with(&text) && longer.matches("at_ns").count() == 1);
+    std::fs::write(machine.bench.path("a.telemetry.csv"), "precious").unwrap();
+    let ran = machine.run(&again);
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("it holds something else than readings of GPUs"), "{}", ran.stderr);
+    assert_eq!(std::fs::read(machine.bench.path("a.telemetry.csv")).unwrap(), b"precious");
+    assert_eq!(machine.bench.rows("a.csv").len(), 1);
     let ran = machine.run(&[&SHORT[..5], &["-o", "-", "--telemetry", "1s", "--uuid", SECOND]].concat());
     assert_eq!(ran.code, Some(2));
     assert!(ran.stderr.contains("--telemetry writes beside the output file"), "{}", ran.stderr);

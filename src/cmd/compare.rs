@@ -10,7 +10,6 @@ use crate::results::output::claims::Claims;
 use crate::results::output::{IfExists, OutputFile};
 use crate::results::{Row, csv_file};
 use anyhow::{Context, Result, bail, ensure};
-use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -220,8 +219,8 @@ fn summarise(found: &Comparison, args: &CompareArgs, err: &mut dyn Write) -> Res
         return Ok(());
     };
     let context = || format!("cannot add to the step summary {path}");
-    let mut file = OpenOptions::new().create(true).append(true).open(path).with_context(context)?;
-    markdown::write(&mut file, found).with_context(context)
+    let mut file = BufWriter::new(OutputFile::append(Path::new(path)).with_context(context)?);
+    markdown::write(&mut file, found).and_then(|()| file.flush()).with_context(context)
 }
 
 fn write(form: Form, out: &mut dyn Write, found: &Comparison, outcome: Outcome) -> Result<()> {

@@ -26,7 +26,7 @@ pub fn dispatch(cli: Cli, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     let (out, err) = (&mut UntilClosed::new(out), &mut BestEffort(err));
     // A file that reaches a size limit is then an error of the write that meets it.
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::<AtomicBool>::default());
-    match cli.command {
+    let exit = match cli.command {
         None => run::run(&cli.run, out, err),
         Some(Command::Run(args)) => run::run(&args, out, err),
         Some(Command::List(args)) => list::run(&args, out, err),
@@ -38,6 +38,14 @@ pub fn dispatch(cli: Cli, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
         Some(Command::Calibrate(args)) => calibrate::run(&args, out, err),
         Some(Command::Compare(args)) => compare::run(&args, out, err),
         Some(Command::Worker) => be_worker(err),
+    };
+    // A last line without an end is still in the buffer, and an error of its write would be lost.
+    match out.flush() {
+        Ok(()) => exit,
+        Err(error) => {
+            let error = anyhow::Error::new(error).context("cannot write to standard output");
+            fail(&error, Exit::Internal, err)
+        }
     }
 }
 

@@ -126,7 +126,7 @@ fn sha256(path: &Path) -> Result<String> {
 
 /// Asks a process of its own: a library that crashes must not take this one along.
 fn signature(library: &Path, model: &Path) -> Result<Signature> {
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(child::THIS_PROGRAM);
     command.args(["probe", "onnx", "--ort-lib"]).arg(library).arg("--model").arg(model);
     let output = child::output(command, PATIENCE).context("cannot read the model in a process of its own")?;
     let stderr = text::lines(&String::from_utf8_lossy(&output.stderr));

@@ -1,9 +1,15 @@
 //! Standard output and standard error, whose readers may leave at any time.
 
 use std::io::{self, ErrorKind, Write};
+use std::time::Duration;
+
+/// Another program that shares a descriptor may have made it non-blocking: a full pipe is then tried again
+/// after this.
+const FULL_PIPE: Duration = Duration::from_millis(5);
 
 /// Standard output. When its reader has gone, what follows is dropped, so that a closed pipe ends this
-/// output and nothing else: what was found still decides the exit code. Other errors are passed on.
+/// output and nothing else: what was found still decides the exit code. A slow reader is waited for. Other
+/// errors are passed on.
 pub struct UntilClosed<'a> {
     inner: &'a mut dyn Write,
     closed: bool,
@@ -18,18 +24,16 @@ impl<'a> UntilClosed<'a> {
     fn unless_closed<T>(
         &mut self,
         dropped: T,
-        write: impl FnOnce(&mut dyn Write) -> io::Result<T>,
+        write: impl Fn(&mut dyn Write) -> io::Result<T>,
     ) -> io::Result<T> {
-        if self.closed {
-            return Ok(dropped);
-        }
-        match write(self.inner) {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
-                self.closed = true;
-                Ok(dropped)
+        while !self.closed {
+            match write(self.inner) {
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => self.closed = true,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(FULL_PIPE),
+                other => return other,
             }
-            other => other,
         }
+        Ok(dropped)
     }
 }
 
@@ -88,5 +92,34 @@ mod tests {
             let mut err = BestEffort(&mut inner);
             assert!(writeln!(err, "text").is_ok() && err.flush().is_ok(), "{kind}");
         }
+    }
+
+    /// Takes a byte at every other attempt.
+    #[derive(Default)]
+    struct Slow {
+        attempts: usize,
+        taken: Vec<u8>,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.flush()?;
+            self.taken.extend(&bytes[..1]);
+            Ok(1)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.attempts += 1;
+            if self.attempts % 2 == 1 { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn a_full_pipe_that_does_not_block_is_waited_for() {
+        let mut slow = Slow::default();
+        let mut out = UntilClosed::new(&mut slow);
+        write!(out, "text").unwrap();
+        out.flush().unwrap();
+        assert_eq!(slow.taken, b"text");
     }
 }

@@ -11,6 +11,7 @@ use rustix::process::{
 use std::collections::HashSet;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SendError, Sender, channel};
@@ -20,6 +21,10 @@ use std::time::{Duration, Instant};
 /// The environment variable of a worker: the process id of the migbench that started it. What the worker
 /// starts inherits it.
 pub const PARENT: &str = "MIGBENCH_PARENT";
+
+/// This program, to start it again. Not the path by which it was started: a file that was replaced or
+/// deleted meanwhile must still be this version.
+pub const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// How long a process may take to start: far longer than any that does, but the file system of the
 /// program may hang.
@@ -216,12 +221,27 @@ fn spawner() -> io::Result<Sender<Order>> {
     Ok(spawner.insert(orders).clone())
 }
 
+/// # Errors
+/// /proc is not mounted.
+pub fn can_start_itself() -> io::Result<()> {
+    if Path::new(THIS_PROGRAM).exists() {
+        return Ok(());
+    }
+    let text = format!(
+        "there is no {THIS_PROGRAM}: workers cannot be started without /proc: mount it (mount -t proc proc /proc)"
+    );
+    Err(io::Error::new(io::ErrorKind::NotFound, text))
+}
+
 /// Forks with the list of children locked: whoever looks for strangers meanwhile must not take the new
 /// child for one.
 fn start(command: &mut Command) -> io::Result<Running> {
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     reap_abandoned(&mut known);
-    let child = command.spawn()?;
+    let child = command.spawn().map_err(|error| match can_start_itself() {
+        Err(reason) if command.get_program() == THIS_PROGRAM => reason,
+        _ => error,
+    })?;
     let pid = Pid::from_raw(child.id() as i32).ok_or(io::ErrorKind::InvalidData)?;
     known.insert(pid);
     Ok(Running::new(child, pid))

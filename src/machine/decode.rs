@@ -36,6 +36,15 @@ pub fn without_mark(text: &str) -> &str {
     text.trim_start_matches(MARK)
 }
 
+/// The bytes of a text without the byte order marks in front of it: a tool that adds one may have been
+/// given a file that had one.
+pub fn bytes_without_mark(mut bytes: &[u8]) -> &[u8] {
+    while let Some(rest) = bytes.strip_prefix(b"\xef\xbb\xbf") {
+        bytes = rest;
+    }
+    bytes
+}
+
 /// What a file that begins with these bytes is instead of UTF-8 text, and what to do about it.
 pub fn foreign(bytes: &[u8]) -> Option<&'static str> {
     const UTF_16: &str =

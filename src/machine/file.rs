@@ -72,7 +72,7 @@ pub fn load(path: &Path) -> Result<Topology> {
 /// Neither of the two forms.
 pub fn parse(text: &str) -> Result<Topology> {
     let text = decode::without_mark(text);
-    let topology = match text.trim_start().starts_with(['{', '[']) {
+    let topology = match is_json(text) {
         true => Topology::from_json(text)?,
         false => smi::parse(text)?,
     };
@@ -88,6 +88,14 @@ pub fn parse(text: &str) -> Result<Topology> {
         fill_sizes(gpu);
     }
     Ok(topology)
+}
+
+/// Is the text JSON? A listing may begin with a bracket, too: that of a shell's prompt, or of the name
+/// that a tool for many hosts puts in front of each line.
+fn is_json(text: &str) -> bool {
+    let Some(inside) = text.trim_start().strip_prefix(['{', '[']) else { return false };
+    let inside = inside.trim_start();
+    inside.is_empty() || inside.starts_with(['"', '{', '[', '}', ']'])
 }
 
 /// What the profiles say of the MIG devices. A compute instance has its GPU instance's memory, and
@@ -149,6 +157,19 @@ mod tests {
         let device = &part.gpus[0].mig_devices[0];
         assert_eq!((device.sm_count, device.memory_mib.is_some()), (None, true));
         assert!(offered.source.as_deref().unwrap().starts_with("nvidia-smi mig -lgip"));
+    }
+
+    #[test]
+    fn a_bracket_in_front_of_a_listing_makes_it_no_json() {
+        let gpu = "GPU 0: A100-SXM4-40GB (UUID: GPU-5a5a0001-0000-4000-8000-00000000000a)";
+        for before in ["[root@node1 ~]# nvidia-smi -L\n", "[node1] ", "[pod/a/main] ", "{node1} "] {
+            let topology = parse(&format!("{before}{gpu}\n")).unwrap();
+            assert_eq!(topology.gpus.len(), 1, "{before}");
+        }
+        for json in ["{}", "[", "{", "[{\"a\": 1}]", "{ \"gpus\": [] "] {
+            let error = format!("{:#}", parse(json).unwrap_err());
+            assert!(error.contains("not a topology of migbench"), "{json}: {error}");
+        }
     }
 
     #[test]

@@ -140,7 +140,7 @@ pub fn leave_relative_folders() -> Result<()> {
         return Ok(());
     }
     let mut arguments = std::env::args_os();
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(super::child::THIS_PROGRAM);
     command.arg0(arguments.next().unwrap_or_else(|| "migbench".into())).args(arguments);
     match list(&folders) {
         Some(folders) => command.env(LIBRARY_PATH, folders),

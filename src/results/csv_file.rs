@@ -4,7 +4,7 @@ use super::lines::{self, Lines, TooLong};
 use super::row::Row;
 use super::table::by_other_separator;
 use super::wire;
-use crate::machine::text;
+use crate::machine::{decode, text};
 use anyhow::{Context, Result, anyhow, ensure};
 use std::borrow::Cow;
 use std::fmt;
@@ -106,7 +106,7 @@ fn walk(
                 Some((_, columns)) => each(number, columns.row(line))?,
                 None => {
                     // A spreadsheet may have put a byte order mark in front.
-                    let names = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+                    let names = decode::bytes_without_mark(line);
                     header = Some((names.to_vec(), Columns::of(names, shown)?));
                 }
             }

@@ -27,7 +27,7 @@ pub fn refuse(start: &[u8]) -> Result<()> {
     if let Some(what) = decode::foreign(start).filter(|_| !is_zeros) {
         bail!("{what}");
     }
-    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
+    let text = decode::bytes_without_mark(start).trim_ascii_start();
     let (first, next) =
         (text.first().copied(), text.get(1..).unwrap_or_default().trim_ascii_start().first().copied());
     match (first, next) {

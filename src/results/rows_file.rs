@@ -7,11 +7,11 @@
 use super::csv_file::{self, Rows, csv_header};
 use super::lines;
 use super::output::lock::{self, Lock, Locked};
-use super::output::{self, OutputFile};
+use super::output::{self, OutputFile, Waiting};
 use super::row::{Row, SCHEMA_VERSION};
 use super::wire;
 use anyhow::{Context, Result, bail, ensure};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 
 /// Another process that has just created the file writes its header within this.
 const HEADER_WAIT: Duration = Duration::from_secs(2);
-const HEADER_POLL: Duration = Duration::from_millis(10);
+/// Another process that appends has written a whole row within this.
+const WRITE_WAIT: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(10);
 
 /// What may happen to a file that exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +72,7 @@ impl RowsOutput {
     /// written by another process, or cannot be written.
     pub fn open(path: &Path, if_exists: IfExists) -> Result<RowsOutput> {
         if path == Path::new("-") {
-            io::stdout().write_all(&csv_header()).context("cannot write to standard output")?;
+            to_stdout(&csv_header())?;
             return Ok(RowsOutput::Stdout);
         }
         let exists = || format!("{} exists: --append adds rows to it, --force overwrites it", path.display());
@@ -100,14 +102,13 @@ impl RowsOutput {
     pub fn resume(path: &Path) -> Result<(RowsOutput, Rows)> {
         let shown = path.display();
         lines::open(path)?;
-        let file = open(path, false)?;
-        let note = locked(&file, path, Lock::Exclusive)?;
-        let content = content(&file).with_context(|| format!("cannot resume {shown}"))?;
+        let file = output::open_to_append(path, false)?;
+        let output = OutputFile::locked(file, path)?;
+        let content = content(output.file()).with_context(|| format!("cannot resume {shown}"))?;
         let (header, end, rows) = match content {
             Content::New(header) => (header, header as u64, Rows::default()),
             Content::Rows { whole, .. } => (csv_header().len(), whole, csv_file::read(path)?),
         };
-        let output = OutputFile::of(file, path, note);
         Ok((RowsOutput::File(RowsFile { output, header, end, exclusive: true, watched: true }), rows))
     }
 
@@ -157,9 +158,12 @@ impl RowsOutput {
     pub fn append(&mut self, rows: &[Row]) -> Result<()> {
         self.publish()?;
         self.verify()?;
+        if let RowsOutput::File(file) = self {
+            file.expect_line_end()?;
+        }
         let lines: Vec<u8> = rows.iter().flat_map(wire::line).collect();
         match self {
-            RowsOutput::Stdout => io::stdout().write_all(&lines).context("cannot write to standard output"),
+            RowsOutput::Stdout => to_stdout(&lines),
             RowsOutput::File(file) => file
                 .append(&lines)
                 .with_context(|| format!("cannot write to {}", file.output.path().display())),
@@ -211,6 +215,21 @@ impl RowsFile {
         Ok(())
     }
 
+    /// A row behind half a line would be read as part of it. Another process that appends may be in the
+    /// middle of its write; one that was killed there does not go on.
+    fn expect_line_end(&self) -> Result<()> {
+        let deadline = Instant::now() + WRITE_WAIT;
+        while self.watched && !ends_in_line_end(self.output.file()).unwrap_or(true) {
+            ensure!(
+                Instant::now() < deadline,
+                "{} ends in half a line, which another process wrote during the run",
+                self.output.path().display()
+            );
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
     fn verify(&self) -> Result<()> {
         let (file, path) = (self.output.file(), self.output.path());
         let shown = path.display();
@@ -237,16 +256,28 @@ impl RowsFile {
     }
 }
 
+fn to_stdout(lines: &[u8]) -> Result<()> {
+    let mut stdout = Waiting(io::stdout());
+    let written = stdout.write_all(lines).and_then(|()| stdout.flush());
+    written.context("cannot write to standard output")
+}
+
 fn begins_with(file: &File, expected: &[u8]) -> bool {
     let mut found = vec![0; expected.len()];
     file.read_exact_at(&mut found, 0).is_ok() && found == expected
+}
+
+fn ends_in_line_end(file: &File) -> io::Result<bool> {
+    let mut last = [0];
+    file.read_exact_at(&mut last, file.metadata()?.len().saturating_sub(1))?;
+    Ok(last == *b"\n")
 }
 
 /// Opens a file to add rows to it.
 fn append(path: &Path) -> Result<RowsFile> {
     let deadline = Instant::now() + HEADER_WAIT;
     loop {
-        let file = open(path, true)?;
+        let file = output::open_to_append(path, true)?;
         let shared = lock::attempt(&file, Lock::Shared)?;
         let content = content(&file).with_context(|| format!("cannot append to {}", path.display()))?;
         let note = match (shared, &content) {
@@ -264,7 +295,7 @@ fn append(path: &Path) -> Result<RowsFile> {
                     bail!("cannot append to {}: {}", path.display(), lock::holder(&file));
                 }
                 drop((file, locked));
-                std::thread::sleep(HEADER_POLL);
+                std::thread::sleep(POLL);
                 continue;
             }
         };
@@ -283,20 +314,6 @@ fn append(path: &Path) -> Result<RowsFile> {
         };
         let output = OutputFile::of(file, path, note);
         return Ok(RowsFile { output, header, end, exclusive: false, watched: true });
-    }
-}
-
-fn open(path: &Path, create: bool) -> Result<File> {
-    let opened = OpenOptions::new().read(true).append(true).create(create).open(path);
-    opened.with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Locks a file, or says who holds it; a note where the file system has no locks.
-fn locked(file: &File, path: &Path, how: Lock) -> Result<Option<String>> {
-    match lock::attempt(file, how)? {
-        Locked::Yes => Ok(None),
-        Locked::Unsupported(why) => Ok(Some(lock::unsupported(path, &why))),
-        Locked::Held => bail!("cannot write {}: {}", path.display(), lock::holder(file)),
     }
 }
 
@@ -332,7 +349,10 @@ fn foreign(found: &[u8], expected: &[u8]) -> String {
     let first = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let line = expected.strip_suffix(b"\n").unwrap_or(expected);
     let saved_again = first.strip_suffix(b"\r").unwrap_or(first);
-    if line.starts_with(saved_again) && saved_again.len() + 4 >= line.len().min(found.len()) {
+    if !saved_again.is_empty()
+        && line.starts_with(saved_again)
+        && saved_again.len() + 4 >= line.len().min(found.len())
+    {
         return "a spreadsheet or editor saved it with a byte order mark or with CRLF line ends, which \
                 migbench does not write: remove them (sed -i '1s/^\\xEF\\xBB\\xBF//; s/\\r$//' FILE), or name \
                 another file"
@@ -344,7 +364,7 @@ fn foreign(found: &[u8], expected: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use std::fs::{self, OpenOptions};
 
     fn row(batch: u64) -> Row {
         let mut row = Row::default();
@@ -563,6 +583,27 @@ mod tests {
                     assert!(error.contains(phrase), "{if_exists:?}: {error}");
                 }
             }
+        }
+    }
+
+    /// What a process leaves that was killed in the middle of its write, while another one goes on.
+    #[test]
+    fn no_row_is_written_behind_half_a_line() {
+        for if_exists in [IfExists::Refuse, IfExists::Append, IfExists::Replace] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("a.csv");
+            let mut output = opened(&path, if_exists);
+            output.append(&[row(1)]).unwrap();
+            let mut other = OpenOptions::new().append(true).open(&path).unwrap();
+            other.write_all(b"half a l").unwrap();
+            let before = fs::read(&path).unwrap();
+            let error = refusal(output.append(&[row(2)]));
+            assert!(error.contains("ends in half a line"), "{if_exists:?}: {error}");
+            assert_eq!(fs::read(&path).unwrap(), before);
+            // The rows themselves are all there.
+            output.verify().unwrap();
+            other.write_all(b"ine\n").unwrap();
+            output.append(&[row(2)]).unwrap();
         }
     }
 

@@ -3,6 +3,7 @@
 //! and read by [`super::lines`].
 
 use super::lines::{LONGEST_LINE, TooLong};
+use crate::machine::decode;
 use anyhow::{Context, Result};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
@@ -73,8 +74,7 @@ impl<R: Read> Records<R> {
         loop {
             let Some(line) = self.next_line()? else { return Ok(None) };
             let number = self.line;
-            let line =
-                if number == 1 { line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line).to_vec() } else { line };
+            let line = if number == 1 { decode::bytes_without_mark(&line).to_vec() } else { line };
             if line.trim_ascii().is_empty() {
                 after_blank = true;
                 continue;

@@ -222,10 +222,12 @@ struct Reference {
     rate: f64,
     /// The same, without allowing for chance.
     mean_rate: f64,
+    /// For how much of the phase it stood still, in ns.
+    still: f64,
 }
 
 impl Reference {
-    fn of(part: &Part, load: &LoadLog, phase: CommonPhase) -> Option<Reference> {
+    fn of(part: &Part, load: &LoadLog, phase: CommonPhase) -> Reference {
         // A standstill in the phase itself would lower what is asked of the worker afterwards.
         let limit = PAUSE_NS.max(PAUSE_LEAST_BATCHES * load.batch_ns as f64);
         let still = |pause: &Pause| {
@@ -233,13 +235,14 @@ impl Reference {
             if pause.length_ns() as f64 > limit { inside as f64 } else { 0.0 }
         };
         let length = phase.to_ns.saturating_sub(phase.from_ns) as f64;
-        let length = length - load.pauses.iter().map(still).sum::<f64>();
+        let still = load.pauses.iter().map(still).sum::<f64>();
+        let length = length - still;
         if length <= 0.0 {
-            return None;
+            return Reference { rate: 0.0, mean_rate: 0.0, still };
         }
         let batches = load.between(phase.from_ns, phase.to_ns);
         let chance = if part.pace == Pace::Closed { 1.0 } else { DEVIATIONS * batches.sqrt() };
-        Some(Reference { rate: (batches - chance).max(0.0) / length, mean_rate: batches / length })
+        Reference { rate: (batches - chance).max(0.0) / length, mean_rate: batches / length, still }
     }
 }
 
@@ -247,10 +250,19 @@ impl Reference {
 /// in words.
 fn stalled(part: &Part, window: &Recording, phase: CommonPhase) -> Option<String> {
     let load = part.load.filter(|_| part.pace != Pace::Trace)?;
-    let reference = Reference::of(part, load, phase).filter(|reference| reference.rate > 0.0)?;
+    let reference = Reference::of(part, load, phase);
+    let closed = part.pace == Pace::Closed;
+    if reference.rate <= 0.0 {
+        // Of batches that are longer than the phase, or of few arrivals, no rate is asked. Of a worker that
+        // stood still for so much of the phase, one is asked that nobody knows.
+        let is_missing = reference.still > 0.0 && (closed || reference.mean_rate <= 0.0);
+        let lasted = seconds(reference.still);
+        return is_missing.then(|| {
+            format!("stood still for {lasted} s before the windows opened, so that its rate is not known")
+        });
+    }
     let (start, end) = (window.start_ns, window.end_ns.min(load.end_ns));
     let length = end.checked_sub(start).filter(|&ns| ns > 0)? as f64;
-    let closed = part.pace == Pace::Closed;
     let least = if closed { LEAST_BATCHES } else { LEAST_ARRIVALS };
     let block = (least / reference.mean_rate).max(SECOND_NS).min(length);
     // Overlapping blocks: a stall across the edge of two would halve.

@@ -47,8 +47,7 @@ impl Echo {
 }
 
 fn command(what: &str) -> Command {
-    // Not the path it was started by: a replaced file must still be this version.
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(child::THIS_PROGRAM);
     command.arg("selftest").args(["--part", what]);
     command
 }

@@ -4,13 +4,12 @@ use crate::machine::processes::{self, Killer, Left};
 use crate::machine::{Instance, child, text, thread};
 use crate::measure::program::status_text;
 use crate::measure::protocol::{self, FromWorker, ToWorker};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,9 +27,6 @@ const HURRIED_LIMIT: Duration = Duration::from_millis(500);
 /// From the end of a worker, and of what it started, until the rest of its standard error is no longer
 /// waited for: a process that cannot be ended may hold the pipe open.
 const STDERR_LIMIT: Duration = Duration::from_millis(200);
-/// The program itself. Not the path by which it was started: a file that was replaced or deleted
-/// meanwhile must still be this version.
-const PROGRAM: &str = "/proc/self/exe";
 /// Where a worker looks for an MPS daemon: a path that does not exist, as /tmp/nvidia-mps does not on a
 /// machine without MPS, and that nobody can create. A folder of our own would have to be kept from other
 /// users and removed after a kill. On an H200 with a daemon on the default path, a process is its client
@@ -67,10 +63,7 @@ impl Launcher {
     /// /proc is missing: without it neither can this program be started again, nor can the processes be
     /// found that a worker leaves behind.
     pub fn new() -> Result<Launcher> {
-        ensure!(
-            Path::new(PROGRAM).exists(),
-            "there is no {PROGRAM}: workers cannot be started without /proc: mount it (mount -t proc proc /proc)"
-        );
+        child::can_start_itself()?;
         child::adopt_orphans().context("cannot become the subreaper of the workers' children")?;
         Ok(Launcher(()))
     }
@@ -88,7 +81,7 @@ impl Launcher {
         member: usize,
         heard: Sender<(usize, Heard)>,
     ) -> Result<Worker> {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(child::THIS_PROGRAM);
         command
             .arg0("migbench")
             .arg("worker")

@@ -9,10 +9,12 @@ use super::telemetry::{Company, Edges, Moment};
 use crate::machine::nvml::{Client, Snapshot, Target};
 use crate::machine::topology::{Gpu, Process};
 use crate::machine::{Instance, InstanceKind, thread};
-use anyhow::{Context, Result};
+use crate::results::output::OutputFile;
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use std::cell::RefCell;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -35,7 +37,7 @@ pub struct Monitor {
 }
 
 /// One line of the telemetry file.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Sample<'a> {
     at_ns: u64,
     gpu_index: u32,
@@ -95,13 +97,13 @@ impl Monitor {
     /// Reads every `interval` from now on, into a CSV file; what it holds already stays.
     ///
     /// # Errors
-    /// The file can't be written, or there is no thread.
+    /// The file can't be written or holds something else, or there is no thread.
     pub fn sample_every(&mut self, interval: Duration, path: &Path) -> Result<()> {
         let shown = path.display().to_string();
-        let opened = File::options().create(true).append(true).open(path);
-        let file = opened.with_context(|| format!("cannot write {shown} for --telemetry"))?;
-        let empty = file.metadata()?.len() == 0;
-        let mut writer = csv::WriterBuilder::new().has_headers(empty).from_writer(file);
+        let context = || format!("cannot write {shown} for --telemetry");
+        let output = OutputFile::append(path).with_context(context)?;
+        let is_new = output.is_special() || is_new(output.file()).with_context(context)?;
+        let mut writer = csv::WriterBuilder::new().has_headers(is_new).from_writer(output);
         let kept = Arc::new(Mutex::new(Kept::default()));
         let (end, ended) = channel();
         // A helper of its own: a reading that hangs must not hold up those at the edges.
@@ -232,7 +234,27 @@ fn moments(gpus: &[Target], snapshots: Vec<Snapshot>) -> impl Iterator<Item = (S
     gpus.iter().zip(snapshots).map(move |(gpu, snapshot)| (gpu.uuid.clone(), moment(snapshot)))
 }
 
-fn write(writer: &mut csv::Writer<File>, gpus: &[Target], snapshots: &[Snapshot]) -> Result<()> {
+/// Whether nothing is in a telemetry file yet, not even the header.
+///
+/// # Errors
+/// It cannot be read, or holds something else than readings.
+fn is_new(file: &File) -> Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    let mut example = csv::Writer::from_writer(Vec::new());
+    example.serialize(Sample::default())?;
+    let lines = example.into_inner()?;
+    let header = lines.split_inclusive(|&byte| byte == b'\n').next().unwrap_or_default();
+    let mut found = vec![0; header.len()];
+    ensure!(
+        file.read_exact_at(&mut found, 0).is_ok() && found == header,
+        "it holds something else than readings of GPUs: move it away, or choose another --output"
+    );
+    Ok(false)
+}
+
+fn write(writer: &mut csv::Writer<OutputFile>, gpus: &[Target], snapshots: &[Snapshot]) -> Result<()> {
     for (gpu, snapshot) in gpus.iter().zip(snapshots) {
         writer.serialize(sample(gpu, snapshot))?;
     }

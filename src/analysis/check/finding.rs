@@ -38,7 +38,8 @@ impl Finding {
             column: shorten(column),
             rule,
             found: shorten(found),
-            expected: expected.into(),
+            // It may quote other cells of the row.
+            expected: on_one_line(&expected.into()),
             factor: None,
         }
     }
@@ -50,11 +51,17 @@ impl Finding {
     }
 }
 
-/// The beginning of a text, without what would break a line of output.
-fn shorten(text: &str) -> String {
+/// A text without what would break a line of output.
+fn on_one_line(text: &str) -> String {
     let shown = |c: char| if text::is_visible(c) { c } else { char::REPLACEMENT_CHARACTER };
-    let start: String = text.chars().take(LONGEST).map(shown).collect();
-    let mut short = text::cell(&start).into_owned();
+    let visible: String = text.chars().map(shown).collect();
+    text::cell(&visible).into_owned()
+}
+
+/// The beginning of a text, on one line.
+fn shorten(text: &str) -> String {
+    let start: String = text.chars().take(LONGEST).collect();
+    let mut short = on_one_line(&start);
     if text.chars().nth(LONGEST).is_some() {
         short.push('…');
     }
@@ -139,6 +146,8 @@ mod tests {
     #[test]
     fn a_cell_is_shown_on_one_short_line() {
         assert_eq!(Finding::new(1, "a", "r", &"x".repeat(61), "").found.chars().count(), 61);
-        assert_eq!(Finding::new(1, "a", "r", "\0\u{1b}[1m", "").found, "\u{fffd}\u{fffd}[1m");
+        let finding = Finding::new(1, "a", "r", "\0\u{1b}[1m", "cuda: instance_kind is \u{1b}[1m\r::x");
+        assert_eq!(finding.found, "\u{fffd}\u{fffd}[1m");
+        assert_eq!(finding.expected, "cuda: instance_kind is \u{fffd}[1m\u{fffd}::x");
     }
 }

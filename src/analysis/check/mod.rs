@@ -16,6 +16,7 @@ pub use field::{Field, Mapping, TimeUnit};
 pub use finding::{Finding, Findings};
 pub use table::{Uncompared, check_table};
 
+use crate::machine::decode;
 use crate::results::lines::{Chunk, split};
 use crate::results::{COLUMNS, header};
 use across::Across;
@@ -160,7 +161,7 @@ impl Checker {
             bail!("line 1 is no text: it holds a zero byte");
         }
         let text = String::from_utf8_lossy(line);
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let text = decode::without_mark(&text);
         let mut cells = Vec::new();
         if let Err(cell) = split(text, &mut cells) {
             bail!("line 1: the quotes of cell {cell} do not match");

@@ -198,8 +198,11 @@ fn formulas(row: &Cells, findings: &mut Findings, ratios: &mut Ratios, compared:
         }
     };
     if let (Some(mean), Some(batch)) = (positive(Mean), batch) {
-        // migbench claims this throughput of one batch in flight only.
+        // migbench claims this throughput of one batch in flight only. Another tool's empty cell may mean
+        // any number in flight.
         match row.number(Inflight).filter(|_| !row.view.own) {
+            None if !row.view.own && row.view.has(Inflight) => {}
+            Some(lanes) if lanes <= 0.0 => {}
             None => {
                 let shown = || format!("(1000 / {}) x {batch}", short(mean));
                 equal(Throughput, 1000.0 / mean * batch, &[Mean, Batch], &shown);
@@ -292,10 +295,12 @@ fn busy(row: &Cells, findings: &mut Findings, compared: &mut Compared) {
     else {
         return;
     };
-    let lanes = row.number(Inflight).unwrap_or(1.0);
-    if !row.view.own && !row.view.has(Inflight) {
-        return;
-    }
+    let lanes = match row.number(Inflight) {
+        Some(lanes) => lanes,
+        None if row.view.own => 1.0,
+        // In another tool's file nothing says how many batches were in flight.
+        None => return,
+    };
     compared.add(&[Batches, Mean, Elapsed, Inflight]);
     let (needed, available) = (batches * mean / 1e3, elapsed * lanes);
     let printed = || row.unit(Mean) / mean + row.unit(Elapsed) / elapsed;

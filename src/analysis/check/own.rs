@@ -138,7 +138,7 @@ fn status(row: &Cells, findings: &mut Findings) {
     let enough = percentiles.filter(|&(_, q)| batches >= needed(q) as f64).map(|(field, _)| field);
     let overlap = (concurrent && !row.warns("unproven")).then_some(Field::Overlap);
     let arrives = arrives(row.text(Field::Load));
-    let one_by_one = !arrives && row.text(Field::Inflight) == "1";
+    let one_by_one = !arrives && row.number(Field::Inflight) == Some(1.0);
     let arrived: &[Field] = match (arrives, one_by_one) {
         (_, true) => &[Field::Throughput],
         (false, false) => &[],
@@ -378,7 +378,7 @@ fn counts(row: &Cells, counts: Option<(f64, f64)>, findings: &mut Findings) {
             }
             None if amount > 0.0
                 && row.text(Field::Status) == "ok"
-                && row.text(Field::Inflight) == "1"
+                && row.number(Field::Inflight) == Some(1.0)
                 && row.text(Field::Inferences).is_empty() =>
             {
                 add(findings, row, field, "absent", short(expected));

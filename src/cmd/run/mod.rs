@@ -241,7 +241,7 @@ fn measure(mut prepared: Prepared, args: &RunArgs, out: &mut dyn Write, err: &mu
         estimate.learn(planned, began.elapsed(), &last);
     }
     prepared.saved.verify(err);
-    show(&prepared, args, out)?;
+    show(&prepared, args, out, err)?;
     Ok(ending(&prepared.saved, hlog_complete, err))
 }
 
@@ -283,12 +283,16 @@ fn ending(saved: &Saved, hlog_complete: bool, err: &mut dyn Write) -> Exit {
     }
 }
 
-/// The tables, and where the rows are. When CSV goes to standard output, nothing else does.
-fn show(prepared: &Prepared, args: &RunArgs, out: &mut dyn Write) -> Result<()> {
+/// The tables, and where the rows are. When CSV goes to standard output, nothing else does: rows that are
+/// in no file are then shown on standard error.
+fn show(prepared: &Prepared, args: &RunArgs, out: &mut dyn Write, err: &mut dyn Write) -> Result<()> {
     let saved = &prepared.saved;
-    if args.output.as_deref().is_some_and(|path| path.as_os_str() == "-") {
-        return Ok(());
-    }
+    let is_csv = args.output.as_deref().is_some_and(|path| path.as_os_str() == "-");
+    let out: &mut dyn Write = match (is_csv, saved.place) {
+        (false, _) => out,
+        (true, Place::Nowhere) => err,
+        (true, _) => return Ok(()),
+    };
     let shown = rounds::latest(saved.shown());
     let all = rounds::latest(&saved.rows);
     let names = Names::of(&shown);

@@ -129,7 +129,7 @@ impl Saved {
 
     /// Looks a last time whether all rows are where they were written.
     pub fn verify(&mut self, err: &mut dyn Write) {
-        if self.place == Place::AsAsked
+        if self.place != Place::Nowhere
             && let Err(error) = self.output.verify()
         {
             self.fall_back(&error, err);
@@ -142,9 +142,9 @@ impl Saved {
     }
 
     /// Writes all rows of the sweep to another file and goes on there. Returns whether the sweep goes on:
-    /// nobody waits for the rest of an output whose reader has gone.
+    /// nobody waits for the rest of what went to standard output.
     fn fall_back(&mut self, why: &anyhow::Error, err: &mut dyn Write) -> bool {
-        let had_reader = self.path().is_some();
+        let is_file = self.path().is_some();
         let rows = &self.rows[self.first..];
         let mut refused = Vec::new();
         for path in self.fallbacks() {
@@ -153,7 +153,7 @@ impl Saved {
                     let shown = path.display();
                     let _ = writeln!(err, "migbench: {why:#}: all rows of this run go to {shown}");
                     (self.output, self.place) = (output, Place::Fallback);
-                    return had_reader;
+                    return is_file;
                 }
                 Err(error) => refused.push(format!("{error:#}")),
             }
@@ -207,4 +207,34 @@ fn open_output(args: &RunArgs, run_id: &str, err: &mut dyn Write) -> Result<Rows
         )?;
         RowsOutput::open(&instead, IfExists::Refuse)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each file of the sweep in turn is removed after its last row.
+    #[test]
+    fn a_fallback_file_that_goes_away_loses_no_row() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.csv");
+        let mut saved = Saved {
+            output: RowsOutput::open(&path, IfExists::Refuse).unwrap(),
+            rows: Vec::new(),
+            first: 0,
+            run_id: String::new(),
+            session_id: String::new(),
+            resuming: false,
+            place: Place::AsAsked,
+        };
+        let mut err = Vec::new();
+        saved.begin(&mut err).unwrap();
+        assert!(saved.add(vec![Row::default()], &mut err));
+        for _ in 0..2 {
+            std::fs::remove_file(saved.path().unwrap()).unwrap();
+            saved.verify(&mut err);
+            assert_eq!(saved.place, Place::Fallback);
+            assert_eq!(csv_file::read(saved.path().unwrap()).unwrap().rows, [Row::default()]);
+        }
+    }
 }

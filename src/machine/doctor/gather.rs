@@ -96,8 +96,7 @@ fn nodes(place: &Place, topology: Option<&Topology>, evidence: &Evidence) -> Vec
 }
 
 fn ask_cuda() -> Result<Question, Silent> {
-    // Not the path it was started by: a replaced or deleted file must still be this version.
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(crate::machine::child::THIS_PROGRAM);
     command.args(["probe", "cuda"]);
     Question::ask(command, PATIENCE)
 }

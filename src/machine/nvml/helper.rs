@@ -54,8 +54,7 @@ impl Helper {
     /// # Errors
     /// The process or the thread that speaks with it can't be started.
     pub fn start(nvml: Option<&Path>) -> Result<Helper, Silent> {
-        // Not the path it was started by: a replaced or deleted file must still be this version.
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = Command::new(child::THIS_PROGRAM);
         command.arg0("migbench").args(["probe", "nvml"]);
         if let Some(nvml) = nvml {
             command.arg("--nvml").arg(nvml);

@@ -219,7 +219,7 @@ pub fn end_all() {
 /// The leader of a process group, which ends at once. As long as it is not reaped, others may join the
 /// group.
 fn group_leader() -> Result<child::Running> {
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(child::THIS_PROGRAM);
     // Without a parent's job a worker has nothing to do.
     command.arg0("migbench").arg("worker").env_remove(child::PARENT);
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

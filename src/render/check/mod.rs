@@ -12,7 +12,11 @@ fn summary(reports: &[Report]) -> String {
     let count = |n: u64, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
     let mut text = format!("{} in {}: ", count(totals.rows, "row"), count(totals.files as u64, "file"));
     match totals.findings {
-        0 if reports.iter().any(|report| report.nothing_compared) => text += "nothing was compared",
+        0 if reports.iter().all(|report| report.nothing_compared) => text += "nothing was compared",
+        0 if reports.iter().any(|report| report.nothing_compared) => {
+            let files = reports.iter().filter(|report| report.nothing_compared).count();
+            text += &format!("nothing was compared in {}", count(files as u64, "file"));
+        }
         0 if reports.iter().any(|report| !report.uncompared.is_empty()) => {
             text += "what could be compared holds together";
         }

@@ -8,19 +8,22 @@ pub mod claims;
 pub mod lock;
 
 use self::lock::{Lock, Locked};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Gid, OFlags, Uid, fchown};
 use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Seek, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A FIFO waits this long for a reader to open it, and for a reader to take more.
 const READER_WAIT: Duration = Duration::from_secs(5);
-/// Between two attempts to open a FIFO.
-const READER_POLL: Duration = Duration::from_millis(20);
+/// A holder that was just killed, or its child between fork and exec, gives the lock up within this.
+const LOCK_WAIT: Duration = Duration::from_millis(300);
+/// Between two attempts to open a FIFO or to lock a file.
+const POLL: Duration = Duration::from_millis(20);
 
 /// What may happen to a file that exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,11 +70,10 @@ impl OutputFile {
     /// The file exists and may not be replaced, is written by another process, or cannot be created.
     pub fn create(path: &Path, if_exists: IfExists) -> Result<OutputFile> {
         let shown = path.display();
+        ensure!(path != Path::new("-"), "this output cannot go to standard output: ./- names a file");
         match path.metadata() {
             Ok(found) if is_special(found.file_type()) => OutputFile::open_special(path),
-            Ok(found) if found.is_dir() => {
-                Err(io::Error::from(ErrorKind::IsADirectory)).with_context(|| format!("cannot write {shown}"))
-            }
+            Ok(found) if !found.is_file() => refuse(path, &found),
             Ok(_) if if_exists == IfExists::Refuse => bail!("{shown} exists: --force overwrites it"),
             Ok(found) => OutputFile::replace(path, &found),
             Err(_) => {
@@ -84,38 +86,66 @@ impl OutputFile {
                 let mut options = OpenOptions::new();
                 options.read(true).append(true).create(!exclusive).create_new(exclusive);
                 let file = options.open(path).with_context(|| format!("cannot write {shown}"))?;
-                OutputFile::locked(file, path, Pending::New)
+                let mut output = OutputFile::locked(file, path)?;
+                output.pending = Pending::New;
+                Ok(output)
             }
         }
     }
 
-    /// An open file, locked; nothing is left to be done to it.
+    /// Opens `path` to add to what it holds. It takes no lock: other programs may add to it, too.
+    ///
+    /// # Errors
+    /// It is no file, pipe or character device, or cannot be opened for writing.
+    pub fn append(path: &Path) -> Result<OutputFile> {
+        match path.metadata() {
+            Ok(found) if is_special(found.file_type()) => OutputFile::open_special(path),
+            Ok(found) if !found.is_file() => refuse(path, &found),
+            _ => Ok(OutputFile::of(open_to_append(path, true)?, path, None)),
+        }
+    }
+
+    /// An open file; nothing is left to be done to it.
     pub(super) fn of(file: File, path: &Path, note: Option<String>) -> OutputFile {
         OutputFile { file, path: path.to_owned(), pending: Pending::Nothing, special: false, note }
     }
 
-    fn locked(file: File, path: &Path, pending: Pending) -> Result<OutputFile> {
-        let note = match lock::attempt(&file, Lock::Exclusive)? {
+    /// An open file with an exclusive lock.
+    pub(super) fn locked(file: File, path: &Path) -> Result<OutputFile> {
+        let deadline = Instant::now() + LOCK_WAIT;
+        let mut locked = lock::attempt(&file, Lock::Exclusive)?;
+        while matches!(locked, Locked::Held) && Instant::now() < deadline {
+            std::thread::sleep(POLL);
+            locked = lock::attempt(&file, Lock::Exclusive)?;
+        }
+        let note = match locked {
             Locked::Yes => None,
             Locked::Unsupported(why) => Some(lock::unsupported(path, &why)),
             Locked::Held => bail!("cannot write {}: {}", path.display(), lock::holder(&file)),
         };
-        Ok(OutputFile { file, path: path.to_owned(), pending, special: false, note })
+        // A lock on what another process has replaced since keeps nobody out.
+        ensure!(
+            lock::is_at(&file, path),
+            "cannot write {}: another process has just replaced it; try again",
+            path.display()
+        );
+        Ok(OutputFile::of(file, path, note))
     }
 
     /// A regular file that exists. It is not changed here.
     fn replace(path: &Path, found: &Metadata) -> Result<OutputFile> {
         let shown = path.display();
-        let mut options = OpenOptions::new();
-        let old =
-            options.read(true).append(true).open(path).with_context(|| format!("cannot write {shown}"))?;
-        let old = OutputFile::locked(old, path, Pending::Truncate)?;
+        let mut output = OutputFile::locked(open_to_append(path, false)?, path)?;
         // A symlink stays, and its target is replaced.
         let target = path.canonicalize().with_context(|| format!("cannot write {shown}"))?;
-        let Some((temporary, file)) = beside(&target, found)? else { return Ok(old) };
-        let note = old.note.clone();
-        let pending = Pending::Rename { temporary, target, old: old.into_file()? };
-        Ok(OutputFile { file, path: path.to_owned(), pending, special: false, note })
+        match beside(&target, found)? {
+            Some((temporary, file)) => {
+                let old = std::mem::replace(&mut output.file, file);
+                output.pending = Pending::Rename { temporary, target, old };
+            }
+            None => output.pending = Pending::Truncate,
+        }
+        Ok(output)
     }
 
     /// A pipe or a device is written in place. It is never waited for without a limit.
@@ -127,14 +157,9 @@ impl OutputFile {
         loop {
             match options.open(path) {
                 Ok(file) => {
-                    let path = path.to_owned();
-                    return Ok(OutputFile {
-                        file,
-                        path,
-                        pending: Pending::Nothing,
-                        special: true,
-                        note: None,
-                    });
+                    let mut output = OutputFile::of(file, path, None);
+                    output.special = true;
+                    return Ok(output);
                 }
                 // A FIFO without a reader.
                 Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
@@ -143,16 +168,11 @@ impl OutputFile {
                             "cannot write {shown}: no process opened it for reading within {READER_WAIT:?}"
                         );
                     }
-                    std::thread::sleep(READER_POLL);
+                    std::thread::sleep(POLL);
                 }
                 Err(error) => return Err(error).with_context(|| format!("cannot write {shown}")),
             }
         }
-    }
-
-    fn into_file(mut self) -> Result<File> {
-        self.pending = Pending::Nothing;
-        self.file.try_clone().context("cannot keep the old file open")
     }
 
     /// As the user named it.
@@ -250,8 +270,9 @@ impl Drop for OutputFile {
     fn drop(&mut self) {
         match &self.pending {
             Pending::New => {
+                // Of a symlink, its target: that is what was created.
                 if lock::is_at(&self.file, &self.path) {
-                    let _ = std::fs::remove_file(&self.path);
+                    let _ = self.path.canonicalize().and_then(std::fs::remove_file);
                 }
             }
             Pending::Rename { temporary, .. } => _ = std::fs::remove_file(temporary),
@@ -262,7 +283,23 @@ impl Drop for OutputFile {
 
 /// Pipes, terminals, /dev/null: writing there destroys nothing.
 fn is_special(kind: FileType) -> bool {
-    kind.is_fifo() || kind.is_char_device() || kind.is_socket()
+    kind.is_fifo() || kind.is_char_device()
+}
+
+/// A directory, a socket or a disk.
+fn refuse<T>(path: &Path, found: &Metadata) -> Result<T> {
+    let shown = path.display();
+    if found.is_dir() {
+        return Err(io::Error::from(ErrorKind::IsADirectory))
+            .with_context(|| format!("cannot write {shown}"));
+    }
+    bail!("cannot write {shown}: it is a socket or a block device: name a file, a pipe or a character device")
+}
+
+/// Opens a regular file to add to it.
+pub(super) fn open_to_append(path: &Path, create: bool) -> Result<File> {
+    let opened = OpenOptions::new().read(true).append(true).create(create).open(path);
+    opened.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// A new file beside `target`, with its mode and owner; `None` where none can be created. Its name is
@@ -277,7 +314,9 @@ fn beside(target: &Path, old: &Metadata) -> Result<Option<(PathBuf, File)>> {
     options.read(true).append(true).create_new(true);
     let mut opened = options.open(&path);
     if opened.as_ref().is_err_and(|error| error.kind() == ErrorKind::AlreadyExists) {
-        if let Ok(left) = File::open(&path)
+        // Whatever lies there, a pipe or a symlink too, is not waited for and not followed.
+        let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits() as i32;
+        if let Ok(left) = OpenOptions::new().read(true).custom_flags(flags).open(&path)
             && matches!(lock::attempt(&left, Lock::Exclusive)?, Locked::Held)
         {
             bail!("cannot write {}: {}", target.display(), lock::holder(&left));
@@ -320,16 +359,16 @@ fn write_on(out: &mut impl Write, bytes: &[u8], done: &mut usize) -> io::Result<
     Ok(())
 }
 
-/// Writes to a descriptor that does not block, and waits for it within [`READER_WAIT`].
-struct Waiting<'a>(&'a File);
+/// Writes to a descriptor that may not block, and waits for it within [`READER_WAIT`].
+pub(super) struct Waiting<W>(pub W);
 
-impl Write for Waiting<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+impl<W: Write + AsFd> Waiting<W> {
+    fn wait_for<T>(&mut self, mut write: impl FnMut(&mut W) -> io::Result<T>) -> io::Result<T> {
         loop {
-            match self.0.write(bytes) {
+            match write(&mut self.0) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let limit = Timespec { tv_sec: READER_WAIT.as_secs() as i64, tv_nsec: 0 };
-                    let mut waited = [PollFd::new(self.0, PollFlags::OUT)];
+                    let mut waited = [PollFd::new(&self.0, PollFlags::OUT)];
                     if rustix::io::retry_on_intr(|| poll(&mut waited, Some(&limit)))? == 0 {
                         let text = format!("its reader took nothing for {READER_WAIT:?}");
                         return Err(io::Error::new(ErrorKind::TimedOut, text));
@@ -339,9 +378,15 @@ impl Write for Waiting<'_> {
             }
         }
     }
+}
+
+impl<W: Write + AsFd> Write for Waiting<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.wait_for(|out| out.write(bytes))
+    }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.wait_for(W::flush)
     }
 }
 

@@ -33,6 +33,75 @@ fn a_symlinks_target_is_replaced_and_its_mode_is_kept() {
 }
 
 #[test]
+fn what_a_symlink_had_created_goes_and_the_symlink_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("link");
+    symlink("target", &link).unwrap();
+    drop(OutputFile::create(&link, IfExists::Refuse).unwrap());
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert!(!folder.path().join("target").exists());
+}
+
+fn fifo(path: &Path) {
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+}
+
+/// Anybody who may write to the folder can put it there.
+#[test]
+fn what_lies_in_the_way_of_the_new_file_is_neither_waited_for_nor_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let in_the_way: [fn(&Path); 2] = [fifo, |path| symlink("other", path).unwrap()];
+    for put in in_the_way {
+        fs::write(path("a"), "old").unwrap();
+        fs::write(path("other"), "other").unwrap();
+        put(&path(".a.migbench-new"));
+        let mut output = OutputFile::create(&path("a"), IfExists::Replace).unwrap();
+        output.write_whole(b"new").unwrap();
+        output.publish().unwrap();
+        drop(output);
+        assert_eq!((text(&path("a")), text(&path("other"))), ("new".into(), "other".into()));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+}
+
+#[test]
+fn a_socket_a_block_device_and_standard_output_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let mut refused = vec![(socket, "it is a socket or a block device")];
+    refused.push(("-".into(), "cannot go to standard output"));
+    let disk = folder.path().join("disk");
+    // A device number without a driver.
+    let device = rustix::fs::makedev(240, 255);
+    let made =
+        rustix::fs::mknodat(rustix::fs::CWD, &disk, rustix::fs::FileType::BlockDevice, 0o600.into(), device);
+    // Only root may make it.
+    if made.is_ok() {
+        refused.push((disk, "it is a socket or a block device"));
+    }
+    for (path, reason) in refused {
+        for if_exists in [IfExists::Refuse, IfExists::Replace] {
+            let error = OutputFile::create(&path, if_exists).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_lock_on_a_file_that_was_replaced_meanwhile_is_no_lock() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a");
+    fs::write(&path, "old").unwrap();
+    let opened = open_to_append(&path, false).unwrap();
+    fs::write(folder.path().join("new"), "new").unwrap();
+    fs::rename(folder.path().join("new"), &path).unwrap();
+    let error = OutputFile::locked(opened, &path).unwrap_err().to_string();
+    assert!(error.contains("another process has just replaced it"), "{error}");
+}
+
+#[test]
 fn an_old_file_stays_if_nothing_comes_of_the_new_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a");
@@ -68,7 +137,7 @@ fn where_nothing_can_be_created_beside_it_the_file_is_emptied_at_the_last_moment
 fn a_fifo_without_a_reader_is_given_up_and_one_with_a_reader_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fifo");
-    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    fifo(&path);
     let error = OutputFile::create(&path, IfExists::Refuse).unwrap_err().to_string();
     assert!(error.contains("no process opened it for reading"), "{error}");
     let reader = std::thread::spawn({

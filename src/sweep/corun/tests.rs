@@ -216,6 +216,23 @@ fn a_standstill_before_the_window_excuses_none_within_it() {
     assert!(verdicts(&all)[0].disturbed.as_deref().unwrap().starts_with("worker-1 stalled: 50.000 of "));
 }
 
+/// Then there is no rate to hold it to, and what it did in the window is not known to be a load.
+#[test]
+fn a_worker_that_stood_still_for_the_whole_common_phase_has_no_rate() {
+    let steady = Worker::steady(10 * MS, 10 * S);
+    for awake in [0, 5 * MS] {
+        let (from, to) = (PHASE.from_ns - S / 2, PHASE.to_ns - awake);
+        let all = [steady.play(), Worker { still: (from, to), ..steady }.play()];
+        let found = verdicts(&all);
+        assert_eq!(named(&found[0], 2), [1], "{found:?}");
+        assert!(found[0].disturbed.as_deref().unwrap().contains("its rate is not known"), "{found:?}");
+        assert_eq!(found[1].disturbed, None);
+    }
+    // A batch that is longer than the phase is no standstill.
+    let slow = Worker::steady(3 * S, 12 * S);
+    assert!(verdicts(&[slow.play(), slow.play()]).iter().all(|found| found.disturbed.is_none()));
+}
+
 #[test]
 fn a_window_that_opens_late_is_no_part_of_a_co_run() {
     for length in [S / 2, 4 * S, 10 * S] {

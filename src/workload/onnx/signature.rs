@@ -185,6 +185,14 @@ impl Signature {
             );
             return Ok(());
         }
+        if let Some(port) = self.without_samples() {
+            bail!(
+                "input '{}' has the fixed size 0 in its first dimension, so that an inference has no sample: export \
+                 the model with an open first dimension; if that dimension is no batch, say how many samples one \
+                 inference is with --samples",
+                port.name
+            );
+        }
         match axis {
             BatchAxis::Fixed { input, samples } => ensure!(
                 *samples == batch,
@@ -200,6 +208,14 @@ impl Signature {
             BatchAxis::Named(_) | BatchAxis::First => {}
         }
         Ok(())
+    }
+
+    /// The first input, where all that have dimensions are empty in the first one. Beside other inputs an
+    /// empty one is for example a cache that holds nothing yet.
+    fn without_samples(&self) -> Option<&Port> {
+        let mut with_axes = self.inputs.iter().filter(|port| !port.dims.is_empty()).peekable();
+        let first = *with_axes.peek()?;
+        with_axes.all(|port| matches!(port.dims.first(), Some(Dim::Fixed(0)))).then_some(first)
     }
 
     /// The size of one dimension.
@@ -527,6 +543,16 @@ mod tests {
     fn a_size_of_zero_is_a_size() {
         let cache = model(&[("x", &[open("batch"), open("past")]), ("none", &[Dim::Fixed(0)])]);
         assert_eq!(shapes(&cache, 2, &dims(&[("past", 0)])).unwrap(), [vec![2, 0], vec![0]]);
+        // Of nothing but empty inputs, no sample can be counted.
+        for inputs in [
+            &[("x", &[Dim::Fixed(0), Dim::Fixed(4)][..])][..],
+            &[("x", &[Dim::Fixed(0)][..]), ("scale", &[][..])][..],
+        ] {
+            let error = shapes(&model(inputs), 1, &Request::default()).unwrap_err();
+            assert!(error.starts_with("input 'x' has the fixed size 0 in its first dimension"), "{error}");
+            let request = Request { samples: Some(1), ..Request::default() };
+            assert!(shapes(&model(inputs), 1, &request).is_ok());
+        }
     }
 
     #[test]
