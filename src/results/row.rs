@@ -333,8 +333,8 @@ pub struct StageSummary {
 pub struct Health {
     /// Share of the window in which every co-runner was loading.
     pub overlap: Option<f64>,
-    /// The longest time that touches the window in which a batch was due or in flight and none was done;
-    /// empty below 10 ms.
+    /// The longest time, between the common start and the end of the run's last window, in which a batch was
+    /// due or in flight and none was done; empty below 10 ms.
     pub longest_pause_ms: Option<f64>,
     /// Relative L2 error of the output against the fp32 reference.
     pub output_error: Option<f64>,

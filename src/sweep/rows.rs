@@ -93,11 +93,12 @@ fn judge(context: &Context, run: &Run, ran: &Run, outcomes: &[Outcome], rows: &m
     let part = |(member, outcome): (&Member, _)| part(member, outcome);
     let parts: Vec<corun::Part> = ran.members.iter().zip(took_part()).map(part).collect();
     let names: Vec<_> = ran.members.iter().map(|member| name(&member.instance)).collect();
+    let last_end = parts.iter().filter_map(|part| Some(part.recording?.end_ns)).max();
     let rows = rows.iter_mut().zip(outcomes).filter(|(_, outcome)| outcome.named_start_ns.is_some());
     for (i, (row, outcome)) in rows.enumerate() {
         row.health.gpu_energy_per_sample_j =
             energy_per_sample(ran, &took_part().collect::<Vec<_>>(), &parts, i);
-        let pause = longest_pause(&parts[i]);
+        let pause = longest_pause(&parts[i], outcome.named_start_ns, last_end);
         row.health.longest_pause_ms = pause.map(|(length, _)| length as f64 / 1e6);
         if parts.len() < 2 {
             if pause.is_some_and(|(length, limit)| length as f64 > limit) {
@@ -137,11 +138,12 @@ fn part<'a>(member: &Member, outcome: &'a Outcome) -> corun::Part<'a> {
     }
 }
 
-/// The longest pause of a worker that touches its own window, and its limit, in ns; none where none was
-/// long enough to be kept.
-fn longest_pause(part: &corun::Part) -> Option<(u64, f64)> {
+/// The longest pause of a worker between the common start and the end of the run's last window, and its
+/// limit, in ns; none where none was long enough to be kept. It is what rows of others may hold against it.
+fn longest_pause(part: &corun::Part, named: Option<u64>, last_end: Option<u64>) -> Option<(u64, f64)> {
     let (window, load) = (part.recording?, part.load?);
-    let pause = load.longest_pause(window.start_ns, window.end_ns)?;
+    let from = named.unwrap_or(window.start_ns).min(window.start_ns);
+    let pause = load.longest_pause(from, last_end?)?;
     Some((pause.length_ns(), corun::pause_limit_ns(window.end_ns - window.start_ns, load.batch_ns)))
 }
 
