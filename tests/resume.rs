@@ -63,7 +63,7 @@ fn random_hits_lose_nothing_and_repeat_nothing() {
                 hits += 1;
             }
             let ran = common::ran(child.wait_with_output().unwrap());
-            assert!(matches!(ran.code, None | Some(0 | 130)), "{:?}: {}", ran.code, ran.stderr);
+            assert!(matches!(ran.code, None | Some(0 | 130)), "{:?}: {}{}", ran.code, ran.stderr, ran.stdout);
             if ran.code == Some(0) {
                 break;
             }

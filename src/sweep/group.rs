@@ -421,9 +421,10 @@ impl Group<'_> {
         }
         self.interrupts_seen = interrupts;
         for player in &mut self.players {
-            player.outcome.cut = true;
+            // One that the first interruption ended stays interrupted at the second.
+            player.outcome.cut |= player.stage != Stage::Over;
             match player.stage {
-                Stage::Over => player.outcome.cut = false,
+                Stage::Over => {}
                 _ if interrupts > 1 => player.fail("interrupted twice".into(), Duration::ZERO),
                 Stage::Measuring => player.say(&ToWorker::Cut),
                 // The window is whole; only what follows it is left out.
