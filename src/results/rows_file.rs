@@ -358,7 +358,13 @@ fn foreign(found: &[u8], expected: &[u8]) -> String {
                 another file"
             .to_owned();
     }
-    format!("its columns are not those of this migbench (schema {SCHEMA_VERSION})")
+    let other = format!("its columns are not those of this migbench (schema {SCHEMA_VERSION})");
+    if text.starts_with(b"schema_version,") {
+        return format!(
+            "{other}: another version of migbench wrote it; name a new file, check and compare read both"
+        );
+    }
+    other
 }
 
 #[cfg(test)]
