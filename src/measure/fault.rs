@@ -27,6 +27,10 @@ pub enum Phase {
     Done,
 }
 
+/// A signal to the process may reach another thread first; on virtual time this one would meanwhile come
+/// far beyond the fault.
+const SIGNAL_ARRIVES: Duration = Duration::from_millis(200);
+
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
@@ -123,8 +127,14 @@ impl Fault {
                 let _ = writeln!(std::io::stderr(), "scripted exit at {}", phase.name());
                 std::process::exit(7);
             }
-            Action::Kill => kill_process(getpid(), Signal::KILL)?,
-            Action::Stop => kill_process(getpid(), Signal::STOP)?,
+            Action::Kill => {
+                kill_process(getpid(), Signal::KILL)?;
+                std::thread::sleep(SIGNAL_ARRIVES);
+            }
+            Action::Stop => {
+                kill_process(getpid(), Signal::STOP)?;
+                std::thread::sleep(SIGNAL_ARRIVES);
+            }
             Action::Hang => loop {
                 std::thread::sleep(Duration::from_secs(3600));
             },
