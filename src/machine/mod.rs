@@ -28,3 +28,15 @@ pub mod visible;
 
 pub use instance::{Instance, InstanceKind};
 pub use topology::{Gpu, MigDevice, Topology};
+
+/// A folder with these files, in place of a machine's root.
+#[cfg(test)]
+fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for (path, text) in files {
+        let path = root.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    root
+}
