@@ -61,7 +61,7 @@ pub struct Slowdown {
     pub company: Company,
     /// Rounds in which both rows are ok.
     pub rounds: usize,
-    /// The other rounds.
+    /// Rounds left out of the ratio, by the side that lacks a usable row.
     pub unused: Unused,
     /// Geometric mean over the rounds; none where no round has both.
     pub ratio: Option<f64>,
@@ -85,7 +85,7 @@ pub struct Packed {
     pub over_gpus: bool,
     /// Rounds in which the rows of all are ok.
     pub rounds: usize,
-    /// The other rounds.
+    /// Number of rounds left out, because the row of some instance in them is not ok.
     pub unused: usize,
     /// Samples/s of all, while all measured; none where no round has that.
     pub total: Option<f64>,

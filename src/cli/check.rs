@@ -43,7 +43,7 @@ fn separator(text: &str) -> anyhow::Result<char> {
     }
 }
 
-/// Unit of times.
+/// Unit in which a mapped column gives its times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Unit {

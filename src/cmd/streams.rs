@@ -16,7 +16,7 @@ pub struct UntilClosed<'a> {
 }
 
 impl<'a> UntilClosed<'a> {
-    /// Writes to `inner`.
+    /// Passes writes on to `inner` until its reader has gone.
     pub fn new(inner: &'a mut dyn Write) -> UntilClosed<'a> {
         UntilClosed { inner, closed: false }
     }

@@ -117,7 +117,7 @@ pub fn words(name: &str) -> Vec<String> {
 /// The profile among those of one card that a driver's name for it means.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Meant<'a> {
-    /// The profile.
+    /// The profile that the name means.
     pub profile: &'a Profile,
     /// The name is the table's. A driver that names it otherwise gives it other memory, too.
     pub same_name: bool,

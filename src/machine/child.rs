@@ -253,7 +253,7 @@ static OTHERS_MAY_COME: AtomicBool = AtomicBool::new(false);
 /// From now on, whatever loses its parent below this process becomes its child ([`adopted`]).
 ///
 /// # Errors
-/// The kernel refuses.
+/// The kernel refuses to make this process a subreaper.
 pub fn adopt_orphans() -> io::Result<()> {
     set_child_subreaper(Some(getpid()))?;
     // Everything in a container becomes a child of its first process, and a shell that became this

@@ -1,6 +1,6 @@
 //! Where libraries and programs are looked for.
 //!
-//! Nothing is taken from the current directory: who runs migbench in a repository of somebody else's must
+//! Nothing is taken from the current directory: running migbench in a cloned repository must
 //! not run that repository's code. An empty or relative part of a path list (PATH, PYTHONPATH,
 //! LD_LIBRARY_PATH) means the current directory and is left out; a variable that names a file has to name
 //! an absolute path. What the command line names, as `--ort-lib ./x.so`, is what the user asked for.

@@ -89,7 +89,7 @@ fn choose(args: &RunArgs) -> Result<(Topology, Option<Helper>, Selection)> {
 }
 
 /// # Errors
-/// Nobody answers. A machine with such a driver has GPUs, so that its CPU is not measured in their place.
+/// NVML does not answer. A machine with such a driver has GPUs, so that its CPU is not measured in their place.
 fn ask_nvml(args: &RunArgs) -> Result<(Option<Helper>, Result<Topology, Absent>)> {
     let asked = Helper::start(args.nvml.as_deref()).and_then(|mut helper| {
         let topology = helper.topology(args.nvml_limit.unwrap_or(FIRST_ANSWER))?;

@@ -37,7 +37,7 @@ pub struct MigTarget {
     pub index: u32,
     /// Its GPU instance.
     pub gi_id: Option<u32>,
-    /// Its compute instance.
+    /// Compute instance id that the process list names; `None` for a whole GPU.
     pub ci_id: Option<u32>,
 }
 
@@ -46,7 +46,7 @@ pub struct MigTarget {
 pub struct Snapshot {
     /// Just before it was read, in ns on CLOCK_MONOTONIC.
     pub at_ns: u64,
-    /// Counters and state.
+    /// Counters and state of the whole GPU at this moment.
     pub reading: Reading,
     /// Who computes on it; none where that can't be read.
     pub processes: Option<Vec<Process>>,
